@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""The gRPC server that LocalAI's core starts: flags, the port, and one short method an RPC.
+
+The port is bound before torch is imported: the core gives a backend about 40 s, and a cold import can take longer.
+Failures of the media RPCs are gRPC statuses (the core ignores their ``Result.success``); LoadModel alone answers with
+its Result.
+"""
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+import backend_pb2
+import backend_pb2_grpc
+from localai_diffusers import errors, guard, load_spec, requests
+from localai_diffusers.engine import Engine, Job, State
+from localai_diffusers.settings import Settings
+
+log = logging.getLogger("backend")
+
+HOME = Path(__file__).resolve().parent
+MAX_MESSAGE_BYTES = 50 * 1024 * 1024  # what the core's client allows (pkg/grpc/client.go)
+LOADED = "Model loaded successfully"
+FREE_SECONDS = 4.0  # the core waits 5 s for Free
+SHUTDOWN_SECONDS = 4.0
+# Threads beside those that wait for a job: Health and Status must always find one.
+_SPARE_THREADS = 16
+
+
+def warm_up() -> None:
+    """Import the heavy libraries, so that the first load need not."""
+    import diffusers  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    from localai_diffusers import generation, pipelines  # noqa: F401
+    from localai_diffusers.media import payloads  # noqa: F401
+
+
+class BackendServicer(backend_pb2_grpc.BackendServicer):
+    """The RPCs of the wire contract that a diffusers backend serves."""
+
+    def __init__(self, settings: Settings | None = None, engine: Engine | None = None) -> None:
+        self.settings = settings or Settings.from_environ()
+        self.engine = engine or Engine(self.settings.max_queue, warm_up)
+
+    def Health(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return backend_pb2.Reply(message=b"OK")
+
+    def LoadModel(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """A Result whatever happens: the core reads its ``success``, and a status would hide the message."""
+        try:
+            spec = load_spec.from_model_options(request)
+            job = self.engine.load(spec.identity, self._preparation(spec))
+            model = self._wait(job, context)
+        except errors.BackendError as error:
+            log.error("load of %s failed: %s", request.Model, error)
+            return backend_pb2.Result(success=False, message=errors.one_line(error))
+        return backend_pb2.Result(success=True, message="; ".join((LOADED, *model.notes)))
+
+    def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._generate(request, context, requests.from_image_request)
+
+    def Free(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if self.engine.free(FREE_SECONDS):
+            return backend_pb2.Result(success=True, message="memory freed")
+        return backend_pb2.Result(success=True, message="the running work stops at its next step, then the memory is freed")
+
+    def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
+        state, breakdown = self.engine.state, {}
+        model = self.engine.model
+        if model is not None:
+            breakdown = model.memory()
+        memory = backend_pb2.MemoryUsageData(total=sum(breakdown.values()), breakdown=breakdown)
+        return backend_pb2.StatusResponse(state=_WIRE_STATES[state], memory=memory)
+
+    def GetMetrics(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Of a generator's metrics there are the steps: "tokens" are inference steps here."""
+        metrics = self.engine.metrics
+        return backend_pb2.MetricsResponse(tokens_per_second=metrics.steps_per_second, tokens_generated=metrics.steps)
+
+    # What the RPCs share
+
+    def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job, Any], Callable[[], Any]]:
+        def prepare(job: Job, _current: Any) -> Callable[[], Any]:
+            from localai_diffusers import pipelines
+
+            return pipelines.prepare(spec, self.settings, job)
+
+        return prepare
+
+    def _generate(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any]) -> Any:
+        """Read the request here, run it on the pipeline's thread, answer with what was made; a failure is a status."""
+        try:
+            self.engine.require_model()
+            wanted = read(request, self.settings)
+
+            def work(job: Job, model: Any) -> Any:
+                from localai_diffusers import generation
+
+                return generation.generate(model, wanted, job)
+
+            outcome = self._wait(self.engine.generate(work, wanted.rpc), context)
+        except errors.BackendError as error:
+            _abort(context, error)
+        return backend_pb2.Result(success=True, message=outcome.message())
+
+    def _wait(self, job: Job, context: grpc.ServicerContext) -> Any:
+        """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
+        if not context.add_callback(lambda: job.cancel("the client left or its deadline passed")):
+            job.cancel("the client left before the work began")
+        return job.wait()
+
+
+_WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for state in State}
+
+
+def _abort(context: grpc.ServicerContext, error: errors.BackendError) -> None:
+    """End the RPC with the status that the one table says."""
+    context.abort(getattr(grpc.StatusCode, errors.status_name(error)), errors.status_message(error))
+
+
+def make_server(address: str, settings: Settings, servicer: BackendServicer) -> tuple[grpc.Server, int]:
+    """A server bound to ``address``, not started, and its port. Raises RuntimeError if the port cannot be bound."""
+    threads = max(settings.max_workers, settings.max_queue + _SPARE_THREADS)
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
+        interceptors=guard.interceptors(settings, lambda: servicer.engine.identity, HOME),
+        options=[("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                 ("grpc.so_reuseport", 0)],
+    )
+    backend_pb2_grpc.add_BackendServicer_to_server(servicer, server)
+    port = server.add_insecure_port(address)
+    if port == 0:
+        raise RuntimeError(f"cannot bind {address}")
+    return server, port
+
+
+def serve(address: str) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the process's exit code."""
+    try:
+        settings = Settings.from_environ()
+    except ValueError as error:
+        return _fail(str(error))
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = Engine(settings.max_queue)
+    try:
+        server, port = make_server(address, settings, BackendServicer(settings, engine))
+    except RuntimeError as error:
+        return _fail(f"cannot listen on {address}: {error}. Is another process on that port?")
+    server.start()
+    log.info("listening on port %d", port)
+    engine.submit(lambda _job: warm_up(), "import of the libraries")
+    stop.wait()
+    return _shut_down(server, engine)
+
+
+def _shut_down(server: grpc.Server, engine: Engine) -> int:
+    """Stop the work, answer who waits, and end the process even if a step of the work still runs."""
+    log.info("shutting down")
+    stopped = engine.shutdown(SHUTDOWN_SECONDS / 2)
+    server.stop(grace=0.5).wait(1.0)
+    if not stopped:
+        log.warning("the running step did not end in time: exiting anyway")
+    logging.shutdown()
+    # Not sys.exit: it would join the worker threads, and wait out a running step.
+    os._exit(0)
+
+
+def _fail(message: str) -> int:
+    """The last line on stderr is what the core shows to the user."""
+    sys.stderr.write(f"{message}\n")
+    return 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="LocalAI's diffusers backend")
+    parser.add_argument("--addr", default="localhost:50051", help="address to listen on (default: %(default)s)")
+    return serve(parser.parse_args().addr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Every error that this backend raises on purpose, and the one table from error to gRPC status code.
+
+The LocalAI core ignores ``Result.success`` of the media RPCs, so a failure must be a status. It also reads meaning
+into statuses: FAILED_PRECONDITION (or the words "model not loaded") makes a distributed router drop the replica and
+load again, UNAVAILABLE evicts the model. Hence only :class:`ModelNotLoaded` maps to the former and nothing to the
+latter, and :func:`one_line` takes the trigger words out of foreign error texts.
+"""
+from __future__ import annotations
+
+import re
+
+MAX_MESSAGE_LENGTH = 2000
+
+
+class BackendError(Exception):
+    """Base of every error of ours; its text is meant for the user."""
+
+
+class InvalidRequest(BackendError, ValueError):
+    """A field of a request is wrong: the text names the field, its value and the way out."""
+
+
+class ModelNotLoaded(BackendError):
+    """There is no model to serve the request."""
+
+    def __init__(self, message: str = "model not loaded: send LoadModel first") -> None:
+        super().__init__(message)
+
+
+class ModelMismatch(BackendError):
+    """The request names another model than the one that is loaded."""
+
+
+class LoadError(BackendError):
+    """The model cannot be loaded; the text says which file or option is at fault and what to do."""
+
+
+class NotSupported(BackendError):
+    """The loaded pipeline cannot do what this RPC asks for."""
+
+
+class OutOfMemory(BackendError, MemoryError):
+    """The device or the host ran out of memory; the text carries a hint."""
+
+
+class QueueFull(BackendError):
+    """More jobs wait than the queue may hold."""
+
+
+class Cancelled(BackendError):
+    """The client left, its deadline passed, or the model is being freed or the server stopped."""
+
+
+class OutputError(BackendError):
+    """The destination cannot be written: missing folder, no permission, a folder in its place."""
+
+
+class OutputDiskFull(OutputError):
+    """There is no room left at the destination."""
+
+
+class GenerationFailed(BackendError):
+    """The pipeline raised something unexpected; the text is its cause in one line."""
+
+
+# Name of the grpc.StatusCode, so that this module needs no grpc. First match by the error's class hierarchy.
+STATUS_CODES: dict[type[BaseException], str] = {
+    InvalidRequest: "INVALID_ARGUMENT",
+    ModelNotLoaded: "FAILED_PRECONDITION",
+    ModelMismatch: "NOT_FOUND",
+    LoadError: "INVALID_ARGUMENT",
+    NotSupported: "INVALID_ARGUMENT",
+    OutOfMemory: "RESOURCE_EXHAUSTED",
+    QueueFull: "RESOURCE_EXHAUSTED",
+    OutputDiskFull: "RESOURCE_EXHAUSTED",
+    OutputError: "INVALID_ARGUMENT",
+    Cancelled: "CANCELLED",
+    GenerationFailed: "INTERNAL",
+}
+
+# What the core greps for in a status message (contract: grpcerrors/errors.go, connection_errors.go) and our wording.
+_TRIGGER_WORDS = {
+    "model not loaded": "model is not ready",
+    "unimplemented": "not available",
+    "connection refused": "connection was refused",
+    "connection reset": "connection was reset",
+    "no such host": "host not found",
+}
+
+
+def status_name(error: BaseException) -> str:
+    """The name of the gRPC status code for ``error``; INTERNAL for anything that is not ours."""
+    for kind in type(error).__mro__:
+        if kind in STATUS_CODES:
+            return STATUS_CODES[kind]
+    return "INTERNAL"
+
+
+def one_line(error: BaseException | str) -> str:
+    """The error's text on one line, bounded in length, without the words that the core takes as signals."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for words, ours in _TRIGGER_WORDS.items():
+        text = re.sub(re.escape(words), ours, text, flags=re.IGNORECASE)
+    return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
+
+
+def status_message(error: BaseException) -> str:
+    """What the status says: our own texts as they are, a foreign one behind the name of its class."""
+    if isinstance(error, ModelNotLoaded):
+        return str(error)
+    if isinstance(error, BackendError):
+        return one_line(error)
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` (of torch, of the host, or of ours) means that memory ran out.
+
+    torch's CPU allocator raises a plain RuntimeError ("DefaultCPUAllocator: can't allocate memory"), MPS likewise.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

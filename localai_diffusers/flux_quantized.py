@@ -1,0 +1,97 @@
+"""The one special path: ``pipeline_type: FluxTransformer2DModel``, a Flux transformer file quantized at load.
+
+The file holds the transformer alone; the rest comes from BFL_REPO. A .safetensors transformer and its T5 are quantized
+to 8-bit floats by optimum-quanto, which halves what a 24 GB card must hold; a .gguf keeps its own quantization.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+
+from . import model_files, paths, placement, schedulers
+from .engine import Job
+from .errors import LoadError
+from .load_spec import LoadSpec
+from .loaded_model import LoadedModel, finish, model_defaults
+from .model_files import ModelFacts
+from .progress import watched_loading
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+PIPELINE_TYPE = "FluxTransformer2DModel"
+_PIPELINE = "FluxPipeline"
+_DTYPE = "bfloat16"
+
+
+def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    """Check the transformer file and the base, and return what builds the pipeline.
+
+    Raises LoadError naming what is missing. ``ModelFile`` may also be a folder with a ``transformer`` subfolder.
+    """
+    location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
+    if location.path is None:
+        raise LoadError(f"Model {spec.identity!r}: {PIPELINE_TYPE} needs the transformer's own file (.safetensors or .gguf) "
+                        "or folder on this machine")
+    facts = model_files.file_facts(location.path) if location.kind == "file" else None
+    if spec.scheduler:
+        schedulers.parse_name(spec.scheduler)
+    base = paths.resolve(str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model")
+    base_facts = model_files.folder_facts(Path(base)) if Path(base).is_dir() else ModelFacts(Path(base))
+    dtype_spec = spec if spec.dtype else _with_dtype(spec)
+    where = placement.plan(dtype_spec, facts or base_facts, settings)
+    cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
+    defaults, notes = model_defaults(spec, cls, base_facts, settings)
+
+    def build() -> LoadedModel:
+        import torch
+
+        dtype = getattr(torch, where.dtype)
+        with watched_loading(job):
+            transformer = _transformer(location.path, base, dtype)
+            job.check()
+            text_encoder_2 = _quantized(_text_encoder(base, dtype))
+            job.check()
+            pipeline = loader.load_diffusers_pipeline(class_name=_PIPELINE, model_id=base, transformer=transformer,
+                                                      text_encoder_2=text_encoder_2, torch_dtype=dtype)
+        return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
+
+    return build
+
+
+def _with_dtype(spec: LoadSpec) -> LoadSpec:
+    """bf16 whatever F16Memory says: Flux overflows in fp16, and 8-bit weights compute in bf16."""
+    return replace(spec, dtype=_DTYPE)
+
+
+def _transformer(path: Path, base: str, dtype: Any) -> Any:
+    """The transformer, frozen. Without ``config=`` diffusers would take an unknown file for Stable Diffusion 1.5."""
+    from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
+
+    if path.is_dir():
+        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", torch_dtype=dtype))
+    source = {"config": base, "subfolder": "transformer", "torch_dtype": dtype}
+    if path.suffix == ".gguf":
+        quantization = GGUFQuantizationConfig(compute_dtype=dtype)
+        return FluxTransformer2DModel.from_single_file(str(path), quantization_config=quantization, **source)
+    return _quantized(FluxTransformer2DModel.from_single_file(str(path), **source))
+
+
+def _text_encoder(base: str, dtype: Any) -> Any:
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", torch_dtype=dtype)
+
+
+def _quantized(model: Any) -> Any:
+    """``model`` with its weights in 8-bit floats, frozen: the full-precision weights are gone."""
+    from optimum.quanto import freeze, qfloat8, quantize
+
+    quantize(model, weights=qfloat8)
+    freeze(model)
+    return model

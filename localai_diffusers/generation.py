@@ -1,0 +1,117 @@
+"""One generation on the loaded model: the right pipeline, its arguments, the call, the file."""
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from . import call_arguments, progress, tasks
+from .call_arguments import Call
+from .engine import Job
+from .errors import InvalidRequest
+from .loaded_model import LoadedModel
+from .metadata import parameters_text
+from .requests import GenerationRequest
+
+log = logging.getLogger(__name__)
+
+_DIVISIBLE = re.compile(r"(?:divisible by|multiples? of)\D{0,3}(\d+)")
+_FALLBACK_FPS = 8.0  # diffusers' export_to_video assumes 10, its GIF export 10; the video models' examples mostly 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a generation made ("PNG 512x512"), the seed of its noise, and what was decided on the way."""
+
+    description: str
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    def message(self) -> str:
+        """For Result.message: the seed, then the notes."""
+        return "; ".join((f"{self.description}, seed {self.seed}", *self.notes))
+
+
+def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcome:
+    """Run ``request`` on the model and write its ``dst``.
+
+    Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
+    ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
+    """
+    began = time.monotonic()
+    pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
+    call = call_arguments.build(request, pipeline, model.defaults)
+    for note in call.notes:
+        log.info("%s: %s", request.rpc, note)
+    output = _run(pipeline, call, job)
+    job.check()
+    description = _write(model, request, pipeline, call, output, job)
+    log.info("%s: %s in %.2f s, seed %d", request.rpc, description, time.monotonic() - began, call.seed)
+    return Outcome(description, call.seed, tuple(call.notes))
+
+
+def _run(pipeline: Any, call: Call, job: Job) -> Any:
+    """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by."""
+    try:
+        return _call(pipeline, call.arguments, job)
+    except ValueError as error:
+        rounded = _rounded_size(call.arguments, str(error))
+        if rounded is None:
+            raise _refused(error) from error
+        call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
+        call.arguments.update(rounded)
+    return _call(pipeline, call.arguments, job)
+
+
+def _call(pipeline: Any, arguments: dict[str, Any], job: Job) -> Any:
+    with progress.watched(pipeline, job) as hooks:
+        try:
+            return pipeline(**arguments, **hooks)
+        except BaseException:
+            pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach
+            raise
+
+
+def _rounded_size(arguments: dict[str, Any], text: str) -> dict[str, int] | None:
+    """Width and height to the nearest multiple that the pipeline's refusal names, None if it is about something else."""
+    found = _DIVISIBLE.search(text)
+    sides = {name: arguments.get(name) for name in ("width", "height")}
+    if not found or not all(isinstance(side, int) for side in sides.values()):
+        return None
+    multiple = int(found[1])
+    rounded = {name: max(multiple, round(side / multiple) * multiple) for name, side in sides.items()}
+    return None if rounded == sides else rounded
+
+
+def _refused(error: ValueError) -> Exception:
+    """A pipeline's ``check_inputs`` judges the request's arguments; any other ValueError is unexpected."""
+    functions = [frame.f_code.co_name for frame, _line in traceback.walk_tb(error.__traceback__)]
+    return InvalidRequest(f"the pipeline refuses the request: {error}") if "check_inputs" in functions else error
+
+
+def _write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, output: Any, job: Job) -> str:
+    from .media import payloads
+
+    hint = "video" if tasks.makes_video(type(pipeline)) else None
+    payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+    metadata = None
+    if model.settings.metadata != "off" and payload.images:
+        metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
+    return payloads.write_payload(payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata,
+                                  check=job.check)
+
+
+def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any) -> float:
+    """Frames a second: the request's, the model's own, for a video made through GenerateImage the FPS variable."""
+    from .media import payloads
+
+    own = payloads.frame_rate_of(pipeline)
+    if request.fps:
+        return request.fps
+    if request.rpc == "GenerateImage":
+        return float(model.settings.fps)
+    return own if own and math.isfinite(own) else _FALLBACK_FPS

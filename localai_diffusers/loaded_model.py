@@ -1,0 +1,97 @@
+"""The model that serves: a pipeline in its place, its siblings on the same weights, and what every call starts from."""
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import call_arguments, placement, schedulers, tasks
+from .call_arguments import ModelDefaults
+from .errors import LoadError
+from .load_spec import LoadSpec
+from .model_files import ModelFacts
+from .placement import DevicePlan
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadedModel:
+    """A pipeline in its place, its siblings on the same weights, and what every call of it starts from."""
+
+    spec: LoadSpec
+    pipeline: Any
+    where: DevicePlan
+    defaults: ModelDefaults
+    settings: Settings
+    notes: tuple[str, ...] = ()
+    _siblings: dict[type, Any] = field(default_factory=dict)
+    _active: Any = None
+
+    def pipeline_as(self, cls: type) -> Any:
+        """The loaded pipeline as class ``cls``: itself, or a sibling that shares its components."""
+        pipeline = self.pipeline if type(self.pipeline) is cls else self._siblings.get(cls)
+        if pipeline is None:
+            pipeline = self._siblings[cls] = tasks.share_components(self.pipeline, cls)
+            log.info("%s runs as %s on the same weights", type(self.pipeline).__name__, cls.__name__)
+        if self.where.offload == "model" and pipeline is not (self._active or self.pipeline):
+            placement.place(pipeline, self.where)  # the hooks chain one pipeline's components in its order
+        self._active = pipeline
+        return pipeline
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of parameters and buffers by component."""
+        import torch
+
+        parts = getattr(self.pipeline, "components", {})
+        return {name: sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+                for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+
+
+def finish(spec: LoadSpec, pipeline: Any, where: DevicePlan, defaults: ModelDefaults, settings: Settings,
+           notes: Iterable[str] = ()) -> LoadedModel:
+    """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
+    said = [*notes]
+    if spec.scheduler:
+        said += _set_scheduler(pipeline, spec.scheduler)
+    said += placement.switch_on(pipeline, spec.placement_options)
+    placement.place(pipeline, where)
+    for note in said:
+        log.warning("%s: %s", spec.identity, note)
+    log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
+    return LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+
+
+def _set_scheduler(pipeline: Any, name: str) -> list[str]:
+    current = getattr(pipeline, "scheduler", None)
+    if current is None:
+        return [f"SchedulerType {name!r}: {type(pipeline).__name__} has no scheduler, it is ignored"]
+    pipeline.scheduler, notes = schedulers.make(name, current, getattr(pipeline, "vae", None) is not None)
+    return notes
+
+
+def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Settings) -> tuple[ModelDefaults, list[str]]:
+    """What every call starts from, and notes on options that the pipeline does not take.
+
+    Raises InvalidRequest for an option of a wrong type.
+    """
+    parameters = call_arguments.parameters_of(cls)
+    options = dict(spec.call_arguments)
+    known = {name: value for name, value in options.items() if name not in facts.components}
+    checked = call_arguments.check_options(known, parameters, cls.__name__)
+    guidance = options.get("guidance_scale")
+    if isinstance(guidance, bool) or (guidance is not None and not isinstance(guidance, (int, float))):
+        raise LoadError(f"option guidance_scale:{guidance!r} must be a number")
+    names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
+    return ModelDefaults(
+        options=checked.accepted,
+        guidance=spec.guidance if guidance is None else float(guidance),
+        distilled=call_arguments.is_distilled(names, facts.index),
+        clip_skip=spec.clip_skip,
+        use_clip_skip=settings.clip_skip,
+        chunk_size=settings.chunk_size,
+        generator_device=str(spec.placement_options.get("generator_device") or "cpu"),
+    ), checked.notes

@@ -1,0 +1,324 @@
+"""What a model is on disk: where it stands, which class and components it names, its weights and their dtypes.
+
+Reads configs and headers only, never weights, so that a load can be refused before anything is allocated.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import LoadError
+
+log = logging.getLogger(__name__)
+
+INDEX_FILE = "model_index.json"
+MODULAR_INDEX_FILE = "modular_model_index.json"
+SAFE_SUFFIXES = (".safetensors", ".gguf")
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+_DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
+_HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
+                      r"(?P<revision>[^/]+)/(?P<file>.+)")
+_HUB_SCHEMES = ("huggingface://", "hf://")
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the model stands. ``kind``: "folder" or "file" (``path``), "repo" (``repo``), "repo_file" (both)."""
+
+    kind: str
+    path: Path | None = None
+    repo: str = ""
+    file: str = ""
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path is not None else "/".join(filter(None, (self.repo, self.file)))
+
+
+def locate(model: str, model_file: str, model_path: str) -> Location:
+    """``model_file`` if it exists, else ``model`` as a path (absolute or relative to ``model_path``), URL or repo id.
+
+    Raises LoadError for a URL that is not of the Hub and for text that is none of these.
+    """
+    for candidate in (model_file, model, os.path.join(model_path, model) if model_path else ""):
+        if candidate and os.path.exists(candidate):
+            path = Path(candidate)
+            return Location("folder" if path.is_dir() else "file", path=path)
+    return _remote_location(model)
+
+
+def _remote_location(model: str) -> Location:
+    url = _HUB_URL.fullmatch(model.partition("?")[0])
+    if url:
+        return Location("repo_file", repo=url["repo"], file=url["file"], revision=url["revision"])
+    for scheme in _HUB_SCHEMES:
+        if model.startswith(scheme):
+            return _hub_reference(model, model.removeprefix(scheme))
+    if _REPO_ID.fullmatch(model):
+        return Location("repo", repo=model)
+    if model.startswith(("http://", "https://")):
+        raise LoadError(f"Model {model!r} is a URL outside the Hugging Face Hub: download the file and give its path")
+    raise LoadError(f"Model {model!r} is neither an existing file or folder nor a Hub repo id (owner/name)")
+
+
+def _hub_reference(model: str, text: str) -> Location:
+    """``owner/name[@revision]`` or ``owner/name/file[@revision]`` behind LocalAI's huggingface:// scheme."""
+    text, _, revision = text.partition("@")
+    owner, name, *rest = (*text.split("/"), "")[: text.count("/") + 1] if "/" in text else (text, "")
+    if not owner or not name:
+        raise LoadError(f"Model {model!r} must be huggingface://owner/name or huggingface://owner/name/file")
+    file = "/".join(rest)
+    return Location("repo_file" if file else "repo", repo=f"{owner}/{name}", file=file, revision=revision or None)
+
+
+# --- what a folder or file holds ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights. ``dtype`` is the safetensors name (F16, BF16, F32 …) of most of its bytes, "" if unknown."""
+
+    component: str
+    path: Path
+    size: int
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the model's own files say of it. ``components``: name -> (library, class), null components left out."""
+
+    path: Path
+    class_name: str = ""
+    is_modular: bool = False
+    remote_code: bool = False
+    components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[WeightFile, ...] = ()
+
+    @cached_property
+    def variants(self) -> frozenset[str]:
+        """Variants for which there are weight files, e.g. {"fp16"}."""
+        return frozenset(filter(None, (variant_of(weights.path.name) for weights in self.files)))
+
+    def chosen_files(self, variant: str | None) -> list[WeightFile]:
+        """The files that a load with ``variant`` reads: per component the variant's where it has any, else the plain."""
+        chosen = []
+        for component in dict.fromkeys(weights.component for weights in self.files):
+            own = [weights for weights in self.files if weights.component == component]
+            wanted = [w for w in own if variant_of(w.path.name) == variant] if variant else []
+            plain = wanted or [w for w in own if not variant_of(w.path.name)] or own
+            safe = [w for w in plain if w.path.suffix in SAFE_SUFFIXES]
+            chosen += safe or plain
+        return chosen
+
+    def config(self, component: str, name: str = "config.json") -> dict[str, Any]:
+        """A component's config file, {} where there is none."""
+        file = self.path / component / name
+        return read_json(file) if file.is_file() else {}
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        return self.config("scheduler", "scheduler_config.json")
+
+    @property
+    def denoiser(self) -> str:
+        """Name of the component that denoises, "" where there is none by a usual name."""
+        return next((name for name in _DENOISERS if name in self.components), "")
+
+    @property
+    def is_flow_matching(self) -> bool:
+        """Whether the scheduler in the repo is a flow-matching one: such models are trained in bf16, fp16 overflows."""
+        config = self.scheduler_config
+        return "FlowMatch" in str(config.get("_class_name")) or bool(config.get("use_flow_sigmas"))
+
+
+def folder_facts(path: Path, subfolder: str = "") -> ModelFacts:
+    """Facts of a pipeline folder. Raises LoadError for a folder without an index or weights, or with broken files."""
+    path = path / subfolder if subfolder else path
+    facts = indexed_facts(path)
+    return replace(facts, files=tuple(_weight_files(path, facts.components)))
+
+
+def indexed_facts(path: Path) -> ModelFacts:
+    """Facts of a folder's index alone, weights or not. Raises LoadError for a folder without one."""
+    if (path / INDEX_FILE).is_file():
+        return _indexed_facts(path, read_json(path / INDEX_FILE))
+    if (path / MODULAR_INDEX_FILE).is_file():
+        return replace(_indexed_facts(path, read_json(path / MODULAR_INDEX_FILE)), is_modular=True)
+    raise LoadError(f"{path} is no diffusers pipeline: it has no {INDEX_FILE}. {_what_it_seems(path)}")
+
+
+def file_facts(path: Path) -> ModelFacts:
+    """Facts of a single-file checkpoint. Raises LoadError for what cannot be a diffusion model's weights."""
+    if path.suffix not in SAFE_SUFFIXES + PICKLE_SUFFIXES:
+        raise LoadError(f"{path} is no checkpoint: its name must end in one of {', '.join(SAFE_SUFFIXES + PICKLE_SUFFIXES)}")
+    if path.suffix == ".gguf":
+        _refuse_language_model(path)
+    return ModelFacts(path, files=(_weight_file("", path),))
+
+
+def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) -> None:
+    """Raise LoadError for a component without weights, a missing shard, or a pickle where none is allowed.
+
+    Pickled weights can carry code; diffusers unpickles them restricted, yet they are taken only when trusted.
+    """
+    for weights in facts.chosen_files(variant):
+        if weights.path.suffix in PICKLE_SUFFIXES and not allow_pickle:
+            raise LoadError(f"{weights.path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "
+                            "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true")
+    for index in facts.path.glob("*/*.safetensors.index.json") if facts.path.is_dir() else ():
+        shards = set(read_json(index).get("weight_map", {}).values())
+        for shard in sorted(shards):
+            if not (index.parent / str(shard)).is_file():
+                raise LoadError(f"{index} names the shard {shard}, which is missing: download the model again")
+
+
+def variant_of(file_name: str) -> str:
+    """The variant in a weight file's name ("fp16" in model.fp16-00001-of-00002.safetensors), "" if none."""
+    stem = file_name.removesuffix(".index.json").rpartition(".")[0]
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", stem)
+    return stem.partition(".")[2]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; LoadError for anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is not readable JSON ({error}): download the model again") from None
+    if not isinstance(value, dict):
+        raise LoadError(f"{path} holds no JSON object: download the model again")
+    return value
+
+
+def _indexed_facts(path: Path, index: dict[str, Any]) -> ModelFacts:
+    components = {name: (str(value[0]), str(value[1])) for name, value in index.items()
+                  if isinstance(value, list) and len(value) >= 2 and value[0] is not None and not name.startswith("_")}
+    name = index.get("_class_name")
+    # ["module", "Class"] names a Python file inside the repo, as does a component from a library of that kind.
+    own_code = isinstance(name, list) or any((path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
+                                             for part, (library, _class) in components.items())
+    if isinstance(name, list):
+        name = name[-1] if name else ""
+    if not isinstance(name, str) or not name:
+        raise LoadError(f"{path / INDEX_FILE} names no pipeline class (_class_name): download the model again")
+    return ModelFacts(path, name, remote_code=own_code, components=components, index=index)
+
+
+def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iterator[WeightFile]:
+    found = False
+    for component in components:
+        for file in sorted((path / component).glob("*")):
+            if file.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES and file.name != "training_args.bin":
+                found = True
+                yield _weight_file(component, file)
+    if not found and any(not _is_weightless(name) for name in components):
+        raise LoadError(f"{path} has a {INDEX_FILE} but no weights: download the model again, whole")
+
+
+def _is_weightless(component: str) -> bool:
+    return component.startswith(("scheduler", "tokenizer", "feature_extractor", "processor", "image_processor"))
+
+
+def _weight_file(component: str, path: Path) -> WeightFile:
+    size = path.stat().st_size
+    if size == 0:
+        raise LoadError(f"{path} is empty: download it again")
+    return WeightFile(component, path, size, _safetensors_dtype(path) if path.suffix == ".safetensors" else "")
+
+
+def _safetensors_dtype(path: Path) -> str:
+    """The dtype of most of the file's bytes, from its header. LoadError for a truncated or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass  # checks the header against the file's length
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LoadError(f"{path} is no intact safetensors file ({error}): download it again") from None
+    sizes: dict[str, int] = {}
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
+    return max(sizes, key=sizes.__getitem__, default="")
+
+
+def _what_it_seems(path: Path) -> str:
+    """One sentence on a folder that is no pipeline."""
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        kind = config.get("_class_name") or ", ".join(config.get("architectures") or ()) or config.get("model_type")
+        return f"Its config.json describes a {kind}, not a pipeline."
+    files = [file.name for file in sorted(path.iterdir())[:5]]
+    return f"It holds {', '.join(files)}." if files else "It is empty."
+
+
+# --- GGUF --------------------------------------------------------------------------------------------------------
+
+# Sizes in bytes of GGUF's scalar value types; 8 is a string, 9 an array (GGUF specification, "File Structure").
+_GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+
+def _refuse_language_model(path: Path) -> None:
+    """Raise LoadError for a GGUF that is broken or a language model: only those carry a tokenizer or a context length."""
+    try:
+        keys = list(gguf_keys(path))
+    except (OSError, ValueError, struct.error, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} is no intact GGUF file ({error}): download it again") from None
+    telling = next((key for key in keys if key.startswith("tokenizer.") or key.endswith(".context_length")), None)
+    if telling:
+        raise LoadError(f"{path} is a language model (its GGUF metadata has {telling!r}): serve it with llama-cpp")
+
+
+def gguf_keys(path: Path, limit: int = 64) -> Iterator[str]:
+    """Metadata keys in file order, up to the first tokenizer key (whose arrays are long) or ``limit``.
+
+    The gguf package reads every value of every array, seconds for a language model's vocabulary; the core probes
+    backends in turn and waits, so only the keys are read here.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        _version, _tensors, count = struct.unpack("<IQQ", stream.read(20))
+        for _ in range(min(count, limit)):
+            key = _gguf_string(stream)
+            yield key
+            if key.startswith("tokenizer."):
+                return
+            _skip_gguf_value(stream, struct.unpack("<I", stream.read(4))[0])
+
+
+def _gguf_string(stream: BinaryIO) -> str:
+    length = struct.unpack("<Q", stream.read(8))[0]
+    if length > 1 << 16:
+        raise ValueError(f"a metadata key of {length} bytes")
+    return stream.read(length).decode()
+
+
+def _skip_gguf_value(stream: BinaryIO, kind: int) -> None:
+    if kind in _GGUF_SCALARS:
+        stream.seek(_GGUF_SCALARS[kind], os.SEEK_CUR)
+    elif kind == 8:
+        stream.seek(struct.unpack("<Q", stream.read(8))[0], os.SEEK_CUR)
+    elif kind == 9:
+        inner, count = struct.unpack("<IQ", stream.read(12))
+        if inner in _GGUF_SCALARS:
+            stream.seek(_GGUF_SCALARS[inner] * count, os.SEEK_CUR)
+            return
+        for _ in range(count):
+            _skip_gguf_value(stream, inner)
+    else:
+        raise ValueError(f"an unknown value type {kind}")

@@ -1,0 +1,22 @@
+"""Names from a model's YAML -> files: relative ones stand under ModelPath and stay inside it."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import LoadError
+
+
+def resolve(name: str, base: str, field: str) -> str:
+    """An existing path for ``name``, or ``name`` itself where nothing of that name exists (a Hub repo id then).
+
+    An absolute path is the operator's own choice; a relative one may not leave ``base``, by ``..`` or by a symlink.
+    Raises LoadError naming ``field`` if it does.
+    """
+    if os.path.isabs(name) or not base:
+        return name
+    root = Path(base).resolve()
+    target = (root / name).resolve()
+    if not target.is_relative_to(root):
+        raise LoadError(f"{field} {name!r} leaves the models folder {base}: give a path inside it, or an absolute one")
+    return str(target) if target.exists() else name

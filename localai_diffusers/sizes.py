@@ -1,0 +1,82 @@
+"""Width, height and frame counts that a model can make, from its components' configs."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+_DENOISERS = ("transformer", "unet", "prior", "decoder")
+_SPATIAL_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+_TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+_PROCESSORS = ("image_processor", "video_processor", "vae_image_processor", "mask_processor")
+
+
+def config_value(component: Any, name: str) -> Any:
+    """``component.config.name``, None where there is no such component or entry."""
+    return getattr(getattr(component, "config", None), name, None)
+
+
+def size_multiple(pipeline: Any) -> int:
+    """What width and height must be multiples of, in pixels.
+
+    The VAE's factor times the denoiser's patch, and what the pipeline's own image processor rounds to (Flux packs
+    2x2 latents without saying so in a config; its processor knows).
+    """
+    return math.lcm(*_multiples(pipeline), 1)
+
+
+def _multiples(pipeline: Any) -> Iterator[int]:
+    factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
+    patch = max((_patch(getattr(pipeline, name, None)) for name in _DENOISERS), default=1)
+    for factor in factors:
+        yield factor * patch
+    for name in _PROCESSORS:
+        factor = config_value(getattr(pipeline, name, None), "vae_scale_factor")
+        if isinstance(factor, int) and factor > 0:
+            yield factor
+    if getattr(pipeline, "vae", None) is None and not factors:
+        yield _downsampling(getattr(pipeline, "unet", None))
+
+
+def _patch(denoiser: Any) -> int:
+    """Side of the denoiser's spatial patch; a video model's patch_size is (frames, height, width)."""
+    patch = config_value(denoiser, "patch_size")
+    if isinstance(patch, (tuple, list)) and patch:
+        patch = patch[-1]
+    return patch if isinstance(patch, int) and patch > 0 else 1
+
+
+def _downsampling(unet: Any) -> int:
+    """What a UNet in pixel space halves its sides by in all."""
+    blocks = config_value(unet, "block_out_channels")
+    return 2 ** (len(blocks) - 1) if blocks else 1
+
+
+def round_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+    """Each side to the nearest multiple, at least one multiple."""
+    return _nearest(width, multiple), _nearest(height, multiple)
+
+
+def fit_within(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int]:
+    """``size`` shrunk to the bound with its aspect kept, each side to the nearest multiple; never enlarged."""
+    width, height = size
+    ratio = min(1.0, *(limit / side for limit, side in zip(bound, size, strict=True) if limit))
+    return round_size(round(width * ratio), round(height * ratio), multiple)
+
+
+def _nearest(side: int, multiple: int) -> int:
+    return max(multiple, round(side / multiple) * multiple)
+
+
+def frame_multiple(pipeline: Any) -> int | None:
+    """The temporal factor f of a video VAE that takes f*n + 1 frames, None where the pipeline has none."""
+    for name in _TEMPORAL_FACTORS:
+        factor = getattr(pipeline, name, None)
+        if isinstance(factor, int) and factor > 1:
+            return factor
+    return None
+
+
+def round_frames(frames: int, factor: int | None) -> int:
+    """The nearest f*n + 1 for a causal video VAE of factor f; ``frames`` itself without one."""
+    return frames if factor is None else max(1, round((frames - 1) / factor) * factor + 1)

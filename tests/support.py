@@ -1,0 +1,96 @@
+"""What the tests share: a real backend process on a free port, a client for it, and the shipped model."""
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+HOME = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HOME))
+
+import backend_pb2  # noqa: E402
+import backend_pb2_grpc  # noqa: E402
+
+SHAPES_MODEL = HOME / "examples" / "shapes-model"
+
+
+def free_port() -> int:
+    """A port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Backend:
+    """A backend process of its own, its client, and a folder for its outputs. Use as a context manager."""
+
+    def __init__(self, **environ: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="backend-test-"))
+        self.port = free_port()
+        self.log_file = self.folder / "stderr.log"
+        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "2", **environ}
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
+            env=self.environ, stdout=subprocess.DEVNULL, stderr=self.log_file.open("w"), cwd=self.folder)
+        self.channel = self.new_channel()
+        self.stub = backend_pb2_grpc.BackendStub(self.channel)
+        self.seconds_to_health = self._wait_for_health()
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def new_channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", 50 << 20)])
+
+    def stop(self) -> int:
+        """SIGTERM, as the core stops a backend. The exit code."""
+        self.channel.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    def load(self, model: str | Path, **fields: Any) -> Any:
+        """LoadModel as the core sends it: Model verbatim and a ModelFile that may not exist."""
+        fields.setdefault("ModelFile", str(model))
+        options = [*fields.pop("Options", []), "device:cpu"]
+        return self.stub.LoadModel(backend_pb2.ModelOptions(Model=str(model), Options=options, **fields), timeout=300)
+
+    def image(self, prompt: str = "", name: str = "out.png", **fields: Any) -> Path:
+        """GenerateImage into a file of ``name``; its path. Raises grpc.RpcError."""
+        dst = self.folder / name
+        timeout = fields.pop("timeout", 120)
+        request = backend_pb2.GenerateImageRequest(positive_prompt=prompt, dst=str(dst), **fields)
+        self.result = self.stub.GenerateImage(request, timeout=timeout)
+        return dst
+
+    def _wait_for_health(self) -> float:
+        """Seconds from the start of the process to the first answer."""
+        for _ in range(400):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the backend ended with {self.process.returncode}:\n{self.log}")
+            try:
+                metadata = (("authorization", f"Bearer {self.environ.get('LOCALAI_GRPC_AUTH_TOKEN', '')}"),)
+                self.stub.Health(backend_pb2.HealthMessage(), timeout=2, wait_for_ready=True, metadata=metadata)
+                return time.monotonic() - self.started_at
+            except grpc.RpcError:
+                time.sleep(0.05)
+        raise RuntimeError(f"no Health from the backend:\n{self.log}")
