@@ -22,7 +22,7 @@ import grpc
 
 import backend_pb2
 import backend_pb2_grpc
-from localai_diffusers import errors, guard, load_spec, requests
+from localai_diffusers import errors, guard, load_spec, logs, requests
 from localai_diffusers.engine import Engine, Job, State
 from localai_diffusers.settings import Settings
 
@@ -152,7 +152,7 @@ def serve(address: str) -> int:
         settings = Settings.from_environ()
     except ValueError as error:
         return _fail(str(error))
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

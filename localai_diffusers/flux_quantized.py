@@ -58,7 +58,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
             text_encoder_2 = _quantized(_text_encoder(base, dtype))
             job.check()
             pipeline = loader.load_diffusers_pipeline(class_name=_PIPELINE, model_id=base, transformer=transformer,
-                                                      text_encoder_2=text_encoder_2, torch_dtype=dtype)
+                                                      text_encoder_2=text_encoder_2, dtype=dtype)
         return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
 
     return build
@@ -74,8 +74,8 @@ def _transformer(path: Path, base: str, dtype: Any) -> Any:
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
     if path.is_dir():
-        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", torch_dtype=dtype))
-    source = {"config": base, "subfolder": "transformer", "torch_dtype": dtype}
+        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", dtype=dtype))
+    source = {"config": base, "subfolder": "transformer", "dtype": dtype}
     if path.suffix == ".gguf":
         quantization = GGUFQuantizationConfig(compute_dtype=dtype)
         return FluxTransformer2DModel.from_single_file(str(path), quantization_config=quantization, **source)
@@ -85,7 +85,7 @@ def _transformer(path: Path, base: str, dtype: Any) -> Any:
 def _text_encoder(base: str, dtype: Any) -> Any:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", torch_dtype=dtype)
+    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", dtype=dtype)
 
 
 def _quantized(model: Any) -> Any:

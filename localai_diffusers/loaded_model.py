@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import call_arguments, placement, schedulers, tasks
+from . import placement, schedulers, tasks
 from .call_arguments import ModelDefaults
 from .errors import LoadError
+from .guidance import is_distilled
 from .load_spec import LoadSpec
 from .model_files import ModelFacts
 from .placement import DevicePlan
 from .settings import Settings
+from .signatures import check_options, parameters_of
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +80,16 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
 
     Raises InvalidRequest for an option of a wrong type.
     """
-    parameters = call_arguments.parameters_of(cls)
-    options = dict(spec.call_arguments)
-    known = {name: value for name, value in options.items() if name not in facts.components}
-    checked = call_arguments.check_options(known, parameters, cls.__name__)
-    guidance = options.get("guidance_scale")
-    if isinstance(guidance, bool) or (guidance is not None and not isinstance(guidance, (int, float))):
-        raise LoadError(f"option guidance_scale:{guidance!r} must be a number")
+    options = {name: value for name, value in spec.call_arguments.items() if name not in facts.components}
+    scale = options.pop("guidance_scale", None)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, type(None))):
+        raise LoadError(f"option guidance_scale:{scale!r} must be a number")
+    checked = check_options(options, parameters_of(cls), cls.__name__)
     names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
     return ModelDefaults(
         options=checked.accepted,
-        guidance=spec.guidance if guidance is None else float(guidance),
-        distilled=call_arguments.is_distilled(names, facts.index),
+        guidance=spec.guidance if scale is None else float(scale),
+        distilled=is_distilled(names, facts.index),
         clip_skip=spec.clip_skip,
         use_clip_skip=settings.clip_skip,
         chunk_size=settings.chunk_size,

@@ -4,9 +4,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .call_arguments import Call, parameters_of
+from .call_arguments import Call
 from .loaded_model import LoadedModel
 from .requests import GenerationRequest
+from .signatures import parameters_of
 
 
 def parameters_text(request: GenerationRequest, model: LoadedModel, pipeline: Any, call: Call, size: tuple[int, int]) -> str:

@@ -53,10 +53,11 @@ def locate(model: str, model_file: str, model_path: str) -> Location:
         if candidate and os.path.exists(candidate):
             path = Path(candidate)
             return Location("folder" if path.is_dir() else "file", path=path)
-    return _remote_location(model)
+    return hub_location(model)
 
 
-def _remote_location(model: str) -> Location:
+def hub_location(model: str) -> Location:
+    """The Hub repo, or file of one, that ``model`` (repo id, huggingface:// or URL) names. LoadError for anything else."""
     url = _HUB_URL.fullmatch(model.partition("?")[0])
     if url:
         return Location("repo_file", repo=url["repo"], file=url["file"], revision=url["revision"])
@@ -164,7 +165,7 @@ def file_facts(path: Path) -> ModelFacts:
         raise LoadError(f"{path} is no checkpoint: its name must end in one of {', '.join(SAFE_SUFFIXES + PICKLE_SUFFIXES)}")
     if path.suffix == ".gguf":
         _refuse_language_model(path)
-    return ModelFacts(path, files=(_weight_file("", path),))
+    return ModelFacts(path, files=(weight_file("", path),))
 
 
 def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) -> None:
@@ -221,16 +222,22 @@ def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iter
         for file in sorted((path / component).glob("*")):
             if file.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES and file.name != "training_args.bin":
                 found = True
-                yield _weight_file(component, file)
+                yield weight_file(component, file)
     if not found and any(not _is_weightless(name) for name in components):
         raise LoadError(f"{path} has a {INDEX_FILE} but no weights: download the model again, whole")
+
+
+def check_intact(path: Path, allow_pickle: bool) -> None:
+    """Raise LoadError for an adapter's or component's weight file that is empty, broken, or a pickle nobody trusts."""
+    check_weights(ModelFacts(path, files=(weight_file("", path),)), None, allow_pickle)
 
 
 def _is_weightless(component: str) -> bool:
     return component.startswith(("scheduler", "tokenizer", "feature_extractor", "processor", "image_processor"))
 
 
-def _weight_file(component: str, path: Path) -> WeightFile:
+def weight_file(component: str, path: Path) -> WeightFile:
+    """Size and dtype of one file of weights. LoadError for an empty or broken one."""
     size = path.stat().st_size
     if size == 0:
         raise LoadError(f"{path} is empty: download it again")

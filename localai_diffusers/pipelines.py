@@ -295,12 +295,12 @@ def _arguments(spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, 
     arguments: dict[str, Any] = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     dtype = where.torch_dtype()
     if facts.path.is_dir():
-        arguments |= {"torch_dtype": dtype, "variant": variant, "use_safetensors": _use_safetensors(spec, settings),
+        arguments |= {"dtype": dtype, "variant": variant, "use_safetensors": _use_safetensors(spec, settings),
                       "trust_remote_code": spec.trust_remote_code}
         if where.device_map:
             arguments["device_map"] = where.device_map
     else:
-        arguments["torch_dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
+        arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
         if options.get("config"):
             arguments["config"] = paths.resolve(str(options["config"]), spec.model_path, "option config")
     arguments |= _without_safety_checker(spec, cls)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .call_arguments import parameters_of
+from .signatures import parameters_of
 
 if TYPE_CHECKING:
     from .engine import Job
@@ -93,7 +93,7 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
     """
     own_bar = "progress_bar" in vars(pipeline)
     previous = vars(pipeline).get("progress_bar")
-    object.__setattr__(pipeline, "progress_bar", lambda iterable=None, total=None: step_bar(job, iterable, total))
+    object.__setattr__(pipeline, "progress_bar", lambda iterable=None, total=None, **_: step_bar(job, iterable, total))
     handles = [module.register_forward_pre_hook(lambda *_: job.check()) for module in _stoppable(pipeline)]
     try:
         yield _callbacks(parameters_of(pipeline), job)

@@ -6,7 +6,6 @@ queue. 0 and "" mean "unset" on the wire, except where a field's own rule below 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
+
+MAX_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class GenerationRequest:
     last_image: Image.Image | None = None
     mask: Image.Image | None = None
     is_inpainting: bool = False
+    video: list[Image.Image] | None = None
+    audio: bytes | None = None
     num_frames: int | None = None
     fps: float | None = None
-    scale: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    max_audio_seconds: float = 600.0
 
 
 def from_image_request(request: Any, settings: Settings) -> GenerationRequest:
@@ -90,6 +94,121 @@ def _picture(name: str, path: str, settings: Settings) -> Image.Image:
 
     data = files.read_regular_file(path, name, settings.max_source_bytes)
     return images.read_image(data, name, max_pixels=settings.max_source_pixels)
+
+
+def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
+    """GenerateVideoRequest. ``start_image`` may also be a video, for pipelines that start from one."""
+    from .media import files
+
+    prompt = _prompt("prompt", request.prompt, settings)
+    negative = _prompt("negative_prompt", request.negative_prompt, settings)
+    width, height = _size(request, settings)
+    files.check_destination(request.dst)
+    images, video = _start(request.start_image, settings)
+    return GenerationRequest(
+        "GenerateVideo", request.dst, prompt, negative, width, height, _steps(request.step, settings),
+        guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
+        seed=_seed(request.seed, zero_is_random=True),
+        images=images, video=video,
+        last_image=_reference("end_image", request.end_image, settings),
+        audio=_sound("audio", request.audio, settings),
+        num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
+        fps=_bounded("fps", request.fps, 0, 240),
+        params=_params(request.params), max_audio_seconds=settings.max_audio_seconds,
+    )
+
+
+# SoundGenerationRequest's fields -> what the audio pipelines call them; the first that the signature has is set.
+SOUND_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "duration": ("audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s", "duration"),
+    "temperature": ("temperature",),
+    "sample": ("do_sample", "sample"),
+    "think": ("think", "thinking"),
+    "caption": ("caption",),
+    "lyrics": ("lyrics",),
+    "bpm": ("bpm",),
+    "keyscale": ("keyscale", "key_scale"),
+    "language": ("vocal_language", "language"),
+    "timesignature": ("timesignature", "time_signature"),
+    "instrumental": ("instrumental",),
+}
+
+
+def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
+    """SoundGenerationRequest: the fields that are set, under their own names; the pipeline's names come later."""
+    from .media import files
+
+    prompt = _prompt("text", request.text, settings)
+    files.check_destination(request.dst)
+    said = {name: getattr(request, name) for name in SOUND_ARGUMENTS if request.HasField(name)}
+    if "duration" in said:
+        said["duration"] = _number("duration", said["duration"], settings.max_audio_seconds)
+    for name in ("caption", "lyrics"):
+        _prompt(name, said.get(name, ""), settings)
+    return GenerationRequest("SoundGeneration", request.dst, prompt, audio=_sound("src", request.src, settings),
+                             fields={name: value for name, value in said.items() if value is not None},
+                             max_audio_seconds=settings.max_audio_seconds)
+
+
+def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
+    """Generate3DRequest. Fields that no diffusers pipeline has (texture_steps, quality, background) have no effect."""
+    from .media import files
+
+    files.check_destination(request.dst)
+    images = (_picture("src", request.src, settings),) if request.src else ()
+    return GenerationRequest(
+        "Generate3D", request.dst, str(request.params.get("prompt", "")), images=images,
+        steps=_steps(request.step, settings), guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
+        seed=_seed(request.seed, zero_is_random=True),
+        params={name: value for name, value in _params(request.params).items() if name != "prompt"},
+    )
+
+
+def from_depth_request(request: Any, settings: Settings) -> GenerationRequest:
+    """DepthRequest: src is the picture itself in base64 (or a path); there is no file unless ``exports`` asks for one."""
+    image = _reference("src", request.src, settings)
+    if image is None:
+        raise InvalidRequest("src is empty: it must be a picture in base64")
+    return GenerationRequest("Depth", request.dst, images=(image,))
+
+
+def _start(value: str, settings: Settings) -> tuple[tuple[Image.Image, ...], list[Image.Image] | None]:
+    """start_image as a picture, or as the frames of a video where it is one."""
+    if not value:
+        return (), None
+    from .media import files, images, videos
+
+    data = files.decode_reference(value, "start_image", settings.max_source_bytes)
+    try:
+        return (images.read_image(data, "start_image", max_pixels=settings.max_source_pixels),), None
+    except InvalidRequest as not_a_picture:
+        try:
+            frames = videos.read_video(data, "start_image", max_frames=settings.max_frames, max_pixels=settings.max_source_pixels)
+        except InvalidRequest:
+            raise not_a_picture from None
+        return (), frames
+
+
+def _reference(name: str, value: str, settings: Settings) -> Image.Image | None:
+    """The picture that a path, base64 text or data URI gives, None for ""."""
+    if not value:
+        return None
+    from .media import files, images
+
+    data = files.decode_reference(value, name, settings.max_source_bytes)
+    return images.read_image(data, name, max_pixels=settings.max_source_pixels)
+
+
+def _sound(name: str, value: str, settings: Settings) -> bytes | None:
+    if not value:
+        return None
+    from .media import files
+
+    return files.decode_reference(value, name, settings.max_source_bytes)
+
+
+def _params(params: Mapping[str, str]) -> dict[str, Any]:
+    return {name: parse_value(value) for name, value in params.items()}
 
 
 # --- fields --------------------------------------------------------------------------------------------------------

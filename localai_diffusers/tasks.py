@@ -6,29 +6,47 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from .call_arguments import image_parameters, mask_parameters, parameters_of
 from .errors import InvalidRequest
 from .requests import GenerationRequest
+from .signatures import EMPTY, image_parameters, mask_parameters, parameters_of, video_parameters
 
 
 def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
     """The task that the request needs and the class does not do, None when the class is right as it is.
 
-    Raises InvalidRequest when pictures are missing that no sibling could do without.
+    Raises InvalidRequest when a mask is missing, which no sibling can make up.
     """
     parameters = parameters_of(pipeline_class)
-    masks, images = mask_parameters(parameters), image_parameters(parameters)
+    masks, images, videos = mask_parameters(parameters), image_parameters(parameters), video_parameters(parameters)
+    brings = "video" if request.video else "image" if request.images else "text"
     output = "video" if makes_video(pipeline_class) else "image"
     if request.is_inpainting and not masks:
         return "inpainting"
-    if request.images and not images:
-        return f"image-to-{output}"
-    if not request.images and needs_image(pipeline_class):
-        return f"text-to-{output}"
+    if (request.video and not videos) or (request.images and not images and not masks) or _lacks(pipeline_class, request):
+        return f"{brings}-to-{output}"
     if len(request.images) == 1 and request.mask is None and needs_mask(pipeline_class):
         raise InvalidRequest(f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
                              "picture came: send both as ref_images, or the inpainting request")
     return None
+
+
+def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
+    """Whether the class cannot start without a picture or video that the request does not bring.
+
+    The signature says so, or none of its tasks starts from text (or nothing) alone.
+    """
+    parameters, done = parameters_of(pipeline_class), tasks_of(pipeline_class)
+    given = {"image": bool(request.images), "video": bool(request.video)}
+    names = {"image": image_parameters(parameters), "video": video_parameters(parameters)}
+    filled = set(request.params)
+    for kind, parameter_names in names.items():
+        required = {name for name in parameter_names if parameters[name].default is EMPTY}
+        if required - filled and not given[kind]:
+            return True
+    if any(given.values()) or filled & {*names["image"], *names["video"]} or not done:
+        return False
+    starts_without = any(task.startswith(("text-to-", "unconditional")) for task in done) and "controlnet" not in done
+    return bool(names["image"] or names["video"]) and not starts_without
 
 
 def tasks_of(pipeline_class: type) -> tuple[str, ...]:
@@ -43,20 +61,9 @@ def makes_video(pipeline_class: type) -> bool:
     return any(task.endswith("-to-video") for task in tasks_of(pipeline_class))
 
 
-def needs_image(pipeline_class: type) -> bool:
-    """Whether a call without a picture cannot work: the signature says so, or none of its tasks starts from text alone."""
-    parameters, tasks = parameters_of(pipeline_class), tasks_of(pipeline_class)
-    names = image_parameters(parameters)
-    if any(parameters[name].default is inspect.Parameter.empty for name in names):
-        return True
-    starts_without = any(task.startswith(("text-to-", "unconditional")) for task in tasks) and "controlnet" not in tasks
-    return bool(names and tasks) and not starts_without
-
-
 def needs_mask(pipeline_class: type) -> bool:
-    masks = mask_parameters(parameters_of(pipeline_class))
-    tasks = tasks_of(pipeline_class)
-    return bool(masks) and "inpainting" in tasks and "image-to-image" not in tasks
+    masks, done = mask_parameters(parameters_of(pipeline_class)), tasks_of(pipeline_class)
+    return bool(masks) and "inpainting" in done and "image-to-image" not in done
 
 
 def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
@@ -68,17 +75,22 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
     if task is None:
         return pipeline_class
     try:
-        return loader.find_sibling(pipeline_class, task)
+        found = loader.find_sibling(pipeline_class, task)
     except ValueError:
-        raise InvalidRequest(_mismatch(request, pipeline_class, task)) from None
+        found = pipeline_class
+    if found is pipeline_class:
+        raise InvalidRequest(_mismatch(request, pipeline_class, task))
+    return found
 
 
 def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> str:
-    names = image_parameters(parameters_of(pipeline_class)) + mask_parameters(parameters_of(pipeline_class))
-    takes = ", ".join(names) or "no picture"
-    brought = f"{len(request.images)} picture(s)" if request.images else "no picture"
-    return (f"src: the request brings {brought}{' and a mask' if request.is_inpainting else ''}, {pipeline_class.__name__} takes "
-            f"{takes}, and its family has no pipeline for {task}")
+    parameters = parameters_of(pipeline_class)
+    names = image_parameters(parameters) + mask_parameters(parameters) + video_parameters(parameters)
+    brought = [f"{len(request.images)} picture(s)"] if request.images else []
+    brought += ["a mask"] if request.is_inpainting else []
+    brought += ["a video"] if request.video else []
+    return (f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), {pipeline_class.__name__} "
+            f"takes {', '.join(names) or 'none'}, and its family has no other pipeline for {task}")
 
 
 def share_components(pipeline: Any, cls: type) -> Any:

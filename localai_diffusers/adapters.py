@@ -1,0 +1,97 @@
+"""LoRAs on a loaded pipeline: found and checked before the load, put on before the pipeline gets its place."""
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import artifacts
+from .errors import LoadError
+from .load_spec import LoadSpec
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+_USUAL_LORA_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One LoRA: the name that its layers get, its file, its scale, and how the YAML called it."""
+
+    name: str
+    file: Path
+    scale: float
+    label: str
+
+
+def plan(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
+    """The LoRAs of ``spec``, each an intact file on this machine. Nothing is loaded.
+
+    Raises LoadError for a missing or broken file, and for a pipeline class that takes no LoRA.
+    """
+    if not spec.loras:
+        return ()
+    if not _takes_lora(cls):
+        raise LoadError(f"LoraAdapter(s) {', '.join(name for name, _scale in spec.loras)}: {cls.__name__} takes no LoRA")
+    wanted = _weight_names(spec)
+    return tuple(_lora(spec, index, name, scale, wanted[index], settings) for index, (name, scale) in enumerate(spec.loras))
+
+
+def _takes_lora(cls: type) -> bool:
+    """By the mixin; the root class stands for a single file whose own class is known only when it is loaded."""
+    return hasattr(cls, "load_lora_weights") or not hasattr(cls, "_optional_components") or cls.__name__ == "DiffusionPipeline"
+
+
+def _weight_names(spec: LoadSpec) -> list[str]:
+    """``options: lora_weight_name:`` for each LoRA: one name for all of them, or a comma-separated list (or JSON)."""
+    option = spec.load_options.get("lora_weight_name") or ""
+    names = [str(name).strip() for name in (option if isinstance(option, list) else str(option).split(","))]
+    if len(names) not in (1, len(spec.loras)):
+        raise LoadError(f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: one for all, or one each")
+    return names * len(spec.loras) if len(names) == 1 else names
+
+
+def _lora(spec: LoadSpec, index: int, name: str, scale: float, weight_name: str, settings: Settings) -> Lora:
+    location = artifacts.find(spec, name, "LoraAdapter")
+    file = artifacts.weight_in(spec, location, "LoraAdapter", weight_name, _USUAL_LORA_NAMES)
+    artifacts.check_weights(file, spec, settings)
+    # A torch module's name may hold no dot; the index keeps two files of one name apart.
+    return Lora(f"{index}_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)}", file, scale, name)
+
+
+def apply(pipeline: Any, loras: Iterable[Lora]) -> None:
+    """Load the LoRAs and set their scales, each where its keys fit. Call it before any offload is set up.
+
+    Raises LoadError for a file that fits no layer of this pipeline: diffusers only warns.
+    """
+    loras = tuple(loras)
+    if not loras:
+        return
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise LoadError(f"LoraAdapter {loras[0].label!r}: {type(pipeline).__name__} takes no LoRA")
+    for lora in loras:
+        _load(pipeline, lora)
+    pipeline.set_adapters([lora.name for lora in loras], [lora.scale for lora in loras])
+
+
+def _load(pipeline: Any, lora: Lora) -> None:
+    try:
+        pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=lora.name)
+    except ImportError as error:
+        raise LoadError(f"LoraAdapter {lora.label!r} needs peft: {error}") from error
+    except Exception as error:  # converters of foreign formats fail with anything on a file they don't know
+        raise LoadError(f"LoraAdapter {lora.label!r} does not fit {type(pipeline).__name__}: {_first_lines(error)}") from error
+    fitted = [part for part, names in pipeline.get_list_adapters().items() if lora.name in names]
+    if not fitted:
+        raise LoadError(f"LoraAdapter {lora.label!r} fits no layer of {type(pipeline).__name__}: it was made for another model")
+    log.info("LoRA %s on %s, scale %g", lora.label, ", ".join(fitted), lora.scale)
+
+
+def _first_lines(error: Exception) -> str:
+    """The head of a message that goes on to list every tensor."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " …"

@@ -1,0 +1,221 @@
+"""Pictures: read whatever users send as 8-bit RGB (or a gray mask), write PNG, JPEG or WebP.
+
+Only raster formats with a magic number are tried: Pillow would run Ghostscript for an EPS, and takes nearly
+any bytes for a TGA. The number of pixels is checked from the header, before any of them is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+
+from localai_diffusers.errors import BackendError, InvalidRequest, OutputError
+from localai_diffusers.media.files import (
+    DEFAULT_MAX_BYTES,
+    check_source,
+    decode_reference,
+    read_regular_file,
+    shown,
+)
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
+_BY_EXTENSION = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_MODES = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    # Not "optimize": Pillow sizes its buffer by the picture, and noise at full chroma overflows it.
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95, "method": 4},
+}
+_MAX_SIDE = {"PNG": 2**31 - 1, "JPEG": 65535, "WEBP": 16383}
+# An EXIF segment of a JPEG holds 64 KiB, and the text is UTF-16 in it.
+_MAX_EXIF_CHARACTERS = 30_000
+# What transparent pixels show: paper for a picture, "don't repaint" for a mask (white strokes on nothing).
+_BACKGROUND = {"RGB": (255, 255, 255), "L": (0, 0, 0)}
+
+
+def read_image(
+    data: bytes | str | Path,
+    field: str,
+    *,
+    max_pixels: int,
+    mode: str = "RGB",
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Image.Image:
+    """The picture in ``data`` (bytes, or the path of a file) as 8-bit ``mode``, "RGB" or "L" (a mask).
+
+    The first frame of an animation; turned as its EXIF orientation says; 16-bit and float samples scaled, not
+    clipped; transparency on white for RGB, on black for a mask. Raises InvalidRequest naming ``field`` (and
+    the path) for what isn't a whole picture or has more than ``max_pixels`` pixels.
+    """
+    name = f"{field}: {shown(data)}" if isinstance(data, (str, Path)) else f"{field}: the payload"
+    content = data if isinstance(data, bytes) else read_regular_file(data, field, max_bytes)
+    try:
+        image = _open(content)
+        _check_pixels(image, name, max_pixels)
+        image.load()
+        _check_pixels(image, name, max_pixels)  # an ICO may hold more than its directory says
+        return _flatten(_upright(image), mode)
+    except (BackendError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
+        raise InvalidRequest(
+            f"{name} isn't a picture that can be read ({_reason(error)}); "
+            "send a whole PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file"
+        ) from error
+
+
+def open_frames(data: bytes) -> Image.Image:
+    """An open, undecoded picture; its ``n_frames`` and ``seek`` serve animations. Raises what Pillow
+    raises.
+    """
+    return _open(data)
+
+
+def _open(content: bytes) -> Image.Image:
+    """Open without Pillow's own limit on pixels, which is a process-wide number that only warns at first."""
+    Image.MAX_IMAGE_PIXELS = None  # ours is max_pixels, checked on the header by every reader in this package
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"{name} has {width}x{height} pixels, the limit is {max_pixels}; send a smaller picture"
+        )
+    if not width or not height:
+        raise InvalidRequest(f"{name} has no pixels; send a picture of at least 1x1")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no known picture format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF beside good pixels
+        return image
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """``image`` as 8-bit ``mode`` without transparency."""
+    if image.mode.startswith(("I", "F")):
+        image = _to_eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (*_BACKGROUND.get(mode, _BACKGROUND["RGB"]), 255))
+        image = Image.alpha_composite(paper, image)
+    elif image.mode in ("LAB", "HSV", "YCbCr"):
+        image = image.convert("RGB")
+    return image.convert(mode)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Gray samples of 16 or 32 bits or float as mode L: Pillow's own ``convert`` would clip them at 255."""
+    samples = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    peak = float(samples.max(initial=0.0))
+    if image.mode == "F":
+        full = next((scale for scale in (1.0, 255.0, 65535.0) if peak <= scale), peak)
+    else:
+        full = max(65535.0, peak)
+    return Image.fromarray(np.clip(samples * (255.0 / full) + 0.5, 0, 255).astype(np.uint8))
+
+
+def read_inpaint_json(
+    path: str | Path, field: str, *, max_pixels: int, max_bytes: int = DEFAULT_MAX_BYTES
+) -> tuple[Image.Image, Image.Image] | None:
+    """(picture RGB, mask L) of the core's inpainting file, or None where ``path`` holds something else.
+
+    LocalAI's /v1/images/inpainting sends as ``src`` a JSON file ``{"image": base64, "mask_image": base64}``;
+    it is known by its first byte, since file staging drops the extension. White in the mask means: repaint.
+    """
+    with open(check_source(path, field, max_bytes), "rb") as file:
+        if not file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+            return None
+    content = _parse_json(path, field, max_bytes)
+    parts = []
+    for key, mode in (("image", "RGB"), ("mask_image", "L")):
+        value = content.get(key)
+        if not isinstance(value, str) or not value:
+            raise InvalidRequest(
+                f"{field}: {shown(path)} has no {key!r}; the JSON must hold image and mask_image as base64"
+            )
+        payload = decode_reference(
+            value if value.startswith("data:") else f"data:;base64,{value}", f"{field}.{key}", max_bytes
+        )
+        parts.append(read_image(payload, f"{field}.{key}", max_pixels=max_pixels, mode=mode))
+    return parts[0], parts[1]
+
+
+def _parse_json(path: str | Path, field: str, max_bytes: int) -> dict[str, Any]:
+    try:
+        content = json.loads(read_regular_file(path, field, max_bytes).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidRequest):
+            raise
+        raise InvalidRequest(
+            f"{field}: {shown(path)} begins like JSON but isn't ({error}); send a picture, or "
+            'the JSON {"image": base64, "mask_image": base64}'
+        ) from error
+    return content
+
+
+def image_format(dst: str) -> str:
+    """Pillow's name of the format that ``dst`` asks for: PNG whatever the extension, save .jpg, .jpeg,
+    .webp.
+    """
+    return _BY_EXTENSION.get(Path(dst).suffix.lower(), "PNG")
+
+
+def save_image(image: Image.Image, path: Path, format: str, metadata: dict[str, str] | None = None) -> None:
+    """Write ``image`` to ``path`` as ``format`` ("PNG", "JPEG" or "WEBP"), whatever the path's suffix.
+
+    ``metadata``: PNG text chunks by key; in JPEG and WebP the text of "parameters" (else all, a line each)
+    goes into the EXIF UserComment, where A1111's readers look. Raises OutputError if the format can't hold
+    the size.
+    """
+    limit = _MAX_SIDE[format]
+    if max(image.size) > limit:
+        raise OutputError(
+            f"dst: {format} holds at most {limit} pixels a side, the picture has {image.width}x"
+            f"{image.height}; give a dst that ends in .png"
+        )
+    if image.mode not in _MODES[format]:
+        image = _storable(image, format)
+    extra = _text_chunks(metadata) if format == "PNG" else _exif_comment(metadata)
+    buffer = io.BytesIO()  # Pillow's JPEG writer says nothing of why a write to a file failed
+    image.save(buffer, format=format, **_SAVE_OPTIONS[format], **extra)
+    path.write_bytes(buffer.getbuffer())
+
+
+def _storable(image: Image.Image, format: str) -> Image.Image:
+    if format != "JPEG" and image.has_transparency_data:
+        return image.convert("RGBA")
+    return _flatten(image, "RGB")
+
+
+def _text_chunks(metadata: dict[str, str] | None) -> dict[str, Any]:
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in (metadata or {}).items():
+        chunks.add_text(key, text.replace("\0", " "))  # iTXt by itself where Latin-1 can't hold the text
+    return {"pnginfo": chunks}
+
+
+def _exif_comment(metadata: dict[str, str] | None) -> dict[str, Any]:
+    if not metadata:
+        return {}
+    text = metadata.get("parameters") or "\n".join(f"{key}: {value}" for key, value in metadata.items())
+    exif = Image.Exif()
+    comment = b"UNICODE\0" + text[:_MAX_EXIF_CHARACTERS].encode("utf-16-be", errors="replace")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return {"exif": exif}
