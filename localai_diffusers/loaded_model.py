@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import placement, schedulers, tasks
+from . import adapters, placement, schedulers, tasks
 from .call_arguments import ModelDefaults
 from .errors import LoadError
 from .guidance import is_distilled
@@ -56,6 +56,7 @@ class LoadedModel:
 def finish(spec: LoadSpec, pipeline: Any, where: DevicePlan, defaults: ModelDefaults, settings: Settings,
            notes: Iterable[str] = ()) -> LoadedModel:
     """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
+    adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))
     said = [*notes]
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)

@@ -15,7 +15,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import flux_quantized, model_files, paths, placement, schedulers
+from . import adapters, flux_quantized, model_files, paths, placement, schedulers
 from .engine import Job
 from .errors import BackendError, LoadError
 from .load_spec import LoadSpec
@@ -80,6 +80,7 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     model_files.check_weights(facts, variant, _allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
+    adapters.plan(spec, cls, settings)
     where = placement.plan(spec, facts, settings)
     options, more = model_defaults(spec, cls, facts, settings)
     notes = [*spec.notes, *notes, *where.notes, *more]

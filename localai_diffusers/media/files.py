@@ -266,7 +266,7 @@ def _check_folder(folder: Path, dst: str, field: str) -> None:
         raise OutputError(
             f"{field}: the folder {shown(folder)} doesn't exist; create it or give another {field}"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _allowed(folder, os.W_OK | os.X_OK):
         raise OutputError(
             f"{field}: the folder {shown(folder)} isn't writable for this process; give another {field}"
         )
@@ -278,9 +278,14 @@ def _check_existing(target: Path, status: os.stat_result, dst: str, field: str) 
         raise OutputError(
             f"{field}: {shown(dst)} is {kind_of(status.st_mode)}; give the path of a regular file"
         )
-    if not os.access(target, os.W_OK):
+    if not _allowed(target, os.W_OK):
         raise OutputError(f"{field}: {shown(dst)} isn't writable for this process; give another {field}")
     _check_room(target.parent, dst, field)
+
+
+def _allowed(path: Path, mode: int) -> bool:
+    """os.access with the rights that open() will have; plain access(2) asks for the real user's."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _check_room(folder: Path, dst: str, field: str) -> None:

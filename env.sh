@@ -1,0 +1,69 @@
+# What every script here begins with: where we are, and whether LocalAI's tree is around us.
+# Sourced, never run. Only bash and coreutils, since an image of LocalAI has little else.
+
+backend_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="$backend_dir/venv"
+
+say() { printf '%s\n' "$*"; }
+
+# LocalAI shows the last line of stderr to its user, so the cause and the way out stand in one line.
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# LocalAI's helper library is beside the scripts in an image, one folder up in a source tree, absent when
+# alone.
+libbackend=""
+for candidate in "$backend_dir/common/libbackend.sh" "$backend_dir/../common/libbackend.sh"; do
+    if [ -f "$candidate" ]; then
+        libbackend="$candidate"
+        break
+    fi
+done
+
+# The name behind "requirements-": LocalAI's BUILD_TYPE, with the CUDA version where LocalAI appends it.
+build_profile() {
+    case "${BUILD_TYPE:-}" in
+        cublas | l4t) say "$BUILD_TYPE${CUDA_MAJOR_VERSION:-}" ;;
+        "") if [ "$(uname -s)" = Darwin ]; then say mps; else say cpu; fi ;;
+        *) say "$BUILD_TYPE" ;;
+    esac
+}
+
+# Source LocalAI's library with a Python that diffusers 0.42 and transformers 5 accept (3.11 or newer; the
+# library's own default is 3.10). A PYTHON_VERSION from outside is left alone, and so is its patch level.
+source_libbackend() {
+    if [ -z "${PYTHON_VERSION:-}" ]; then
+        export PYTHON_VERSION=3.11 PYTHON_PATCH=13
+        if [ "$(build_profile)" = l4t13 ]; then  # the Python of LocalAI's own Jetson images
+            export PYTHON_VERSION=3.12 PYTHON_PATCH=12 PY_STANDALONE_TAG=20251120
+        fi
+    fi
+    # shellcheck disable=SC1090
+    source "$libbackend"
+    # A source checkout of LocalAI has its own backend.proto two folders up, and protoc refuses a file that
+    # stands in two of its folders. Ours is the one that the tests compare with the wire facts, so it is the
+    # one used there.
+    if [ -f "$backend_dir/../../backend.proto" ]; then
+        runProtogen() {
+            ensureVenv
+            generate_stubs python
+        }
+    fi
+}
+
+# Write backend_pb2.py and backend_pb2_grpc.py beside backend.py with the interpreter $1, and import them with
+# it: stubs that the installed protobuf or grpcio refuses must end the build, not the first start.
+generate_stubs() (
+    cd "$backend_dir"
+    rm -f backend_pb2.py backend_pb2_grpc.py
+    "$1" -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. backend.proto ||
+        fail "protoc could not generate the gRPC stubs from backend.proto"
+    # -B and no cache: a stale .pyc of the same size and second would hide a bad stub
+    rm -f __pycache__/backend_pb2*.pyc
+    "$1" -B -c 'import backend_pb2, backend_pb2_grpc' || {
+        rm -f backend_pb2.py backend_pb2_grpc.py
+        fail "the generated gRPC stubs don't import: grpcio, grpcio-tools and protobuf don't fit (above)"
+    }
+)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Generate the gRPC stubs from backend.proto once more (install.sh does it as well).
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+
+if [ -n "$libbackend" ]; then
+    source_libbackend
+    runProtogen
+else
+    [ -x "$venv/bin/python" ] ||
+        fail "the backend is not installed (no $venv): run $backend_dir/install.sh first"
+    generate_stubs "$venv/bin/python"
+fi
