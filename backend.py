@@ -71,6 +71,34 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._generate(request, context, requests.from_image_request)
 
+    def GenerateVideo(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._generate(request, context, requests.from_video_request)
+
+    def SoundGeneration(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._generate(request, context, requests.from_sound_request)
+
+    def Generate3D(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._generate(request, context, requests.from_3d_request)
+
+    def UpscaleImage(self, request: Any, context: grpc.ServicerContext) -> Any:
+        def upscale(model: Any, wanted: Any, job: Job) -> Any:
+            from localai_diffusers import upscaling
+
+            return upscaling.upscale(model, wanted, requests.upscale_factor(request), job)
+
+        return self._generate(request, context, requests.from_upscale_request, upscale)
+
+    def Depth(self, request: Any, context: grpc.ServicerContext) -> Any:
+        def estimate(model: Any, wanted: Any, job: Job) -> Any:
+            from localai_diffusers import depth
+
+            return depth.estimate(model, wanted, tuple(request.exports), job)
+
+        found = self._run(request, context, requests.from_depth_request, estimate)
+        height, width = found.values.shape
+        values = found.values.ravel().tolist() if request.include_depth else []
+        return backend_pb2.DepthResponse(width=width, height=height, depth=values, export_paths=found.exports)
+
     def Free(self, request: Any, context: grpc.ServicerContext) -> Any:
         if self.engine.free(FREE_SECONDS):
             return backend_pb2.Result(success=True, message="memory freed")
@@ -99,27 +127,34 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
         return prepare
 
-    def _generate(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any]) -> Any:
-        """Read the request here, run it on the pipeline's thread, answer with what was made; a failure is a status."""
+    def _generate(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any],
+                  generate: Callable[[Any, Any, Job], Any] | None = None) -> Any:
+        """A generation that writes ``dst``: Result.message says what was made, with which seed."""
+        outcome = self._run(request, context, read, generate or _generate)
+        return backend_pb2.Result(success=True, message=outcome.message())
+
+    def _run(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any],
+             work: Callable[[Any, Any, Job], Any]) -> Any:
+        """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
             self.engine.require_model()
             wanted = read(request, self.settings)
-
-            def work(job: Job, model: Any) -> Any:
-                from localai_diffusers import generation
-
-                return generation.generate(model, wanted, job)
-
-            outcome = self._wait(self.engine.generate(work, wanted.rpc), context)
+            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc)
+            return self._wait(job, context)
         except errors.BackendError as error:
             _abort(context, error)
-        return backend_pb2.Result(success=True, message=outcome.message())
 
     def _wait(self, job: Job, context: grpc.ServicerContext) -> Any:
         """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
         if not context.add_callback(lambda: job.cancel("the client left or its deadline passed")):
             job.cancel("the client left before the work began")
         return job.wait()
+
+
+def _generate(model: Any, wanted: Any, job: Job) -> Any:
+    from localai_diffusers import generation
+
+    return generation.generate(model, wanted, job)
 
 
 _WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for state in State}

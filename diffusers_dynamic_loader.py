@@ -12,9 +12,9 @@ How it works, for a maintainer
 ------------------------------
 1. **Catalog** (`_catalog`): the names come from the source text. `pkgutil.iter_modules` lists the modules
    of `diffusers.pipelines` without importing them, a regular expression reads `class Name(bases):`, and the
-   bases are followed by name up to `DiffusionPipeline`. That takes 0.2 s where importing everything takes 6
-   s, and it finds the classes that `diffusers` shows only as dummies. A pipeline that a new diffusers
-   brings appears by itself.
+   bases are followed by name up to `DiffusionPipeline`. That takes 0.2 s where everything imported
+   takes 6 s, and it finds the classes that `diffusers` shows only as dummies. A pipeline that a new
+   diffusers brings appears by itself.
 2. **Registry** (`PipelineRegistry`): a read-only mapping name -> class; looking one up imports its defining
    module.
 3. **Traits** (`_traits`): what a class takes and gives, read from the source of its `__call__` and
@@ -27,7 +27,7 @@ How it works, for a maintainer
    does the task, then diffusers' mapping, then the same name family whose components the model has.
 6. **Model facts** (`inspect_model`): the class that a folder, a Hub repo or a checkpoint names.
 
-No pipeline is named in this file, except for the two bases that everything derives from. The tables (`TASKS`,
+No pipeline is named in this file but DiffusionPipeline, from which all derive. The tables (`TASKS`,
 `_INPUTS`, `_FIELD_KINDS`) hold words of tasks and parameters, not of pipelines.
 """
 
@@ -100,7 +100,7 @@ class UnreachableHubError(HubError):
 
 @dataclass(frozen=True)
 class Task:
-    """Other names of a task (Hub pipeline tags among them), and the words in a class name that stand for it."""
+    """Other names of a task (Hub pipeline tags among them), and words of class names that stand for it."""
 
     aliases: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -116,7 +116,8 @@ TASKS: Mapping[str, Task] = {
                           ("TextToVideo", "Text2Video", "TextToWorld", "T2V")),
     "image-to-video": Task(("img2vid", "image2video", "img2video", "i2v", "image-text-to-video"),
                            ("ImageToVideo", "Image2Video", "Img2Vid", "I2V")),
-    "video-to-video": Task(("vid2vid", "video2video", "v2v"), ("VideoToVideo", "Video2Video", "VideoToWorld", "V2V")),
+    "video-to-video": Task(("vid2vid", "video2video", "v2v"),
+                           ("VideoToVideo", "Video2Video", "VideoToWorld", "V2V")),
     "text-to-audio": Task(("txt2audio", "text2audio", "text-to-music", "text-to-speech"), ("TextToAudio",)),
     "audio-to-audio": Task(("audio2audio",), ("AudioToAudio",)),
     "unconditional-audio-generation": Task(("unconditional-audio",)),
@@ -127,8 +128,8 @@ TASKS: Mapping[str, Task] = {
     "depth-estimation": Task(("monocular-depth-estimation",)),
     "normals-estimation": Task(("normal-estimation", "surface-normal-estimation")),
     "intrinsics-estimation": Task(("intrinsic-image-decomposition",)),
-    "upscaling": Task(("super-resolution", "upscale", "upscaler", "image-upscaling", "image-super-resolution"),
-                      ("ImageUpscale", "LatentUpscale", "Upscale", "LatentUpsample", "SuperResolution", "SR")),
+    "upscaling": Task(("super-resolution", "upscale", "upscaler", "image-upscaling"),
+                      ("LatentUpscale", "Upscale", "LatentUpsample", "SuperResolution", "SR")),
     "unconditional-image-generation": Task(("unconditional", "unconditional-image")),
     "text-generation": Task(),
     "image-text-to-text": Task(("image-to-text",)),
@@ -152,8 +153,9 @@ _INPUTS: Mapping[str, frozenset[str]] = {
 }
 # The keyword with which `__call__` builds its output -> what comes out.
 _FIELD_KINDS: Mapping[str, str] = {
-    "images": "image", "image": "image", "rgb": "image", "frames": "video", "video": "video", "audios": "audio",
-    "audio": "audio", "prediction": "prediction", "sequences": "text", "image_embeds": "embeddings",
+    "images": "image", "image": "image", "rgb": "image", "frames": "video", "video": "video",
+    "audios": "audio", "audio": "audio", "prediction": "prediction", "sequences": "text",
+    "image_embeds": "embeddings",
     "image_embeddings": "embeddings", "prompt_embeds": "embeddings",
 }
 # Import name -> name on the package registry, where they differ.
@@ -277,7 +279,7 @@ def _catalog() -> Mapping[str, ClassRecord]:
     """Every pipeline by class name: the subclasses of DiffusionPipeline, itself, and the AutoPipelines."""
     found = _scan(os.path.join(_diffusers_folder(), "pipelines"), "diffusers.pipelines")
     wanted = _subclasses(found, _ROOT_CLASS)
-    wanted += [record for record in found if record.name.startswith(_AUTO_PREFIX) or record.name == _ROOT_CLASS]
+    wanted += [row for row in found if row.name.startswith(_AUTO_PREFIX) or row.name == _ROOT_CLASS]
     # Should a name come twice, the current class wins over the deprecated one.
     return {record.name: record for record in sorted(wanted, key=lambda record: not record.deprecated)}
 
@@ -285,23 +287,23 @@ def _catalog() -> Mapping[str, ClassRecord]:
 @_once
 def _auto_mappings() -> Mapping[str, Mapping[str, str]]:
     """diffusers' `…AUTO_…_MAPPING` tables (table -> family key -> class name), read without running them.
- Both forms are read: `NAME = OrderedDict([("key", Class), …])` (or a dict) and `NAME["key"] = Class`, also
-inside an `if`, whose packages may be missing here: a class is listed all the same.
+
+    Both forms are read: `NAME = OrderedDict([("key", Class), …])` (or a dict) and `NAME["key"] = Class`,
+    also inside an `if`, whose packages may be missing here: a class is listed all the same.
     """
     path = next((record.path for name, record in _catalog().items() if name.startswith(_AUTO_PREFIX)), None)
     tree = ast.parse(_read(path) if path else "")
     renamed = {alias.asname: alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
                for alias in node.names if alias.asname}
     tables: dict[str, dict[str, str]] = {}
-    statements = [inner for node in tree.body for inner in (getattr(node, "body", []) if isinstance(node, ast.If)
-                                                            else [node])]
-    for node in statements:
+    for node in (row for top in tree.body for row in (top.body if isinstance(top, ast.If) else [top])):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         named = target.value if isinstance(target, ast.Subscript) else target
         if not isinstance(named, ast.Name) or "AUTO_" not in named.id or not named.id.endswith("_MAPPING"):
             continue
         table = tables.setdefault(named.id, {})
-        pairs = [(target.slice, node.value)] if isinstance(target, ast.Subscript) else _literal_pairs(node.value)
+        single = isinstance(target, ast.Subscript)
+        pairs = [(target.slice, node.value)] if single else _literal_pairs(node.value)
         table.update((key.value, renamed.get(value.id, value.id)) for key, value in pairs
                      if isinstance(key, ast.Constant) and isinstance(value, ast.Name))
     return tables
@@ -312,7 +314,7 @@ def _literal_pairs(node: ast.expr | None) -> list[tuple[ast.expr | None, ast.exp
     if isinstance(node, ast.Call) and node.args:
         node = node.args[0]
     if isinstance(node, ast.Dict):
-        return list(zip(node.keys, node.values))
+        return list(zip(node.keys, node.values, strict=True))
     rows = node.elts if isinstance(node, (ast.List, ast.Tuple)) else []
     return [(row.elts[0], row.elts[1]) for row in rows if isinstance(row, ast.Tuple) and len(row.elts) == 2]
 
@@ -322,9 +324,10 @@ def _literal_pairs(node: ast.expr | None) -> list[tuple[ast.expr | None, ast.exp
 @dataclass(frozen=True)
 class Traits:
     """What a class takes and gives, by its source.
- `call` and `components` map a parameter of `__call__` / `__init__` to whether it must be given; `kind` is
-what comes out (`image`, `video`, `audio`, `3d`, `prediction`, `text`, `embeddings`, or "" when it can't be
-told).
+
+    `call` and `components` map a parameter of `__call__` / `__init__` to whether it must be given; `kind`
+    is what comes out (`image`, `video`, `audio`, `3d`, `prediction`, `text`, `embeddings`, or "" when it
+    can't be told).
     """
 
     call: Mapping[str, bool]
@@ -372,7 +375,7 @@ def _parameters(source: str) -> dict[str, bool]:
     """Parameter name -> whether it must be given; `self` and `**kwargs` left out."""
     try:
         spec = ast.parse(f"def header({source}\n): pass").body[0].args
-    except SyntaxError:  # a shape that the expression didn't foresee: nothing is known then, and nothing breaks
+    except SyntaxError:  # a shape that `_header` didn't foresee: nothing is known then, and nothing breaks
         return {}
     plain = spec.posonlyargs + spec.args
     required = {item.arg: index < len(plain) - len(spec.defaults) for index, item in enumerate(plain)}
@@ -403,11 +406,11 @@ def _traits(name: str) -> Traits:
     call, init = _header(source, "__call__"), _header(source, "__init__")
     optional = _OPTIONAL.search(source)
     components = _parameters(init[1]) if init else dict(parent.components if parent else {})
-    components.update((part, False) for part in re.findall(r"\w+", optional[1] if optional else "") if part in components)
+    spared = set(re.findall(r"\w+", optional[1])) if optional else set()
     kind = _output_kind(source[call.start():], call[2] or "") if call else ""
     return Traits(
         call=_parameters(call[1]) if call else (parent.call if parent else {}),
-        components=components,
+        components={part: needed and part not in spared for part, needed in components.items()},
         kind=kind or (parent.kind if parent and not call else ""),
         onnx=name.startswith("Onnx") or "_is_onnx = True" in source or bool(parent and parent.onnx),
         copied_from=frozenset(_COPIED.findall(source)) - {name},
@@ -451,8 +454,8 @@ def _tasks_by_signature(name: str) -> list[str]:
 
 def _image_tasks(name: str, traits: Traits) -> list[str]:
     # Where a control image has no name of its own, `image` is that control image.
-    control = re.search("Control[Nn]et|Adapter", name) and not {"control_image", "strength", "hint"} & set(traits.call)
-    image = traits.takes("image") and not control
+    apart = not traits.call.keys().isdisjoint({"control_image", "strength", "hint"})
+    image = traits.takes("image") and (apart or not re.search("Control[Nn]et|Adapter", name))
     if traits.takes("mask"):
         return ["inpainting"]
     if image and (traits.needs("image") or not traits.takes("prompt") or "strength" in traits.call):
@@ -492,17 +495,18 @@ _SIGNATURE_RULES: Mapping[str, Callable[[str, Traits], list[str]]] = {
 }
 # Where a class name has the word of a task that is not of its output, the word means something else
 # (an inpainting of audio). Tasks that fit more than one kind have no row.
-_TASK_KIND = {"inpainting": "image", "image-to-image": "image", "text-to-image": "image", "text-to-video": "video",
-              "image-to-video": "video", "video-to-video": "video", "audio-to-audio": "audio"}
+_TASK_KIND = {"inpainting": "image", "image-to-image": "image", "text-to-image": "image",
+              "text-to-video": "video", "image-to-video": "video", "video-to-video": "video",
+              "audio-to-audio": "audio"}
 
 
 @functools.cache
 def pipeline_tasks(class_name: str) -> tuple[str, ...]:
-    """Canonical task names (keys of `TASKS`) that a pipeline class does, its main one first, `controlnet`
-    last.
- From the class name, the static signature and diffusers' AutoPipeline mappings; nothing is imported. Empty
-for decoders and priors, and for what is none of the tasks. DiffusionPipeline is `any-to-any`: the model
-decides. Raises UnknownPipelineError.
+    """Canonical task names (keys of `TASKS`) that a pipeline class does, the main one first.
+
+    From the class name, the static signature and diffusers' AutoPipeline mappings; nothing is imported.
+    Empty for decoders and priors, and for what is none of the tasks. DiffusionPipeline is `any-to-any`: the
+    model decides. Raises UnknownPipelineError.
     """
     name = _known_name(class_name)
     if name == _ROOT_CLASS:
@@ -525,7 +529,8 @@ decides. Raises UnknownPipelineError.
 def _mapping_of(task: str) -> Mapping[str, str]:
     """diffusers' AutoPipeline table for a task: family key -> class name; empty where there is none."""
     for table, rows in _auto_mappings().items():
-        if _task_index().get(_squeeze(table.removeprefix("AUTO_").removesuffix("_PIPELINES_MAPPING"))) == task:
+        words = _squeeze(table.removeprefix("AUTO_").removesuffix("_PIPELINES_MAPPING"))
+        if _task_index().get(words) == task:
             return rows
     return {}
 
@@ -555,7 +560,7 @@ def canonical_task(task: str) -> str:
 
 @_once
 def _copies() -> Counter[str]:
-    """How many pipelines of other packages have code marked as copied from a class, and from a `_base_family`."""
+    """How many pipelines of other packages have code marked as copied from a class, or a `_base_family`."""
     records = _catalog()
     counts: Counter[str] = Counter()
     for record in sorted(records.values(), key=lambda record: record.path):
@@ -621,7 +626,8 @@ def _build_aliases() -> dict[str, list[str]]:
     records = _catalog()
     aliases: dict[str, list[str]] = {}
     for task, row in TASKS.items():
-        doing = sorted((name for name in records if task in pipeline_tasks(name)), key=lambda name: _rank(name, task))
+        doing = [name for name in records if task in pipeline_tasks(name)]
+        doing.sort(key=lambda name: _rank(name, task))
         aliases.update((alias, list(doing)) for alias in (task, *row.aliases) if doing)
     tasks = set(aliases)
     families: dict[str, list[str]] = {}
@@ -645,8 +651,9 @@ def _build_aliases() -> dict[str, list[str]]:
 
 class PipelineRegistry(Mapping[str, type]):
     """Read-only mapping class name -> class; names are free, looking one up imports its defining module.
- `registry[name]` raises KeyError for an unknown name and PipelineImportError, which names the missing
-package, for a class that can't be imported here.
+
+    `registry[name]` raises KeyError for an unknown name and PipelineImportError, which names the missing
+    package, for a class that can't be imported here.
     """
 
     def __init__(self, records: Mapping[str, ClassRecord]) -> None:
@@ -687,16 +694,17 @@ def _import_error(record: ClassRecord, error: BaseException) -> PipelineImportEr
     while cause is not None:
         package = (getattr(cause, "name", None) or "").partition(".")[0]
         if isinstance(cause, ModuleNotFoundError) and package and package != "diffusers":
-            hint = f"the package '{package}' is missing; install it with: pip install {_PIP_NAMES.get(package, package)}"
-            return PipelineImportError(f"{record.name} can't be imported: {hint}", name=package)
+            hint = f"install it with: pip install {_PIP_NAMES.get(package, package)}"
+            return PipelineImportError(
+                f"{record.name} can't be imported: the package '{package}' is missing; {hint}", name=package)
         cause = cause.__cause__ or cause.__context__
     package = (getattr(error, "name", None) or "").partition(".")[0]
-    hint = f"; another version may have it: pip install --upgrade {_PIP_NAMES.get(package, package)}" if package else ""
+    hint = f"; try: pip install --upgrade {_PIP_NAMES.get(package, package)}" if package else ""
     return PipelineImportError(f"{record.name} can't be imported: {error}{hint}", name=package or None)
 
 
 def get_pipeline_registry() -> PipelineRegistry:
-    """The mapping of all pipelines (and AutoPipelines) by class name: the same object each time, no imports."""
+    """The mapping of all pipelines (and AutoPipelines) by class name: one object a process, no imports."""
     global _pipeline_registry
     with _build_lock:
         if _pipeline_registry is None:
@@ -705,7 +713,7 @@ def get_pipeline_registry() -> PipelineRegistry:
 
 
 def get_task_aliases() -> dict[str, list[str]]:
-    """Alias (a task, a Hub pipeline tag, or a family such as `stable-diffusion-xl`) -> class names, best first."""
+    """Alias (a task, a Hub pipeline tag, a family like `stable-diffusion-xl`) -> class names, best first."""
     global _task_aliases
     with _build_lock:
         if _task_aliases is None:
@@ -724,10 +732,10 @@ def get_available_tasks() -> list[str]:
 
 
 def discover_diffusers_classes(base_class_name: str, include_base: bool = True) -> dict[str, type]:
-    """All classes of diffusers that derive from a base (`SchedulerMixin`, `ModelMixin`, …), imported: name
-    -> class.
- Every class is imported from its own module; those that can't be are left out, and logged at DEBUG. The
-same dict each time for the same arguments. Raises ValueError when diffusers has no such base class.
+    """All classes of diffusers below a base (`SchedulerMixin`, `ModelMixin`, …), imported: name -> class.
+
+    Every class is imported from its own module; those that can't be are left out, and logged at DEBUG. The
+    same dict each time for the same arguments. Raises ValueError when diffusers has no such base class.
     """
     key = (base_class_name, include_base)
     with _import_lock:
@@ -769,7 +777,7 @@ def get_available_classes(base_class_name: str) -> list[str]:
 
 def _closest(word: str, choices: Iterable[str], count: int = 5) -> str:
     """`Did you mean …?` with the nearest names, or nothing; spelling and case differences count little."""
-    spelled = {key: choice for choice in choices for key in (_squeeze(choice), _squeeze(choice.replace("Pipeline", "")))}
+    spelled = {_squeeze(form): name for name in choices for form in (name, name.replace("Pipeline", ""))}
     squeezed = _squeeze(word)
     found = difflib.get_close_matches(squeezed, spelled, n=count, cutoff=0.6)
     found += [key for key in spelled if len(squeezed) > 3 and squeezed in key]
@@ -784,15 +792,14 @@ def _some(names: list[str], hint: str, count: int = 20) -> str:
 
 def _unknown_pipeline(name: str, start: str = "Unknown pipeline class '{}'. ") -> UnknownPipelineError:
     names = get_available_pipelines()
-    return UnknownPipelineError(start.format(name) + _closest(name, names)
-                                + f"Available pipelines: {_some(names, 'get_available_pipelines() lists them')}")
+    listed = _some(names, "get_available_pipelines() lists them")
+    return UnknownPipelineError(f"{start.format(name)}{_closest(name, names)}Available pipelines: {listed}")
 
 
 def _unknown_task(task: str) -> UnknownTaskError:
-    names = list(TASKS)
     return UnknownTaskError(f"Unknown task '{task}'. {_closest(task, get_available_tasks())}"
-                            f"Available tasks: {_some(names, 'get_available_tasks() lists them', len(names))}, "
-                            "and every model family (get_available_tasks() lists them)")
+                            f"Available tasks: {', '.join(TASKS)}, and every model family "
+                            "(get_available_tasks() lists them)")
 
 
 @_once
@@ -830,7 +837,7 @@ def _sibling_by_mapping(name: str, task: str) -> str | None:
 
 
 def _sibling_by_rule(name: str, task: str) -> str | None:
-    """The class of the same name family that does the task and misses the fewest components of the model's class."""
+    """The class of the same name family that does the task with the components that the model's class has."""
     if task in _OWN_WEIGHTS:
         return None
     own, traits = _catalog()[name], _traits(name)
@@ -838,23 +845,25 @@ def _sibling_by_rule(name: str, task: str) -> str | None:
     family = _base_family if task == "controlnet" else _family
     fits = []
     for other, record in _catalog().items():
-        if task not in pipeline_tasks(other) or other.startswith(_AUTO_PREFIX) or family(name) != family(other):
+        if other.startswith(_AUTO_PREFIX) or family(other) != family(name):
             continue
         theirs = _traits(other)
         missing = {part for part, needed in theirs.components.items() if needed} - traits.components.keys()
-        if theirs.onnx == traits.onnx and missing <= _BROUGHT.get(task, frozenset()):
+        same = theirs.onnx == traits.onnx and task in pipeline_tasks(other)
+        if same and missing <= _BROUGHT.get(task, frozenset()):
             fits.append((len(missing), record.package != own.package, len(other), _rank(other, task), other))
     return min(fits)[-1] if fits else None
 
 
 def find_sibling_name(class_name: str, task: str) -> str:
     """Name of the class that does `task` on the weights of `class_name`; nothing is imported.
- The class itself when it does the task, else diffusers' AutoPipeline mapping, else the same name family
-with no component missing (a task's own, such as `controlnet`, may be). Raises NoSiblingError, which lists
-the candidates, UnknownPipelineError, UnknownTaskError.
+
+    The class itself when it does the task, else diffusers' AutoPipeline mapping, else the same name family
+    with no component missing (a task's own, such as `controlnet`, may be). Raises NoSiblingError, which
+    lists the candidates, UnknownPipelineError, UnknownTaskError.
     """
     name, wanted = _known_name(class_name), canonical_task(task)
-    if wanted in pipeline_tasks(name):
+    if wanted in pipeline_tasks(name) or wanted == "any-to-any":  # a tag that leaves the choice to the model
         return name
     found = _sibling_by_mapping(name, wanted) or _sibling_by_rule(name, wanted)
     if found is None:
@@ -866,8 +875,12 @@ the candidates, UnknownPipelineError, UnknownTaskError.
 
 
 def find_sibling(pipeline: str | type, task: str) -> type:
-    """The class, imported, that does `task` on the weights of a pipeline class or class name; see find_sibling_name."""
-    return get_pipeline_registry()[find_sibling_name(pipeline if isinstance(pipeline, str) else pipeline.__name__, task)]
+    """The class, imported, that does `task` on the weights of a pipeline class (or its name).
+
+    See find_sibling_name for the order and the errors.
+    """
+    name = pipeline if isinstance(pipeline, str) else pipeline.__name__
+    return get_pipeline_registry()[find_sibling_name(name, task)]
 
 
 # --------------------------------------------------------------------------------- what a model says it is
@@ -875,9 +888,10 @@ def find_sibling(pipeline: str | type, task: str) -> type:
 @dataclass(frozen=True)
 class ModelFacts:
     """What a folder, a repo or a checkpoint says of itself.
- `class_name` is the class of its `model_index.json` ("" when none is named); `modular` marks one that runs
-as a ModularPipeline, `custom` one whose class is code in the repo; `source` is `folder`, `file`, `hub` or
-`cache`; `note` says why nothing is known.
+
+    `class_name` is the class of its `model_index.json` ("" when none is named); `modular` marks one that
+    runs as a ModularPipeline, `custom` one whose class is code in the repo; `source` is `folder`, `file`,
+    `hub` or `cache`; `note` says why nothing is known.
     """
 
     model_id: str
@@ -892,9 +906,11 @@ as a ModularPipeline, `custom` one whose class is code in the repo; `source` is 
 def inspect_model(model_id: str, token: str | bool | None = None, revision: str | None = None,
                   cache_dir: str | None = None, local_files_only: bool = False) -> ModelFacts:
     """Find out which pipeline class a model names; nothing but small JSON files is read.
- A local folder is read from `model_index.json` or `modular_model_index.json`. For a repo id the Hub is
-asked (HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count, as huggingface_hub does it); what the cache holds is
-used when the Hub can't or mustn't be asked. Raises GatedModelError, MissingModelError, UnreachableHubError.
+
+    A local folder is read from `model_index.json` or `modular_model_index.json`. For a repo id the Hub is
+    asked (HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count, as huggingface_hub does it); what the cache holds
+    is used when the Hub can't or mustn't be asked. Raises GatedModelError, MissingModelError,
+    UnreachableHubError.
     """
     if os.path.isdir(model_id):
         return _facts_of_folder(model_id, model_id, "folder")
@@ -977,8 +993,8 @@ def _huggingface_hub() -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise UnreachableHubError("the Hub can't be asked: the package 'huggingface_hub' is missing; install it with: "
-                                  "pip install huggingface_hub, or give a local folder") from error
+        raise UnreachableHubError("the Hub can't be asked: the package 'huggingface_hub' is missing; install "
+                                  "it with: pip install huggingface_hub, or give a local folder") from error
 
 
 def _hub_error(model_id: str, error: BaseException) -> HubError | None:
@@ -990,30 +1006,31 @@ def _hub_error(model_id: str, error: BaseException) -> HubError | None:
     status = getattr(response, "status_code", None)
     kinds = {cls.__name__ for cls in type(error).__mro__}
     where = os.environ.get("HF_ENDPOINT") or "the Hugging Face Hub"
-    if kinds & {"GatedRepoError", "DisabledRepoError"} or (status in (401, 403) and "RepositoryNotFoundError" not in kinds):
-        return GatedModelError(f"'{model_id}' is gated or not open to this token (HTTP {status}): accept its terms on "
-                               f"its page at {where}, then set HF_TOKEN to a token of that account")
+    closed = status in (401, 403) and "RepositoryNotFoundError" not in kinds
+    if closed or kinds & {"GatedRepoError", "DisabledRepoError"}:
+        return GatedModelError(f"'{model_id}' is gated or not open to this token (HTTP {status}): accept its "
+                               f"terms at {where}, then set HF_TOKEN to a token of that account")
     if "RemoteEntryNotFoundError" in kinds:
         file = str(getattr(response, "url", "")).rpartition("/")[2]
         return MissingModelError(f"'{model_id}' has no file '{file}' on {where}: is it a diffusers pipeline?")
     if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError"} or status == 404:
-        return MissingModelError(f"'{model_id}' was not found on {where} (HTTP {status}): check its spelling and "
-                                 "revision; for a private model set HF_TOKEN")
+        return MissingModelError(f"'{model_id}' was not found on {where} (HTTP {status}): check its spelling "
+                                 "and revision; for a private model set HF_TOKEN")
     if "HFValidationError" in kinds:
         return MissingModelError(f"'{model_id}' is neither a path on this machine nor a repo id (owner/name)")
     if "OfflineModeIsEnabled" in kinds or "LocalEntryNotFoundError" in kinds:
-        return UnreachableHubError(f"'{model_id}' is not in the local cache and {where} can't be asked: unset "
-                                   "HF_HUB_OFFLINE, check the network, or give a local folder")
-    network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+        return UnreachableHubError(f"'{model_id}' is not in the local cache and {where} can't be asked: "
+                                   "unset HF_HUB_OFFLINE, check the network, or give a local folder")
+    network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
     if status is not None or network or isinstance(error, (ConnectionError, TimeoutError)):
         said = f"HTTP {status}" if status is not None else type(error).__name__
-        return UnreachableHubError(f"{where} gave no answer about '{model_id}' ({said}): check the network and "
-                                   "HF_ENDPOINT, or give a local folder")
+        return UnreachableHubError(f"{where} gave no answer about '{model_id}' ({said}): check the network "
+                                   "and HF_ENDPOINT, or give a local folder")
     return None
 
 
 def _hub_error_within(model_id: str, error: BaseException) -> HubError | None:
-    """The Hub's error behind one of diffusers, which wraps it in an OSError of its own; None behind any other."""
+    """The Hub's error behind one of diffusers, which wraps it in an OSError; None behind any other."""
     cause = error if isinstance(error, OSError) or _hub_error(model_id, error) else None
     while cause is not None:
         if found := _hub_error(model_id, cause):
@@ -1026,16 +1043,17 @@ def _hub_error_within(model_id: str, error: BaseException) -> HubError | None:
 
 def resolve_pipeline_class(class_name: str | None = None, task: str | None = None,
                            model_id: str | None = None) -> type:
-    """The pipeline class for a class name, else for a task (fitted to the model if one is given), else for
-    a model.
- Class names are case-insensitive; a task is any alias of `get_task_aliases()`. With a model alone that
-nothing is known of, DiffusionPipeline is the answer, and a warning tells why. Raises UnknownPipelineError,
-UnknownTaskError, NoSiblingError, PipelineImportError, and ValueError when nothing was given.
+    """The pipeline class for a class name, else for a task (fitted to the model if given), else for a model.
+
+    Class names are case-insensitive; a task is any alias of `get_task_aliases()`. With a model alone that
+    nothing is known of, DiffusionPipeline is the answer, and a warning tells why. Raises
+    UnknownPipelineError, UnknownTaskError, NoSiblingError, PipelineImportError, and ValueError when nothing
+    was given.
     """
     if not (class_name or task or model_id):
+        listed = _some(get_available_pipelines(), "get_available_pipelines() lists them")
         raise ValueError("Must provide at least one of: class_name, task, or model_id. "
-                         f"Available pipelines: {_some(get_available_pipelines(), 'get_available_pipelines()')}. "
-                         f"Available tasks: {_some(list(TASKS), 'get_available_tasks()')}")
+                         f"Available pipelines: {listed}. Available tasks: {', '.join(TASKS)}")
     if class_name:
         return get_pipeline_registry()[_known_name(class_name)]
     alias = _known_alias(task) if task else ""
@@ -1087,26 +1105,29 @@ def _class_named_by(facts: ModelFacts) -> type:
         return registry[facts.class_name]
     record = next((record for record in _all_records() if record.name == facts.class_name), None)
     if record is None:
-        raise _unknown_pipeline(facts.class_name, f"Unknown pipeline class '{{}}', named by {facts.model_id}: the "
-                                                  "installed diffusers has no such class (is it older?). ")
+        start = f"Unknown pipeline class '{{}}', named by {facts.model_id}: is diffusers here older? "
+        raise _unknown_pipeline(facts.class_name, start)
     return _import_class(record)
 
 
 # ---------------------------------------------------------------------------------------------------- load
 
-def load_diffusers_pipeline(class_name: str | None = None, task: str | None = None, model_id: str | None = None,
-                            from_single_file: bool = False, device: str | None = None, **kwargs: Any) -> Any:
+def load_diffusers_pipeline(class_name: str | None = None, task: str | None = None,
+                            model_id: str | None = None, from_single_file: bool = False,
+                            device: str | None = None, **kwargs: Any) -> Any:
     """Load a pipeline from a local folder, a single checkpoint file, a URL of one, or a Hub repo id.
- The class is `class_name`, else the one that does `task` on this model, else the model's own.
-`from_single_file` is implied by a path or URL of a checkpoint. `device` None leaves the pipeline where
-diffusers puts it (the CPU), "auto" takes CUDA (or ROCm), else XPU, else MPS, else CPU, and any other value
-is passed to `.to()`. `kwargs` go to `from_pretrained` or `from_single_file` as they are: `torch_dtype`,
-`variant`, `token`, `config`, ….
- Raises ValueError for a name that is unknown or a model that can't be loaded this way, PipelineImportError,
-GatedModelError, MissingModelError, UnreachableHubError, and what diffusers raises.
+
+    The class is `class_name`, else the one that does `task` on this model, else the model's own.
+    `from_single_file` is implied by a path or URL of a checkpoint. `device` None leaves the pipeline where
+    diffusers puts it (the CPU), "auto" takes CUDA (or ROCm), else XPU, else MPS, else CPU, and any other
+    value is passed to `.to()`. `kwargs` go to `from_pretrained` or `from_single_file` as they are:
+    `torch_dtype`, `variant`, `token`, `config`, ….
+
+    Raises ValueError for a name that is unknown or a model that can't be loaded this way,
+    PipelineImportError, GatedModelError, MissingModelError, UnreachableHubError, and what diffusers raises.
     """
     if not model_id:
-        raise ValueError("model_id is required to load a pipeline: a local folder, a checkpoint file or a repo id")
+        raise ValueError("model_id is required to load: a local folder, a checkpoint file or a repo id")
     model_id = os.fspath(model_id)
     try:
         if from_single_file or _looks_single(model_id):
@@ -1127,10 +1148,8 @@ def pick_device() -> str:
     """The first of `cuda` (ROCm too), `xpu`, `mps` that torch can use here, else `cpu`."""
     import torch
 
-    for name, present in (("cuda", torch.cuda), ("xpu", getattr(torch, "xpu", None)), ("mps", torch.backends.mps)):
-        if present is not None and present.is_available():
-            return name
-    return "cpu"
+    accelerators = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
+    return next((name for name, found in accelerators.items() if found and found.is_available()), "cpu")
 
 
 def _looks_single(model_id: str) -> bool:
@@ -1141,10 +1160,12 @@ def _looks_single(model_id: str) -> bool:
 
 
 def _hub_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: kwargs[key] for key in ("token", "revision", "cache_dir", "local_files_only") if key in kwargs}
+    known = ("token", "revision", "cache_dir", "local_files_only")
+    return {key: kwargs[key] for key in known if key in kwargs}
 
 
-def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
+def _load_pretrained(class_name: str | None, task: str | None, model_id: str,
+                     kwargs: Mapping[str, Any]) -> Any:
     if class_name:
         chosen = resolve_pipeline_class(class_name=class_name)
     else:
@@ -1158,10 +1179,46 @@ def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kw
         chosen = _class_for(alias, facts)
     if not hasattr(chosen, "from_pretrained"):
         raise ValueError(f"{chosen.__name__} has no from_pretrained")
+    _expose_deprecated_packages(_component_libraries(model_id, kwargs))
     return chosen.from_pretrained(model_id, **kwargs)
 
 
-def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
+def _component_libraries(model_id: str, kwargs: Mapping[str, Any]) -> set[str]:
+    """The libraries that the components in a model's index come from; empty where no index can be read."""
+    path = os.path.join(model_id, "model_index.json")
+    if not os.path.isdir(model_id):
+        try:
+            path = _huggingface_hub().hf_hub_download(model_id, "model_index.json", **_hub_options(kwargs))
+        except Exception:  # from_pretrained meets the same trouble and tells it better
+            return set()
+    if not os.path.isfile(path):
+        return set()
+    index = json.loads(_read(path))
+    return {row[0] for row in index.values() if isinstance(row, list) and row and isinstance(row[0], str)}
+
+
+def _expose_deprecated_packages(libraries: Iterable[str]) -> None:
+    """Let diffusers find component classes of its deprecated pipelines.
+
+    Models name them by their package ("unclip"); diffusers 0.42.1 looks for that package as an attribute of
+    `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Nothing but
+    packages of diffusers itself is imported.
+    """
+    home = "diffusers.pipelines.deprecated"
+    deprecated = {record.module.split(".")[3] for record in _catalog().values()
+                  if record.module.startswith(home + ".")}
+    wanted = deprecated.intersection(libraries)
+    if not wanted:
+        return
+    with _import_lock:
+        pipelines = importlib.import_module("diffusers.pipelines")
+        for name in sorted(wanted):
+            if not hasattr(pipelines, name):
+                setattr(pipelines, name, importlib.import_module(f"{home}.{name}"))
+
+
+def _load_single_file(class_name: str | None, task: str | None, model_id: str,
+                      kwargs: Mapping[str, Any]) -> Any:
     if os.path.isdir(model_id):
         raise ValueError(f"'{model_id}' is a folder, not a checkpoint file: load it without from_single_file")
     if model_id.startswith(("/", "./", "../")) and not os.path.exists(model_id):
@@ -1171,33 +1228,35 @@ def _load_single_file(class_name: str | None, task: str | None, model_id: str, k
         return chosen.from_single_file(model_id, **kwargs)
     named = chosen.__name__ if chosen is not None else ""
     if named and named != _ROOT_CLASS and not named.startswith(_AUTO_PREFIX):
-        raise ValueError(f"{named} can't load a single file (it has no from_single_file): give the model's folder "
-                         "or repo id")
-    chosen = resolve_checkpoint_class(model_id, task or next(iter(pipeline_tasks(named)), None) if named else task,
-                                      **kwargs)
+        raise ValueError(f"{named} can't load a single file (it has no from_single_file): give the model's "
+                         "folder or repo id")
+    if named.startswith(_AUTO_PREFIX):
+        task = pipeline_tasks(named)[0]
+    chosen = resolve_checkpoint_class(model_id, task, **kwargs)
     if not hasattr(chosen, "from_single_file"):
-        raise ValueError(f"'{model_id}' belongs to {chosen.__name__}, which can't load a single file: give the "
-                         "model's folder or repo id")
+        raise ValueError(f"'{model_id}' belongs to {chosen.__name__}, which can't load a single file: give "
+                         "the model's folder or repo id")
     return chosen.from_single_file(model_id, **kwargs)
 
 
 def resolve_checkpoint_class(model_id: str, task: str | None = None, **kwargs: Any) -> type:
-    """The class for a single checkpoint file, fitted to a task: the one that `config=` (a folder or repo
-    id) names, else the one of the Hub repo that diffusers gives for such weights.
- Reads the header of a .safetensors file only. Raises ValueError for weights of no known family and
-UnknownTaskError, and HubError, which says what to pass instead.
+    """The class for a single checkpoint file, fitted to a task.
+
+    It is the class that `config=` (a folder or repo id) names, else the one of the Hub repo that diffusers
+    gives for such weights; of a .safetensors file only the header is read. Raises ValueError for weights of
+    no known family, UnknownTaskError, and HubError, which says what to pass instead.
     """
     alias = _known_alias(task) if task else ""
     config = kwargs.get("config") or _config_repo(model_id, kwargs)
     try:
         facts = inspect_model(str(config), **_hub_options(kwargs))
     except HubError as error:
-        raise type(error)(f"'{model_id}' names no pipeline class, and the one of its family could not be looked up: "
-                          f"{error}. Offline, pass config= a local folder with a model_index.json, or class_name=") \
-            from error
+        said = (f"'{model_id}' names no pipeline class, and its family's can't be looked up: {error}. "
+                "Offline, pass config= a local folder with a model_index.json, or class_name=")
+        raise type(error)(said) from error
     if not facts.class_name:
-        raise ValueError(f"'{model_id}' names no pipeline class, and neither does '{config}' ({facts.note}): pass "
-                         "config= a local folder whose model_index.json names the class, or class_name=")
+        raise ValueError(f"'{model_id}' names no pipeline class, and neither does '{config}' ({facts.note}): "
+                         "pass config= a local folder whose model_index.json names the class, or class_name=")
     return _class_for(alias, facts)
 
 
@@ -1209,8 +1268,9 @@ def _config_repo(model_id: str, kwargs: Mapping[str, Any]) -> str:
         utils.load_single_file_checkpoint(model_id, **_hub_options(kwargs))
     kind = utils.infer_diffusers_model_type(weights)
     # diffusers answers "v1" for whatever it doesn't know, a language model's weights included
-    if kind == "v1" and not any(key.startswith(("model.diffusion_model.", "cond_stage_model.")) for key in weights):
-        raise ValueError(f"'{model_id}' is no checkpoint of a pipeline that diffusers knows: its weights fit no family")
+    known = ("model.diffusion_model.", "cond_stage_model.")
+    if kind == "v1" and not any(key.startswith(known) for key in weights):
+        raise ValueError(f"'{model_id}' is no checkpoint that diffusers knows: its weights fit no family")
     return utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
 
 
@@ -1221,16 +1281,18 @@ def _shapes(path: str) -> dict[str, SimpleNamespace]:
         if not 0 < size <= os.path.getsize(path) - 8:
             raise ValueError(f"'{path}' is no .safetensors file: its header is broken")
         header = json.loads(file.read(size))
-    return {key: SimpleNamespace(shape=tuple(row["shape"])) for key, row in header.items() if key != "__metadata__"}
+    header.pop("__metadata__", None)
+    return {key: SimpleNamespace(shape=tuple(row["shape"])) for key, row in header.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- info
 
 def get_pipeline_info(class_name: str) -> dict[str, Any]:
     """What a pipeline is and takes; imports the class.
- Keys: `name`, `aliases`, `tasks`, `module`, `deprecated`, `docstring`, `supports_single_file`,
-`supports_lora`, `inputs` and `components` (parameter -> {"required", "default", "type"}), `output` (what
-comes out). Raises UnknownPipelineError (`Unknown pipeline: …`) and PipelineImportError.
+
+    Keys: `name`, `aliases`, `tasks`, `module`, `deprecated`, `docstring`, `supports_single_file`,
+    `supports_lora`, `inputs` and `components` (parameter -> {"required", "default", "type"}), `output`
+    (what comes out). Raises UnknownPipelineError (`Unknown pipeline: …`) and PipelineImportError.
     """
     if class_name.strip().lower() not in _lower_names():
         raise _unknown_pipeline(class_name, "Unknown pipeline: '{}'. ")

@@ -5,9 +5,9 @@ leave it; what is not there is taken as a Hub repo.
 """
 from __future__ import annotations
 
-import fnmatch
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import model_files, paths
@@ -19,6 +19,15 @@ from .settings import Settings
 WEIGHT_SUFFIXES = model_files.SAFE_SUFFIXES + model_files.PICKLE_SUFFIXES
 # What a component needs beside its weights.
 CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.model")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the YAML wants as a component: the field that says so, its text, and the subfolder to look in."""
+
+    field: str
+    name: str
+    subfolder: str = ""
 
 
 def find(spec: LoadSpec, name: str, field: str) -> Location:
@@ -131,9 +140,3 @@ def check_weights(path: Path, spec: LoadSpec, settings: Settings) -> None:
 def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
     """Whether weights that are not safetensors may be read: pickles can carry code."""
     return not settings.safetensors or spec.trust_remote_code or spec.load_options.get("use_safetensors") is False
-
-
-def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """The names that match one of the patterns."""
-    patterns = list(patterns)
-    return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]

@@ -21,6 +21,12 @@ _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_
 # What the signatures call one thing.
 _FRAME_COUNTS = ("num_frames", "video_length", "frames")
 _FRAME_RATES = ("frame_rate", "fps")
+# Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
+_OUTPUT_TYPES: Mapping[str, str] = {
+    "Generate3D": "mesh",  # Shap-E's default is a video of its renders
+    # Its PIL conversion of the depth map passes a mode that Pillow 13 refuses (diffusers 0.42.1, VaeImageProcessorLDM3D).
+    "StableDiffusionLDM3DPipeline": "np",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
     arguments |= _numbers(request, parameters, defaults)
     arguments |= _frames(request, pipeline, notes)
     arguments |= _fields(request, parameters, notes)
+    arguments |= _output_type(request, parameters, class_name)
     arguments |= output_size(request, pipeline, arguments, notes)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if "generator" in parameters:
@@ -132,6 +139,12 @@ def _fields(request: GenerationRequest, parameters: Parameters, notes: list[str]
         else:
             found[own] = str(value) if accepted_types(parameters[own]) == (str,) else value
     return found
+
+
+def _output_type(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, str]:
+    """The pipeline's default, save for the few rows above."""
+    wanted = _OUTPUT_TYPES.get(class_name) or _OUTPUT_TYPES.get(request.rpc)
+    return {"output_type": wanted} if wanted and "output_type" in parameters else {}
 
 
 def _generator(seed: int, device: str) -> Any:

@@ -9,7 +9,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from . import call_arguments, progress, tasks
+from . import call_arguments, progress, prompts, tasks
 from .call_arguments import Call
 from .engine import Job
 from .errors import InvalidRequest
@@ -45,16 +45,17 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     began = time.monotonic()
     pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
     call = call_arguments.build(request, pipeline, model.defaults)
+    call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
     for note in call.notes:
         log.info("%s: %s", request.rpc, note)
-    output = _run(pipeline, call, job)
+    output = call_pipeline(pipeline, call, job)
     job.check()
     description = _write(model, request, pipeline, call, output, job)
     log.info("%s: %s in %.2f s, seed %d", request.rpc, description, time.monotonic() - began, call.seed)
     return Outcome(description, call.seed, tuple(call.notes))
 
 
-def _run(pipeline: Any, call: Call, job: Job) -> Any:
+def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
     """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by."""
     try:
         return _call(pipeline, call.arguments, job)

@@ -28,6 +28,7 @@ LOAD_OPTIONS: dict[str, str] = {
     "safety_checker": "true loads the pipeline's safety checker",
     "clip_model": "text encoder that replaces the model's own",
     "vae": "VAE that replaces the model's own",
+    "controlnet_config": "folder or repo with the config.json of a single-file ControlNet",
     "lora_weight_name": "file in a LoRA's folder or repo (one for all, or a comma-separated list)",
     "low_cpu_mem_usage": "passed to from_pretrained",
     "disable_mmap": "passed to from_pretrained",

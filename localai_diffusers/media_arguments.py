@@ -5,7 +5,6 @@ main image first, then the mask, then the others; a parameter that takes a list 
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from .errors import InvalidRequest
 from .requests import GenerationRequest
 from .signatures import (LAST_IMAGE, Parameters, audio_parameters, image_parameters, mask_parameters, parameters_of,
                          takes_list, video_parameters)
+from .tasks import upscales
 
 
 def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str])
     found = _pictures(request, parameters, type(pipeline).__name__)
     found |= _one(request.video, video_parameters(parameters), "a video", pipeline)
     found |= _sound(request, pipeline)
+    found |= _named(request, pipeline)
     if request.last_image is not None:
         if LAST_IMAGE not in parameters:
             raise InvalidRequest(f"end_image: {type(pipeline).__name__} takes no last picture ({LAST_IMAGE})")
@@ -72,8 +73,54 @@ def _sound(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
     if not names:
         raise InvalidRequest(f"audio: {type(pipeline).__name__} takes no sound")
     rate = payloads.sampling_rate_of(pipeline)
-    track = audio.read_audio(request.audio, "audio", rate, max_seconds=request.max_audio_seconds)
+    track = audio.read_audio(request.audio, "audio", rate, max_seconds=request.settings.max_audio_seconds)
     return sound_argument(names[0], track, parameters)
+
+
+def _named(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
+    """``params`` that name a media argument of the signature with a path (or base64): read as what it takes."""
+    parameters = parameters_of(pipeline)
+    readers = {**dict.fromkeys(audio_parameters(parameters), _read_sound), **dict.fromkeys(image_parameters(parameters), _read_picture),
+               **dict.fromkeys(mask_parameters(parameters), _read_mask), **dict.fromkeys(video_parameters(parameters), _read_video)}
+    if LAST_IMAGE in parameters:
+        readers[LAST_IMAGE] = _read_picture
+    found: dict[str, Any] = {}
+    for name, value in request.params.items():
+        if name in readers and isinstance(value, str):
+            found |= readers[name](name, value, request, pipeline)
+    return found
+
+
+def _data(name: str, value: str, request: GenerationRequest) -> bytes:
+    from .media import files
+
+    return files.decode_reference(value, f"params[{name!r}]", request.settings.max_source_bytes)
+
+
+def _read_picture(name: str, value: str, request: GenerationRequest, _pipeline: Any, mode: str = "RGB") -> dict[str, Any]:
+    from .media import images
+
+    return {name: images.read_image(_data(name, value, request), f"params[{name!r}]", max_pixels=request.settings.max_source_pixels,
+                                    mode=mode)}
+
+
+def _read_mask(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
+    return _read_picture(name, value, request, pipeline, mode="L")
+
+
+def _read_video(name: str, value: str, request: GenerationRequest, _pipeline: Any) -> dict[str, Any]:
+    from .media import videos
+
+    return {name: videos.read_video(_data(name, value, request), f"params[{name!r}]", max_frames=request.settings.max_frames,
+                                    max_pixels=request.settings.max_source_pixels)}
+
+
+def _read_sound(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
+    from .media import audio, payloads
+
+    track = audio.read_audio(_data(name, value, request), f"params[{name!r}]", payloads.sampling_rate_of(pipeline),
+                             max_seconds=request.settings.max_audio_seconds)
+    return sound_argument(name, track, parameters_of(pipeline))
 
 
 def sound_argument(name: str, track: Any, parameters: Parameters) -> dict[str, Any]:
@@ -111,7 +158,7 @@ def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, n
     main = _main(found, parameters)
     names = image_parameters(parameters)
     several = bool(names) and isinstance(found.get(names[0]), list)
-    if main is None or not hasattr(main, "resize") or several or enlarges(pipeline) or _size_is_free(request):
+    if main is None or not hasattr(main, "resize") or several or upscales(type(pipeline)) or _size_is_free(request):
         return found
     bound = (None, None) if request.is_inpainting else (request.width, request.height)
     size = sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
@@ -131,18 +178,13 @@ def _at_size(value: Any, size: tuple[int, int]) -> Any:
     return value.resize(size) if hasattr(value, "resize") and getattr(value, "size", size) != size else value
 
 
-def enlarges(pipeline: Any) -> bool:
-    """Whether the pipeline makes a larger picture of its source: by its name's words, as upscalers are called."""
-    return bool(re.search(r"Upscal|SuperResolution", type(pipeline).__name__))
-
-
 def output_size(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, int]:
     """Width and height where the signature has them: the main image's, else what is asked for to the nearest multiple."""
     parameters = parameters_of(pipeline)
     if "width" not in parameters or "height" not in parameters:
         return {}
     main = _main(arguments, parameters)
-    if main is not None and hasattr(main, "size") and not _size_is_free(request) and not enlarges(pipeline):
+    if main is not None and hasattr(main, "size") and not _size_is_free(request) and not upscales(type(pipeline)):
         asked = main.size
     else:
         asked = (request.width or arguments.get("width"), request.height or arguments.get("height"))

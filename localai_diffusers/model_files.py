@@ -26,6 +26,7 @@ PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
                       r"(?P<revision>[^/]+)/(?P<file>.+)")
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?(?:tree/(?P<revision>[^/]+)/?)?")
 _HUB_SCHEMES = ("huggingface://", "hf://")
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -61,6 +62,9 @@ def hub_location(model: str) -> Location:
     url = _HUB_URL.fullmatch(model.partition("?")[0])
     if url:
         return Location("repo_file", repo=url["repo"], file=url["file"], revision=url["revision"])
+    page = _HUB_PAGE.fullmatch(model.partition("?")[0])
+    if page:
+        return Location("repo", repo=page["repo"], revision=page["revision"])
     for scheme in _HUB_SCHEMES:
         if model.startswith(scheme):
             return _hub_reference(model, model.removeprefix(scheme))
@@ -177,17 +181,32 @@ def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) ->
         if weights.path.suffix in PICKLE_SUFFIXES and not allow_pickle:
             raise LoadError(f"{weights.path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "
                             "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true")
-    for index in facts.path.glob("*/*.safetensors.index.json") if facts.path.is_dir() else ():
-        shards = set(read_json(index).get("weight_map", {}).values())
-        for shard in sorted(shards):
-            if not (index.parent / str(shard)).is_file():
-                raise LoadError(f"{index} names the shard {shard}, which is missing: download the model again")
+    _check_every_component(facts)
+    for weights in facts.chosen_files(variant):
+        for index in weights.path.parent.glob("*.safetensors.index*.json"):
+            if variant_of(index.name) == variant_of(weights.path.name):
+                _check_shards(index)
+
+
+def _check_every_component(facts: ModelFacts) -> None:
+    """Raise LoadError for a component of a pipeline's folder whose config, or nothing, is there without its weights."""
+    if not facts.index or facts.is_modular or not facts.path.is_dir():
+        return
+    for name in facts.components.keys() - {weights.component for weights in facts.files} - {"safety_checker"}:
+        folder = facts.path / name
+        if not _is_weightless(name) and ((folder / "config.json").is_file() or not folder.is_dir()):
+            raise LoadError(f"{folder} holds no weights: download the model again, whole")
+
+
+def _check_shards(index: Path) -> None:
+    for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+        if not (index.parent / str(shard)).is_file():
+            raise LoadError(f"{index} names the shard {shard}, which is missing: download the model again")
 
 
 def variant_of(file_name: str) -> str:
-    """The variant in a weight file's name ("fp16" in model.fp16-00001-of-00002.safetensors), "" if none."""
-    stem = file_name.removesuffix(".index.json").rpartition(".")[0]
-    stem = re.sub(r"-\d{5}-of-\d{5}$", "", stem)
+    """The variant in the name of a weight file or its index ("fp16" in model.fp16-00001-of-00002.safetensors), "" if none."""
+    stem = re.sub(r"\.safetensors\.index|\.bin\.index|-\d{5}-of-\d{5}", "", file_name.rpartition(".")[0])
     return stem.partition(".")[2]
 
 

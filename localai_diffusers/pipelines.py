@@ -5,17 +5,20 @@ which allocates.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import adapters, flux_quantized, model_files, paths, placement, schedulers
+from . import (adapters, components, controlnets, flux_quantized, model_files, paths, placement, schedulers,
+               transformer_file)
+from .artifacts import Wish
 from .engine import Job
 from .errors import BackendError, LoadError
 from .load_spec import LoadSpec
@@ -72,10 +75,17 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
         model_files.file_facts(location.path)  # a language model's file is refused before anything is imported
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
+    location, wanted = _with_base(spec, location)
+    nets = controlnets.find(spec, settings)
     facts = _facts(spec, location, settings)
-    cls, notes = choose_class(spec, facts)
+    cls, notes = _choose(spec, facts, nets)
     job.check()
-    facts = _with_weights(spec, location, facts, cls, settings)
+    wanted |= components.wishes(spec, cls)
+    facts = _with_weights(spec, location, facts, cls, settings, wanted)
+    if location.kind == "repo":
+        cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
+    parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(spec, facts, cls, nets, settings)
+    facts = components.amended(facts, parts)
     variant = placement.preferred_variant(spec, facts)
     model_files.check_weights(facts, variant, _allows_pickle(spec, settings))
     if spec.scheduler:
@@ -90,10 +100,23 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
         with watched_loading(job):
             pipeline = loader.load_diffusers_pipeline(
                 class_name=cls.__name__, model_id=str(facts.path), from_single_file=location.kind.endswith("file"),
-                **_arguments(spec, facts, cls, where, variant, settings))
+                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(parts, where)})
         return finish(spec, pipeline, where, options, settings, notes)
 
     return build
+
+
+def _with_base(spec: LoadSpec, location: Location) -> tuple[Location, dict[str, Wish]]:
+    """For a file that holds a transformer alone: its base, and the file as a component of it. Else ``location``."""
+    if not location.kind.endswith("file"):
+        return location, {}
+    return transformer_file.base_of(spec, location.path or _download_file(spec, location)) or (location, {})
+
+
+def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:
+    """The class for the model, with its ControlNets where there are any."""
+    cls, notes = choose_class(spec, controlnets.with_controlnet(facts, nets))
+    return controlnets.pipeline_class(cls, facts, nets, misfit), notes
 
 
 # --- what the model is -------------------------------------------------------------------------------------------
@@ -124,15 +147,19 @@ def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
     return replace(facts, class_name=index.class_name, components=index.components, index=index.index)
 
 
-def _with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: type, settings: Settings) -> ModelFacts:
-    """For a repo: its files downloaded as diffusers does it (resumable, only what ``cls`` needs), as a folder's facts."""
+def _with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: type, settings: Settings,
+                  replaced: Iterable[str] = ()) -> ModelFacts:
+    """For a repo: its files downloaded as diffusers does it (resumable, only what ``cls`` needs), as a folder's facts.
+
+    Of the ``replaced`` components only the configs.
+    """
     if location.kind != "repo":
         return facts
     import diffusers
 
     options = {"revision": _revision(spec, location), "local_files_only": spec.load_options.get("local_files_only"),
                "use_safetensors": _use_safetensors(spec, settings), "trust_remote_code": spec.trust_remote_code}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None} | dict.fromkeys(replaced)
     download = diffusers.DiffusionPipeline.download
     wanted = spec.load_options.get("variant") or ("fp16" if spec.f16 else None)
     try:
@@ -141,7 +168,18 @@ def _with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: ty
         if wanted is None or spec.load_options.get("variant"):
             raise
         folder = download(location.repo, **options)  # f16 asks for fp16 files, it does not need them
+    _download_configs(spec, location, replaced)
     return model_files.folder_facts(Path(folder), str(spec.load_options.get("subfolder") or ""))
+
+
+def _download_configs(spec: LoadSpec, location: Location, names: Iterable[str]) -> None:
+    """The configs of components whose weights come from elsewhere; a component may have none."""
+    import huggingface_hub
+
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            huggingface_hub.hf_hub_download(location.repo, f"{name}/config.json", revision=_revision(spec, location),
+                                            local_files_only=bool(spec.load_options.get("local_files_only")))
 
 
 def _download_file(spec: LoadSpec, location: Location) -> Path:
@@ -220,25 +258,32 @@ def _explicit(name: str, own: type | None, facts: ModelFacts) -> tuple[type, lis
     reason = misfit(cls, own, facts)
     if not reason:
         return cls, []
-    fitting = _same_task(cls, own)
+    fitting = _same_task(cls, own, facts)
     return fitting, [f"PipelineType {cls.__name__} does not fit this model ({reason}): loaded as {fitting.__name__}"]
 
 
-def _same_task(asked: type, own: type) -> type:
-    """The model's own class, or its sibling for the main task of the class that was asked for."""
+def _same_task(asked: type, own: type, facts: ModelFacts) -> type:
+    """The model's own class, or its sibling for the main task of the class that was asked for, where that fits."""
     for task in loader.pipeline_tasks(asked.__name__)[:1]:
         try:
-            return loader.find_sibling(own, task)
+            sibling = loader.find_sibling(own, task)
         except ValueError:
             continue
+        if sibling is own or _connects(sibling, facts) or not misfit(sibling, own, facts):
+            return sibling
     return own
+
+
+def _connects(cls: type, facts: ModelFacts) -> bool:
+    """Whether the class fetches what it lacks from the repos that the model's card names (Kandinsky's prior)."""
+    return bool(getattr(cls, "_load_connected_pipes", False)) and (facts.path / "README.md").is_file()
 
 
 def misfit(cls: type, own: type, facts: ModelFacts) -> str:
     """Why ``cls`` cannot run this model, "" if it can.
 
-    It needs a component that the model lacks or has of another type, or it leaves one unused that the model's own
-    class cannot do without (SDXL's second text encoder).
+    It needs a component that the model lacks or has of another type, or it leaves one unused that the model has and its
+    own class uses (SDXL's second text encoder).
     """
     if not facts.components:
         return ""
@@ -247,11 +292,22 @@ def misfit(cls: type, own: type, facts: ModelFacts) -> str:
     missing = sorted(needed - facts.components.keys())
     if missing:
         return f"it needs {', '.join(missing)}"
-    unused = sorted(name for name in _required(own) & facts.components.keys() - set(expected) if name not in _DISPENSABLE)
+    # Not only what its constructor insists on: SDXL lists both of its text encoders as optional.
+    own_expected, _ = own._get_signature_keys(own)
+    unused = sorted(set(own_expected) & facts.components.keys() - {*expected, *_DISPENSABLE})
     if unused:
         return f"it has no use for {', '.join(unused)}"
     wrong = sorted(name for name in expected if not _type_fits(cls, name, facts))
-    return f"{wrong[0]} is a {facts.components[wrong[0]][1]}" if wrong else ""
+    return f"{wrong[0]} is a {facts.components[wrong[0]][1]}" if wrong else _channel_misfit(cls, facts)
+
+
+def _channel_misfit(cls: type, facts: ModelFacts) -> str:
+    """Text alone fills a UNet that takes the VAE's latents and nothing beside them: an inpainting, pix2pix or Marigold
+    repo has Stable Diffusion's components and a UNet of more channels."""
+    if "text-to-image" not in loader.pipeline_tasks(cls.__name__)[:1]:
+        return ""
+    takes, gives = facts.config("unet").get("in_channels"), facts.config("vae").get("latent_channels")
+    return f"its unet takes {takes} channels and its vae gives {gives}" if takes and gives and takes != gives else ""
 
 
 def _required(cls: type) -> set[str]:

@@ -1,7 +1,7 @@
 """The step hook: told of every inference step, it can stop the work there, and it says how far it is.
 
-A pipeline offers one to three ways in (``callback_on_step_end``, the legacy ``callback``, its ``progress_bar``); all
-that it has are used. On a terminal the bar is tqdm's; elsewhere it is a plain log line now and then, because the core
+There are three ways in: ``callback_on_step_end`` where the signature has it, the pipeline's ``progress_bar``, and a
+hook before every component runs, which reaches those that have neither. On a terminal the bar is tqdm's; elsewhere it is a plain log line now and then, because the core
 tails stderr line by line and a carriage return would make one enormous line of it.
 """
 from __future__ import annotations
@@ -107,15 +107,13 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
 
 
 def _callbacks(parameters: Any, job: Job) -> dict[str, Any]:
+    """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of them
+    (Paradigms) breaks when it is given one."""
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         job.check()
         return values
 
-    def legacy(*_arguments: Any) -> None:
-        job.check()
-
-    names = {"callback_on_step_end": on_step_end, "callback": legacy}
-    return {name: hook for name, hook in names.items() if name in parameters}
+    return {"callback_on_step_end": on_step_end} if "callback_on_step_end" in parameters else {}
 
 
 def _stoppable(pipeline: Any) -> list[Any]:

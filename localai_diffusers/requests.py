@@ -44,7 +44,7 @@ class GenerationRequest:
     fps: float | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
-    max_audio_seconds: float = 600.0
+    settings: Settings = field(default_factory=Settings)
 
 
 def from_image_request(request: Any, settings: Settings) -> GenerationRequest:
@@ -114,7 +114,7 @@ def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
         audio=_sound("audio", request.audio, settings),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
         fps=_bounded("fps", request.fps, 0, 240),
-        params=_params(request.params), max_audio_seconds=settings.max_audio_seconds,
+        params=_params(request.params), settings=settings,
     )
 
 
@@ -147,7 +147,7 @@ def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
         _prompt(name, said.get(name, ""), settings)
     return GenerationRequest("SoundGeneration", request.dst, prompt, audio=_sound("src", request.src, settings),
                              fields={name: value for name, value in said.items() if value is not None},
-                             max_audio_seconds=settings.max_audio_seconds)
+                             settings=settings)
 
 
 def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
@@ -162,6 +162,22 @@ def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
         seed=_seed(request.seed, zero_is_random=True),
         params={name: value for name, value in _params(request.params).items() if name != "prompt"},
     )
+
+
+def from_upscale_request(request: Any, settings: Settings) -> GenerationRequest:
+    """UpscaleImageRequest; ``scale`` is the caller's own to read with :func:`upscale_factor`."""
+    from .media import files
+
+    files.check_destination(request.dst)
+    if not request.src:
+        raise InvalidRequest("src is empty: it must be the path of a picture")
+    upscale_factor(request)
+    return GenerationRequest("UpscaleImage", request.dst, images=(_picture("src", request.src, settings),), seed=0)
+
+
+def upscale_factor(request: Any) -> int | None:
+    """The scale that is asked for, None for the model's own."""
+    return _bounded("scale", request.scale, 0, 16)
 
 
 def from_depth_request(request: Any, settings: Settings) -> GenerationRequest:

@@ -75,6 +75,12 @@ def audio_parameters(parameters: Parameters) -> list[str]:
 LAST_IMAGE = "last_image"
 
 
+def takes_media(name: str, parameters: Parameters) -> bool:
+    """Whether the parameter ``name`` takes media of any kind."""
+    every = (image_parameters, mask_parameters, video_parameters, audio_parameters)
+    return name == LAST_IMAGE or any(name in kind(parameters) for kind in every)
+
+
 def _media(parameters: Parameters, words: tuple[str, ...]) -> list[str]:
     return [name for name, parameter in parameters.items() if _ends_in(name, words) and _takes_media(parameter)]
 
@@ -153,7 +159,8 @@ def check_params(params: Mapping[str, Any], parameters: Parameters, class_name: 
     for name, value in params.items():
         if name not in parameters:
             raise InvalidRequest(f"params[{name!r}] is no argument of {class_name}{did_you_mean(name, parameters)}")
-        _check_type(f"params[{name!r}]={value!r}", value, parameters[name], class_name)
+        if not (isinstance(value, str) and takes_media(name, parameters)):  # there text is a path, read later
+            _check_type(f"params[{name!r}]={value!r}", value, parameters[name], class_name)
     return dict(params)
 
 

@@ -61,6 +61,11 @@ def makes_video(pipeline_class: type) -> bool:
     return any(task.endswith("-to-video") for task in tasks_of(pipeline_class))
 
 
+def upscales(pipeline_class: type) -> bool:
+    """Whether the pipeline makes a larger picture of its source."""
+    return "upscaling" in tasks_of(pipeline_class)
+
+
 def needs_mask(pipeline_class: type) -> bool:
     masks, done = mask_parameters(parameters_of(pipeline_class)), tasks_of(pipeline_class)
     return bool(masks) and "inpainting" in done and "image-to-image" not in done

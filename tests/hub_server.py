@@ -1,6 +1,6 @@
-"""A small stand-in for the Hugging Face Hub: serves a folder of repos over HTTP to the real huggingface_hub
-client.
- `root/owner/name/…` becomes the repo `owner/name`. Point the client at it with `HF_ENDPOINT` in the
+"""A stand-in for the Hugging Face Hub: serves a folder of repos over HTTP to the real huggingface_hub client.
+
+`root/owner/name/…` becomes the repo `owner/name`. Point the client at it with `HF_ENDPOINT` in the
 environment of a fresh process (the client reads that variable once, when it is imported)::
 
     with FakeHub(root) as hub:
@@ -28,8 +28,9 @@ Headers = dict[str, str]
 class FakeHub:
     """The server and what it saw. `facts` overrides fields of a repo's model_info; `denied` maps a repo to
     a status.
- A denied repo answers 403 as a gated one and 404 as a missing one does; with `token` set, that bearer token
-opens the gated ones.
+
+    A denied repo answers 403 as a gated one and 404 as a missing one does; with `token` set, that bearer
+    token opens the gated ones.
     """
 
     def __init__(self, root: str | Path, facts: dict[str, dict[str, Any]] | None = None,
@@ -80,8 +81,8 @@ opens the gated ones.
 
     def tree(self, repo: str) -> list[dict[str, Any]]:
         """What /api/models/<repo>/tree/<revision> lists."""
-        return [{"type": "file", "path": path.relative_to(self.root / repo).as_posix(), "size": path.stat().st_size,
-                 "oid": _etag(path)} for path in self.files(repo)]
+        return [{"type": "file", "path": path.relative_to(self.root / repo).as_posix(),
+                 "size": path.stat().st_size, "oid": _etag(path)} for path in self.files(repo)]
 
     def refusal(self, repo: str, authorization: str) -> tuple[int, Headers] | None:
         """Status and error headers when this repo is closed to the caller."""
@@ -93,8 +94,8 @@ opens the gated ones.
 
 
 def hub_environment(url: str, cache: str | Path, **more: str) -> dict[str, str]:
-    """This process's environment with the Hub at `url` and an empty cache, without the user's own settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_", "HUGGING_"))}
+    """This process's environment with the Hub at `url` and a cache of its own, no user settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     return kept | {"HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
                    "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"} | more
 

@@ -94,3 +94,66 @@ class Backend:
             except grpc.RpcError:
                 time.sleep(0.05)
         raise RuntimeError(f"no Health from the backend:\n{self.log}")
+
+
+# --- in this process, without a server -----------------------------------------------------------------------------
+
+
+def new_job() -> Any:
+    """A job that nobody runs, for what only asks it whether to go on."""
+    from localai_diffusers.engine import Job
+
+    return Job(lambda _job: None, "test")
+
+
+def spec_of(model: str | Path, **fields: Any) -> Any:
+    """The LoadSpec of a ModelOptions message as the core sends it, on the CPU unless an option names a device."""
+    from localai_diffusers import load_spec
+
+    fields.setdefault("ModelFile", str(model))
+    options = list(fields.pop("Options", []))
+    options += [] if any(option.startswith("device:") for option in options) else ["device:cpu"]
+    return load_spec.from_model_options(backend_pb2.ModelOptions(Model=str(model), Options=options, **fields))
+
+
+def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
+    """A LoadedModel, through the rooms that LoadModel goes through. Raises what they raise."""
+    import torch
+
+    from localai_diffusers import pipelines
+    from localai_diffusers.settings import Settings
+
+    torch.set_num_threads(1)
+    return pipelines.prepare(spec_of(model, **fields), settings or Settings(), new_job())()
+
+
+def image_request(prompt: str = "", settings: Any = None, **fields: Any) -> Any:
+    """The GenerationRequest of a GenerateImageRequest message; its dst is a new file unless one is given."""
+    from localai_diffusers import requests
+    from localai_diffusers.settings import Settings
+
+    fields.setdefault("dst", str(Path(tempfile.mkdtemp(prefix="image-test-")) / "out.png"))
+    message = backend_pb2.GenerateImageRequest(positive_prompt=prompt, **fields)
+    return requests.from_image_request(message, settings or Settings())
+
+
+def generate(model: Any, prompt: str = "", **fields: Any) -> tuple[Any, Any]:
+    """The picture that GenerateImage makes and its Outcome."""
+    from PIL import Image
+
+    from localai_diffusers import generation
+
+    request = image_request(prompt, model.settings, **fields)
+    outcome = generation.generate(model, request, new_job())
+    with Image.open(request.dst) as image:
+        image.load()
+        return image, outcome
+
+
+def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
+    """What GenerateImage would call the loaded pipeline (or its sibling for the task) with."""
+    from localai_diffusers import call_arguments, tasks
+
+    request = image_request(prompt, model.settings, **fields)
+    pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
+    return call_arguments.build(request, pipeline, model.defaults).arguments

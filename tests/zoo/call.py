@@ -7,7 +7,7 @@ from typing import Any
 
 from . import ENTRIES, checkpoint
 
-EMBEDDINGS = (16, 2, 2)  # what Stable Cascade's prior makes of 64 pixels
+EMBEDDINGS = (16, 3, 3)  # what the priors of Wuerstchen and Stable Cascade make for 128 pixels
 SIZE = 64  # pixels of every input picture
 
 
@@ -51,6 +51,8 @@ INPUTS = {
     "example_image": lambda: picture(seed=3),
     "video": frames,
     "control_video": frames,
+    "pose_video": frames,
+    "face_video": frames,
     "conditioning_frames": frames,
     "source_prompt": lambda: "a blue circle",
     "editing_prompt": lambda: ["a green square"],

@@ -113,6 +113,14 @@ def gemma_tokenizer(length: int = 8192) -> Any:
 
 
 @functools.cache
+def byt5_tokenizer() -> Any:
+    """ByT5Tokenizer: bytes, so nothing to train."""
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer(model_max_length=128)
+
+
+@functools.cache
 def roberta_tokenizer() -> Any:
     """RobertaTokenizer, 77 tokens long, as CLAP has it."""
     from transformers import RobertaTokenizerFast
@@ -153,6 +161,19 @@ def clip_eyes() -> Any:
     """CLIPVisionModel (no projection) for 32 pixels square."""
     return model("CLIPVisionModel", hidden_size=32, intermediate_size=64, num_hidden_layers=2, image_size=32,
                  num_attention_heads=4, patch_size=16)
+
+
+def siglip_eyes() -> Any:
+    """SiglipVisionModel for 32 pixels square."""
+    return model("SiglipVisionModel", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                 image_size=32, patch_size=16)
+
+
+def siglip_processor() -> Any:
+    """SiglipImageProcessor to 32 pixels square."""
+    from transformers import SiglipImageProcessor
+
+    return SiglipImageProcessor(size={"height": 32, "width": 32})
 
 
 def clip_processor(size: int = 32) -> Any:

@@ -152,6 +152,16 @@ def sdxl_controlnet() -> Parts:
     return {**sdxl(), "controlnet": net}
 
 
+def sdxl_union() -> Parts:
+    """SDXL with a ControlNet for six kinds of control at once."""
+    net = model("ControlNetUnionModel", block_out_channels=[16, 32], layers_per_block=1, cross_attention_dim=64,
+                down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], attention_head_dim=[2, 4], norm_num_groups=4,
+                use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+                transformer_layers_per_block=[1, 1], projection_class_embeddings_input_dim=80, num_proj_channel=16,
+                conditioning_embedding_out_channels=[8, 8, 8, 16], num_trans_channel=16, num_trans_head=2)
+    return {**sdxl(), "controlnet": net}
+
+
 def sdxl_adapter() -> Parts:
     """SDXL with a T2I adapter; the XL kind starts at a sixteenth of the size."""
     return {**sdxl(), "adapter": model("T2IAdapter", in_channels=3, channels=[16, 32], num_res_blocks=1,
@@ -282,4 +292,8 @@ ENTRIES: dict[str, Entry] = {
     **entries("latent-diffusion", ldm_upscale, "image", SMALL, ("LDMSuperResolutionPipeline", "image")),
     **entries("latent-diffusion", ldm_text, "image", SMALL, ("LDMTextToImagePipeline", "prompt")),
     **entries("dit", dit, "image", SMALL, ("DiTPipeline", "class_labels")),
+    **entries("controlnet-xl", sdxl_union, "image", dict(SMALL, control_mode=[0]),
+              ("StableDiffusionXLControlNetUnionPipeline", "prompt control_image"),
+              ("StableDiffusionXLControlNetUnionImg2ImgPipeline", "prompt image control_image"),
+              ("StableDiffusionXLControlNetUnionInpaintPipeline", "prompt image mask_image control_image")),
 }

@@ -9,6 +9,7 @@ from .entry import Entry, entries
 from .image import SMALL, Parts
 from .kit import model, scheduler
 
+HALF = dict(strength=0.5)  # one of two steps: at more, two steps begin at pure noise and the picture has no say
 
 def sd3() -> Parts:
     """Stable Diffusion 3: two pooled CLIPs and a T5 for a joint transformer."""
@@ -79,11 +80,7 @@ def flux_controlnet() -> Parts:
 
 def redux() -> Parts:
     """Flux Redux: a picture as prompt embeddings; makes no picture itself."""
-    from transformers import SiglipImageProcessor
-
-    eyes = model("SiglipVisionModel", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                 image_size=32, patch_size=16)
-    return {**flux(), "image_encoder": eyes, "feature_extractor": SiglipImageProcessor(size={"height": 32, "width": 32}),
+    return {**flux(), "image_encoder": c.siglip_eyes(), "feature_extractor": c.siglip_processor(),
             "image_embedder": model("ReduxImageEncoder", redux_dim=32, txt_in_features=32)}
 
 
@@ -244,43 +241,94 @@ def cogview4(channels: int = 4) -> Parts:
                                                                 max_shift=0.75, base_image_seq_len=256))
 
 
+def hunyuan_dit_controlnet() -> Parts:
+    """HunyuanDiT with a ControlNet."""
+    net = model("HunyuanDiT2DControlNetModel", sample_size=16, transformer_num_layers=2, patch_size=2,
+                attention_head_dim=8, num_attention_heads=3, in_channels=4, cross_attention_dim=32,
+                cross_attention_dim_t5=32, pooled_projection_dim=16, hidden_size=24)
+    return {**hunyuan_dit(), "controlnet": net}
+
+
+def longcat_image() -> Parts:
+    """LongCat-Image: Flux's blocks over Qwen2.5-VL; may rewrite the prompt first."""
+    transformer = model("LongCatImageTransformer2DModel", in_channels=64, num_layers=1, num_single_layers=1,
+                        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
+                        axes_dims_rope=[4, 6, 6])
+    return {**flux(), "transformer": transformer, "text_encoder": c.qwen_vl(), "tokenizer": c.qwen_tokenizer(),
+            "text_processor": c.qwen_vl_processor()}
+
+
+def hunyuan_image() -> Parts:
+    """HunyuanImage 2.1: Qwen2.5-VL, ByT5 for text in quotes, guidance as a component."""
+    vae = model("AutoencoderKLHunyuanImage", in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1,
+                block_out_channels=[32, 32, 32, 32], spatial_compression_ratio=8, sample_size=64,
+                scaling_factor=0.75)
+    transformer = model("HunyuanImageTransformer2DModel", in_channels=4, out_channels=4, num_attention_heads=2,
+                        attention_head_dim=16, num_layers=1, num_single_layers=1, num_refiner_layers=1,
+                        patch_size=[1, 1], text_embed_dim=32, rope_axes_dim=[8, 8])
+    return dict(vae=vae, transformer=transformer, text_encoder=c.qwen_vl(layers=3), tokenizer=c.qwen_tokenizer(),
+                text_encoder_2=c.t5(vocab_size=384), tokenizer_2=c.byt5_tokenizer(), scheduler=c.flow(shift=5.0),
+                guider=guider(), ocr_guider=guider())
+
+
+def guider() -> Any:
+    """Guidance as a component of the pipeline."""
+    return scheduler("AdaptiveProjectedMixGuidance", guidance_scale=3.0)
+
+
+def kandinsky5(conditioned: bool) -> Any:
+    """Kandinsky 5 Image: Qwen2.5-VL and CLIP, a video transformer on one frame."""
+    def parts() -> Parts:
+        return dict(transformer=kandinsky5_transformer(conditioned), vae=c.flow_vae(), text_encoder=c.qwen_vl(),
+                    tokenizer=c.qwen_vl_processor(), text_encoder_2=c.clip_text(), tokenizer_2=c.clip_tokenizer(),
+                    scheduler=c.flow(shift=5.0))
+    return parts
+
+
+def kandinsky5_transformer(conditioned: bool, channels: int = 16) -> Any:
+    """Kandinsky5Transformer3DModel; `conditioned` makes room for a picture's latents and a mask."""
+    return model("Kandinsky5Transformer3DModel", in_visual_dim=channels, in_text_dim=32, in_text_dim2=32, time_dim=32,
+                 out_visual_dim=channels, patch_size=[1, 2, 2], model_dim=32, ff_dim=64, num_text_blocks=1,
+                 num_visual_blocks=2, axes_dims=[4, 6, 6], visual_cond=conditioned)
+
+
 ENTRIES: dict[str, Entry] = {
     **entries("stable-diffusion-3", sd3, "image", SMALL,
               ("StableDiffusion3Pipeline", "prompt"),
-              ("StableDiffusion3Img2ImgPipeline", "prompt image"),
+              ("StableDiffusion3Img2ImgPipeline", "prompt image", HALF),
               ("StableDiffusion3InpaintPipeline", "prompt image mask_image"),
               ("StableDiffusion3PAGPipeline", "prompt"),
-              ("StableDiffusion3PAGImg2ImgPipeline", "prompt image")),
+              ("StableDiffusion3PAGImg2ImgPipeline", "prompt image", HALF)),
     **entries("stable-diffusion-3", sd3_controlnet, "image", SMALL,
               ("StableDiffusion3ControlNetPipeline", "prompt control_image")),
     **entries("flux", flux, "image", SMALL,
               ("FluxPipeline", "prompt"),
-              ("FluxImg2ImgPipeline", "prompt image"),
+              ("FluxImg2ImgPipeline", "prompt image", HALF),
               ("FluxInpaintPipeline", "prompt image mask_image"),
               ("FluxKontextPipeline", "prompt image", dict(max_area=64 * 64))),
     **entries("flux", flux_fill, "image", SMALL, ("FluxFillPipeline", "prompt image mask_image")),
     **entries("flux", flux_control, "image", SMALL,
               ("FluxControlPipeline", "prompt control_image"),
-              ("FluxControlImg2ImgPipeline", "prompt image control_image"),
+              ("FluxControlImg2ImgPipeline", "prompt image control_image", HALF),
               ("FluxControlInpaintPipeline", "prompt image mask_image control_image")),
     **entries("flux", flux_controlnet, "image", SMALL,
               ("FluxControlNetPipeline", "prompt control_image"),
-              ("FluxControlNetImg2ImgPipeline", "prompt image control_image"),
+              ("FluxControlNetImg2ImgPipeline", "prompt image control_image", HALF),
               ("FluxControlNetInpaintPipeline", "prompt image mask_image control_image")),
     **entries("flux", redux, "embeds", SMALL, ("FluxPriorReduxPipeline", "prompt image")),
     **entries("chroma", chroma, "image", SMALL,
               ("ChromaPipeline", "prompt"),
-              ("ChromaImg2ImgPipeline", "prompt image")),
+              ("ChromaImg2ImgPipeline", "prompt image", HALF)),
     **entries("bria", bria, "image", SMALL, ("BriaPipeline", "prompt")),
     **entries("ovis-image", ovis_image, "image", SMALL, ("OvisImagePipeline", "prompt")),
     **entries("flux-2", flux2_klein, "image", SMALL, ("Flux2KleinPipeline", "prompt")),
     **entries("z-image", z_image, "image", SMALL,
               ("ZImagePipeline", "prompt"),
-              ("ZImageImg2ImgPipeline", "prompt image"),
+              ("ZImageImg2ImgPipeline", "prompt image", HALF),
               ("ZImageInpaintPipeline", "prompt image mask_image")),
     **entries("qwen-image", qwen_image, "image", SMALL,
               ("QwenImagePipeline", "prompt"),
-              ("QwenImageImg2ImgPipeline", "prompt image"),
+              ("QwenImageImg2ImgPipeline", "prompt image", HALF),
               ("QwenImageInpaintPipeline", "prompt image mask_image")),
     **entries("qwen-image", qwen_controlnet, "image", SMALL, ("QwenImageControlNetPipeline", "prompt control_image")),
     **entries("qwen-image", qwen_edit, "image", SMALL,
@@ -308,4 +356,12 @@ ENTRIES: dict[str, Entry] = {
     **entries("cogview-3", cogview3, "image", dict(SMALL, max_sequence_length=16), ("CogView3PlusPipeline", "prompt")),
     **entries("cogview-4", cogview4, "image", SMALL, ("CogView4Pipeline", "prompt")),
     **entries("cogview-4", lambda: cogview4(8), "image", SMALL, ("CogView4ControlPipeline", "prompt control_image")),
+    **entries("hunyuan-dit", hunyuan_dit_controlnet, "image", dict(SMALL, use_resolution_binning=False),
+              ("HunyuanDiTControlNetPipeline", "prompt control_image")),
+    **entries("longcat-image", longcat_image, "image", dict(SMALL, enable_prompt_rewrite=False),
+              ("LongCatImagePipeline", "prompt")),
+    **entries("hunyuan-image", hunyuan_image, "image", SMALL, ("HunyuanImagePipeline", "prompt")),
+    **entries("kandinsky-5", kandinsky5(False), "image", SMALL, ("Kandinsky5T2IPipeline", "prompt")),
+    **entries("kandinsky-5", kandinsky5(True), "image", SMALL, ("Kandinsky5I2IPipeline", "prompt image")),
+    **entries("flux-2", flux2_klein, "image", SMALL, ("Flux2KleinInpaintPipeline", "prompt image mask_image")),
 }

@@ -10,6 +10,7 @@ from .image import SMALL, Parts
 from .kit import model, scheduler
 
 TWICE = dict(SMALL, prior_num_inference_steps=2)
+WIDER = dict(TWICE, height=128, width=128)  # three cells of 42.67 pixels: the smallest even latents
 
 
 # ---- Kandinsky -------------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def floyd(super_resolution: bool = False) -> Any:
         noising = scheduler("DDPMScheduler", beta_schedule="squaredcos_cap_v2")
         unet = floyd_unet(in_channels=6, class_embed_type="timestep") if super_resolution else floyd_unet()
         return dict(unet=unet, scheduler=ddpm, image_noising_scheduler=noising, text_encoder=c.t5(),
-                    tokenizer=c.t5_tokenizer(77), safety_checker=None, feature_extractor=None, watermarker=None,
+                    tokenizer=c.t5_tokenizer(77), safety_checker=None, feature_extractor=None, watermarker=model("IFWatermarker"),
                     requires_safety_checker=False)
     return parts
 
@@ -132,10 +133,10 @@ def wuerstchen() -> Parts:
     """Wuerstchen: a prior over very small latents, a decoder, a VQ model."""
     text = c.clip_text()
     steps = scheduler("DDPMWuerstchenScheduler")
-    prior = dict(prior=model("WuerstchenPrior", c_in=4, c=16, depth=2, c_cond=32, c_r=8, nhead=2), scheduler=steps,
+    prior = dict(prior=model("WuerstchenPrior", c_in=16, c=16, depth=2, c_cond=32, c_r=8, nhead=2), scheduler=steps,
                  text_encoder=text, tokenizer=c.clip_tokenizer())
-    decoder = model("WuerstchenDiffNeXt", c_cond=32, c_hidden=[32], nhead=[-1], blocks=[1], level_config=["CT"],
-                    clip_embd=32, effnet_embd=4, inject_effnet=[False])
+    decoder = model("WuerstchenDiffNeXt", c_cond=32, c_hidden=[32], nhead=[2], blocks=[1], level_config=["CTA"],
+                    clip_embd=32, effnet_embd=16, inject_effnet=[True])
     return with_prior(dict(decoder=decoder, scheduler=steps, text_encoder=text, tokenizer=c.clip_tokenizer(),
                            vqgan=paella()), prior)
 
@@ -213,14 +214,14 @@ ENTRIES: dict[str, Entry] = {
                                               super_res_num_inference_steps=2),
               ("UnCLIPPipeline", "prompt"),
               ("UnCLIPImageVariationPipeline", "image")),
-    **entries("wuerstchen", wuerstchen, "image", TWICE,
+    **entries("wuerstchen", wuerstchen, "image", WIDER,
               ("WuerstchenCombinedPipeline", "prompt"),
               ("WuerstchenDecoderPipeline", "prompt image_embeddings")),
-    **entries("wuerstchen", only_prior(wuerstchen), "embeds", SMALL, ("WuerstchenPriorPipeline", "prompt")),
-    **entries("stable-cascade", cascade, "image", TWICE,
+    **entries("wuerstchen", only_prior(wuerstchen), "embeds", WIDER, ("WuerstchenPriorPipeline", "prompt")),
+    **entries("stable-cascade", cascade, "image", WIDER,
               ("StableCascadeCombinedPipeline", "prompt"),
               ("StableCascadeDecoderPipeline", "prompt image_embeddings")),
-    **entries("stable-cascade", only_prior(cascade), "embeds", SMALL, ("StableCascadePriorPipeline", "prompt")),
+    **entries("stable-cascade", only_prior(cascade), "embeds", WIDER, ("StableCascadePriorPipeline", "prompt")),
     **entries("amused", amused, "image", SMALL,
               ("AmusedPipeline", "prompt"),
               ("AmusedImg2ImgPipeline", "prompt image"),

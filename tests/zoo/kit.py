@@ -5,6 +5,7 @@ torch, diffusers and transformers are imported inside the functions, so that imp
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -28,6 +29,7 @@ def silent() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+@functools.cache
 def resolve(name: str) -> type:
     """The class called `name` in diffusers, its pipeline modules or transformers.
 
@@ -58,7 +60,7 @@ def _construct(cls: type, config: dict[str, Any]) -> Any:
 
 
 def _wake(module: Any) -> None:
-    """Give every weight matrix that starts as zeros small random values.
+    """Give every weight matrix that starts as zeros random values of the size that keeps a signal's strength.
 
     ControlNets, adapters and some output layers start at zero: untouched, a control image would change nothing and a
     test of it could not fail.
@@ -68,7 +70,7 @@ def _wake(module: Any) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim > 1 and not parameter.any():
-                parameter.normal_(0.0, 0.05)
+                parameter.normal_(0.0, parameter[0].numel() ** -0.5)
 
 
 def model(name: str, **config: Any) -> Any:

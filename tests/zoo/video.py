@@ -7,6 +7,7 @@ from typing import Any
 from . import components as c
 from .entry import Entry, entries
 from .image import Parts, controlnet, sd, sdxl
+from .image_dit import kandinsky5_transformer
 from .kit import from_config, model, scheduler
 
 SHORT = dict(height=32, width=32, num_frames=5, num_inference_steps=2)
@@ -112,6 +113,45 @@ def wan_vace() -> Parts:
     return {**wan(), "transformer": wan_transformer("WanVACETransformer3DModel", vace_layers=[0], vace_in_channels=96)}
 
 
+def wan_animate() -> Parts:
+    """Wan Animate: a person's picture, moved by videos of a pose and of a face."""
+    transformer = wan_transformer("WanAnimateTransformer3DModel", in_channels=36, latent_channels=16, image_dim=32,
+                                  motion_encoder_channel_sizes={"4": 16, "8": 16, "16": 16}, motion_encoder_size=16,
+                                  motion_style_dim=8, motion_dim=4, motion_encoder_dim=16, face_encoder_num_heads=2,
+                                  face_encoder_hidden_dim=16, inject_face_latents_blocks=2, added_kv_proj_dim=24)
+    return {**wan_image(), "transformer": transformer}
+
+
+def chrono_edit() -> Parts:
+    """ChronoEdit: an edit as a short video from the picture to its edited form."""
+    transformer = wan_transformer("ChronoEditTransformer3DModel", in_channels=36, image_dim=32, added_kv_proj_dim=24)
+    return {**wan_image(), "transformer": transformer}
+
+
+def anyflow() -> Parts:
+    """AnyFlow: Wan's parts, distilled to any number of steps."""
+    transformer = model("AnyFlowTransformer3DModel", patch_size=[1, 2, 2], num_attention_heads=2, text_dim=32,
+                        attention_head_dim=12, in_channels=16, out_channels=16, freq_dim=32, ffn_dim=32, num_layers=2,
+                        rope_max_seq_len=64)
+    return {**wan(), "transformer": transformer, "scheduler": scheduler("FlowMapEulerDiscreteScheduler")}
+
+
+def sana_video() -> Parts:
+    """Sana Video: Gemma 2, Wan's autoencoder, linear attention."""
+    transformer = model("SanaVideoTransformer3DModel", in_channels=16, out_channels=16, num_attention_heads=2,
+                        attention_head_dim=12, num_layers=2, num_cross_attention_heads=2, cross_attention_head_dim=12,
+                        cross_attention_dim=24, caption_channels=32, sample_size=8, patch_size=[1, 2, 2],
+                        qk_norm="rms_norm_across_heads", rope_max_seq_len=64)
+    return dict(transformer=transformer, vae=c.causal_vae(), text_encoder=c.decoder_text("Gemma2Model"),
+                tokenizer=c.gemma_tokenizer(), scheduler=c.flow(shift=3.0))
+
+
+def skyreels_image() -> Parts:
+    """SkyReels V2 from a picture."""
+    transformer = wan_transformer("SkyReelsV2Transformer3DModel", in_channels=36, image_dim=32, added_kv_proj_dim=24)
+    return {**wan_image(), "transformer": transformer, "image_encoder": c.clip_vision()}
+
+
 def skyreels() -> Parts:
     """SkyReels V2: Wan's parts and its own transformer."""
     return {**wan(), "transformer": wan_transformer("SkyReelsV2Transformer3DModel")}
@@ -190,6 +230,47 @@ def hunyuan_video(channels: int = 4, **more: Any) -> Parts:
                 scheduler=c.flow(shift=7.0))
 
 
+def framepack() -> Parts:
+    """FramePack: HunyuanVideo section by section, a SigLIP look at the first picture."""
+    transformer = model("HunyuanVideoFramepackTransformer3DModel", in_channels=4, out_channels=4, num_layers=1,
+                        num_attention_heads=2, attention_head_dim=12, num_single_layers=1, num_refiner_layers=1,
+                        patch_size=2, patch_size_t=1, text_embed_dim=32, pooled_projection_dim=32,
+                        rope_axes_dim=[2, 4, 6], has_image_proj=True, image_proj_dim=32, has_clean_x_embedder=True)
+    return {**hunyuan_video(), "transformer": transformer, "image_encoder": c.siglip_eyes(),
+            "feature_extractor": c.siglip_processor()}
+
+
+def hunyuan_video15(from_image: bool) -> Any:
+    """HunyuanVideo 1.5: Qwen2.5-VL and ByT5, an autoencoder 16 times smaller, guidance as a component."""
+    def parts() -> Parts:
+        vae = model("AutoencoderKLHunyuanVideo15", latent_channels=4, block_out_channels=[8] * 5, layers_per_block=1)
+        transformer = model("HunyuanVideo15Transformer3DModel", in_channels=9, out_channels=4, num_attention_heads=2,
+                            attention_head_dim=16, num_layers=2, num_refiner_layers=1, text_embed_dim=32,
+                            text_embed_2_dim=32, image_embed_dim=32, rope_axes_dim=[4, 6, 6], target_size=64,
+                            task_type="i2v" if from_image else "t2v")
+        return dict(vae=vae, transformer=transformer, text_encoder=qwen_text(), tokenizer=c.qwen_tokenizer(),
+                    text_encoder_2=c.t5(vocab_size=384), tokenizer_2=c.byt5_tokenizer(), scheduler=c.flow(shift=7.0),
+                    guider=scheduler("ClassifierFreeGuidance"), image_encoder=c.siglip_eyes(),
+                    feature_extractor=c.siglip_processor())
+    return parts
+
+
+def qwen_text() -> Any:
+    """The language half of Qwen2.5-VL."""
+    return model("Qwen2_5_VLTextModel", vocab_size=c.VOCABULARY, hidden_size=32, intermediate_size=32,
+                 num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=8192,
+                 rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]})
+
+
+def kandinsky5_video(conditioned: bool) -> Any:
+    """Kandinsky 5 Video: Qwen2.5-VL and CLIP, HunyuanVideo's autoencoder."""
+    def parts() -> Parts:
+        return dict(transformer=kandinsky5_transformer(conditioned, 4), vae=hunyuan_vae(), text_encoder=c.qwen_vl(),
+                    tokenizer=c.qwen_vl_processor(), text_encoder_2=c.clip_text(), tokenizer_2=c.clip_tokenizer(),
+                    scheduler=c.flow(shift=5.0))
+    return parts
+
+
 def ltx2_audio() -> Parts:
     """The sound half of LTX-2: mel latents to a 16 kHz stereo wave."""
     audio_vae = model("AutoencoderKLLTX2Audio", base_channels=4, output_channels=2, ch_mult=[1], num_res_blocks=1,
@@ -264,4 +345,23 @@ ENTRIES: dict[str, Entry] = {
     **entries("hunyuan-video", hunyuan_video, "video", SHORT, ("HunyuanVideoPipeline", "prompt")),
     **entries("hunyuan-video", lambda: hunyuan_video(8), "video", SHORT,
               ("HunyuanSkyreelsImageToVideoPipeline", "prompt image")),
+    **entries("wan", wan_animate, "video", dict(SHORT, segment_frame_length=9, height=64, width=64),
+              ("WanAnimatePipeline", "prompt image pose_video face_video")),
+    **entries("chrono-edit", chrono_edit, "video", SHORT, ("ChronoEditPipeline", "prompt image")),
+    **entries("anyflow", anyflow, "video", SHORT, ("AnyFlowPipeline", "prompt")),
+    **entries("sana-video", sana_video, "video", dict(SHORT, frames=5, use_resolution_binning=False,
+                                                      complex_human_instruction=[]),
+              ("SanaVideoPipeline", "prompt"),
+              ("SanaImageToVideoPipeline", "prompt image")),
+    **entries("skyreels-v2", skyreels_image, "video", SHORT, ("SkyReelsV2ImageToVideoPipeline", "prompt image")),
+    **entries("skyreels-v2", skyreels, "video", dict(SHORT, num_frames=9, base_num_frames=9),
+              ("SkyReelsV2DiffusionForcingPipeline", "prompt"),
+              ("SkyReelsV2DiffusionForcingImageToVideoPipeline", "prompt image")),
+    **entries("hunyuan-video", framepack, "video", dict(SHORT, latent_window_size=3),
+              ("HunyuanVideoFramepackPipeline", "prompt image")),
+    **entries("hunyuan-video-1.5", hunyuan_video15(False), "video", SHORT, ("HunyuanVideo15Pipeline", "prompt")),
+    **entries("hunyuan-video-1.5", hunyuan_video15(True), "video", SHORT,
+              ("HunyuanVideo15ImageToVideoPipeline", "prompt image")),
+    **entries("kandinsky-5", kandinsky5_video(False), "video", SHORT, ("Kandinsky5T2VPipeline", "prompt")),
+    **entries("kandinsky-5", kandinsky5_video(True), "video", dict(SHORT, num_frames=21), ("Kandinsky5I2VPipeline", "prompt image")),
 }

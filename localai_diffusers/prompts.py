@@ -1,0 +1,186 @@
+"""Prompts with weights, and longer than a text encoder's window: turned into embeddings before the call.
+
+COMPEL=1 goes through compel, SD_EMBED=1 through sd_embed (A1111's syntax; it comes from git, so it may be missing).
+Which of their functions fits is told by the types of the pipeline's text encoders and by its signature. What neither
+knows keeps its plain prompt, with a note.
+"""
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .settings import Settings
+from .signatures import parameters_of
+
+log = logging.getLogger(__name__)
+
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+_TEXTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
+
+
+class Family(NamedTuple):
+    """A function of a prompt library: what the text encoders' class names begin with, what the signature must have and
+    may not have, and the function's name."""
+
+    encoders: tuple[str, ...]
+    takes: tuple[str, ...]
+    lacks: tuple[str, ...]
+    function: str
+
+
+_SD = (("CLIPTextModel",), ("prompt_embeds",), ("pooled_prompt_embeds", "prompt_attention_mask"))
+_XL = (("CLIPTextModel", "CLIPTextModelWithProjection"), ("prompt_embeds", "pooled_prompt_embeds"), ("prompt_attention_mask",))
+_FLUX = (("CLIPTextModel", "T5EncoderModel"), ("prompt_embeds", "pooled_prompt_embeds"), ("prompt_attention_mask",))
+_COMPEL: tuple[Family, ...] = (
+    Family(*_SD, "CompelForSD"),
+    Family(*_XL, "CompelForSDXL"),
+    Family(*_FLUX, "CompelForFlux"),
+    Family(("Gemma2",), ("prompt_attention_mask", "complex_human_instruction"), (), "CompelForSana"),
+    Family(("Gemma2",), ("prompt_attention_mask", "system_prompt"), (), "CompelForLumina2"),
+)
+_SD_EMBED: tuple[Family, ...] = (
+    Family(*_SD, "get_weighted_text_embeddings_sd15"),
+    Family(*_XL, "get_weighted_text_embeddings_sdxl"),
+    Family(("CLIPTextModelWithProjection", "CLIPTextModelWithProjection", "T5EncoderModel"),
+           ("prompt_embeds", "pooled_prompt_embeds"), (), "get_weighted_text_embeddings_sd3"),
+    Family(*_FLUX, "get_weighted_text_embeddings_flux1"),
+)
+
+
+def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[str]:
+    """Replace the texts among a call's ``arguments`` by embeddings where a library is switched on and knows the model.
+
+    Changes ``arguments``; returns notes. A prompt that cannot be embedded stays as it is: it is never lost.
+    """
+    if not isinstance(arguments.get("prompt"), str):
+        return []
+    notes = []
+    for is_on, variable, families, build in ((settings.sd_embed, "SD_EMBED", _SD_EMBED, _by_sd_embed),
+                                             (settings.compel, "COMPEL", _COMPEL, _by_compel)):
+        if not is_on:
+            continue
+        family = _family(families, pipeline)
+        if family is None:
+            notes.append(f"{variable} does not know {type(pipeline).__name__}: the prompt is taken as plain text")
+            continue
+        embeddings = _attempt(variable, build, family, arguments, pipeline, notes)
+        if embeddings is not None:
+            _put(arguments, embeddings, pipeline)
+            return notes
+    return notes
+
+
+def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
+    components, parameters = getattr(pipeline, "components", {}), parameters_of(pipeline)
+    names = [type(components[name]).__name__ for name in _ENCODERS if components.get(name) is not None]
+    for family in families:
+        fits = len(names) == len(family.encoders) and all(
+            name == own or (own == "Gemma2" and name.startswith(own)) for name, own in zip(names, family.encoders, strict=True))
+        if fits and all(name in parameters for name in family.takes) and not any(name in parameters for name in family.lacks):
+            return family
+    return None
+
+
+def _attempt(variable: str, build: Callable[..., Mapping[str, Any]], family: Family, arguments: Mapping[str, Any], pipeline: Any,
+             notes: list[str]) -> Mapping[str, Any] | None:
+    try:
+        return build(family, arguments, pipeline, notes)
+    except ImportError as error:
+        notes.append(f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text")
+    except Exception as error:  # noqa: BLE001 - another's parser on any text: the plain prompt still works
+        log.warning("%s failed on a prompt", variable, exc_info=error)
+        notes.append(f"{variable} could not read the prompt ({type(error).__name__}): it is taken as plain text")
+    return None
+
+
+def _put(arguments: dict[str, Any], embeddings: Mapping[str, Any], pipeline: Any) -> None:
+    """The embeddings in place of the texts, in the dtype and on the device that the denoiser computes in."""
+    parameters = parameters_of(pipeline)
+    denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
+    for name in _TEXTS:
+        arguments.pop(name, None)
+        if name in parameters and parameters[name].default is not None:  # required, or "" (Sana's negative prompt)
+            arguments[name] = None
+    for name, value in embeddings.items():
+        if value is None or name not in parameters:
+            continue
+        dtype = denoiser.dtype if denoiser is not None and value.is_floating_point() else value.dtype
+        arguments[name] = value.to(device=pipeline._execution_device, dtype=dtype)
+
+
+# --- compel ----------------------------------------------------------------------------------------------------------
+
+
+def _by_compel(family: Family, arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
+    """The call's embeddings by compel, the negative prompt padded to the length of the prompt."""
+    import compel
+
+    manager = compel.DiffusersTextualInversionManager(pipeline) if hasattr(pipeline, "maybe_convert_prompt") else None
+    encoder = getattr(compel, family.function)(pipeline, textual_inversion_manager=manager, device=str(pipeline._execution_device))
+    _skip_layers(encoder, family, arguments.get("clip_skip"), notes)
+    negative = _negative(arguments, pipeline)
+    styles = {}
+    if family.function in ("CompelForSDXL", "CompelForFlux"):
+        second = arguments.get("negative_prompt_2") if negative is not None else None
+        styles = {"style_prompt": arguments.get("prompt_2"), "negative_style_prompt": second}
+    made = encoder(arguments["prompt"], negative_prompt=negative, **styles)
+    embeddings = {"prompt_embeds": made.embeds, "pooled_prompt_embeds": made.pooled_embeds,
+                  "prompt_attention_mask": made.attention_mask, "negative_prompt_embeds": made.negative_embeds,
+                  "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
+                  "negative_prompt_attention_mask": made.negative_attention_mask}
+    return _zeroed(embeddings) if _zeroes_empty(arguments, pipeline) else embeddings
+
+
+def _negative(arguments: Mapping[str, Any], pipeline: Any) -> str | None:
+    """The negative prompt; where guidance needs one anyway an empty one, so that both are of the same length."""
+    given = arguments.get("negative_prompt")
+    if isinstance(given, str):
+        return given
+    parameters = parameters_of(pipeline)
+    return "" if "negative_prompt_embeds" in parameters and "true_cfg_scale" not in parameters else None
+
+
+def _zeroes_empty(arguments: Mapping[str, Any], pipeline: Any) -> bool:
+    """Whether the pipeline takes zeros for a missing negative prompt (SDXL's config says so)."""
+    return not arguments.get("negative_prompt") and bool(pipeline.config.get("force_zeros_for_empty_prompt"))
+
+
+def _zeroed(embeddings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value * 0 if name.startswith("negative_") and value is not None else value for name, value in embeddings.items()}
+
+
+def _skip_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> None:
+    """compel can leave out CLIP's last layer, no more; diffusers ignores clip_skip when it gets embeddings."""
+    if not clip_skip:
+        return
+    if clip_skip == 1 and family.function == "CompelForSD":
+        from compel import ReturnedEmbeddingsType
+
+        encoder.compel.conditioning_provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
+    else:
+        notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
+
+
+# --- sd_embed --------------------------------------------------------------------------------------------------------
+
+
+def _by_sd_embed(family: Family, arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
+    """The call's embeddings by sd_embed, which returns them as a tuple: prompt, negative, pooled, negative pooled."""
+    from sd_embed import embedding_funcs
+
+    function = getattr(embedding_funcs, family.function)
+    parameters = inspect.signature(function).parameters
+    options = {"pipe": pipeline, "prompt": arguments["prompt"]}
+    if "neg_prompt" in parameters:
+        options["neg_prompt"] = arguments.get("negative_prompt") or ""
+    elif arguments.get("negative_prompt"):
+        notes.append("SD_EMBED takes no negative prompt for this model: it is ignored")
+    if "clip_skip" in parameters and arguments.get("clip_skip"):
+        options["clip_skip"] = arguments["clip_skip"]
+    made = function(**options)
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    if "neg_prompt" not in parameters:
+        names = ("prompt_embeds", "pooled_prompt_embeds")
+    return dict(zip(names, made, strict=False))

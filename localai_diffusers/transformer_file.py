@@ -1,0 +1,176 @@
+"""A file that holds one component alone, mostly the transformer: GGUF, or a transformer-only .safetensors.
+
+The rest of the pipeline comes from a base (folder or repo), whose model_index.json says which component the file is and
+of what class, and whose config of that component gives its shape.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import artifacts, model_files
+from .artifacts import Wish
+from .errors import LoadError
+from .load_spec import LoadSpec
+from .model_files import Location
+
+log = logging.getLogger(__name__)
+
+# Keys of checkpoints that bring more than a denoiser begin with one of these somewhere.
+_WHOLE = re.compile(r"^(first_stage_model|cond_stage_model|conditioner|vae|text_encoders?|text_encoder_\d|text_model|"
+                    r"decoder|encoder|audio_vae|vocoder)\.")
+# Where a checkpoint's metadata may name the repo it was made from (GGUF: "General metadata" of the specification).
+_BASE_KEYS = ("general.base_model.0.repo_url", "general.source.repo_url", "general.source.huggingface.repository",
+              "base_model", "modelspec.base_model")
+_REPO_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?$")
+# What other tools put before a transformer's keys.
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
+
+
+def base_of(spec: LoadSpec, path: Path) -> tuple[Location, dict[str, Wish]] | None:
+    """Where the rest of the pipeline is, and the file as one of its components; None for a whole checkpoint.
+
+    Raises LoadError naming ``options: base_model`` where neither that nor the file's metadata says it.
+    """
+    named = str(spec.load_options.get("base_model") or "")
+    if not named and not _holds_one_component(path):
+        return None
+    if not named:
+        named = _base_in_metadata(path)
+        log.info("%s names its base %s in its metadata", path, named or "nowhere")
+    if not named:
+        raise LoadError(f"{path} holds a transformer alone: name the folder or repo with the rest of its pipeline, e.g. "
+                        "options: base_model:owner/name")
+    location = artifacts.find(spec, named, "option base_model")
+    if location.kind not in ("folder", "repo"):
+        raise LoadError(f"option base_model {named!r} must be a pipeline's folder or a Hub repo, not a file")
+    return location, {_denoiser_of(spec, location, named): Wish("Model", str(path))}
+
+
+def _denoiser_of(spec: LoadSpec, location: Location, named: str) -> str:
+    """Name of the base's component that denoises, by its model_index.json."""
+    folder = artifacts.fetch(spec, location, "option base_model", [model_files.INDEX_FILE])
+    name = model_files.indexed_facts(folder / str(spec.load_options.get("subfolder") or "")).denoiser
+    if not name:
+        raise LoadError(f"option base_model {named!r} has no transformer, unet or prior that a file could replace")
+    return name
+
+
+def _holds_one_component(path: Path) -> bool:
+    """A GGUF always does; a .safetensors when no key belongs to a VAE or a text encoder."""
+    if path.suffix == ".gguf":
+        return True
+    return path.suffix == ".safetensors" and not any(_WHOLE.match(key) for key in _header(path))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A .safetensors file's header: tensor names to entries, and its __metadata__."""
+    model_files.check_intact(path, allow_pickle=False)
+    with path.open("rb") as stream:
+        return json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+
+
+def _base_in_metadata(path: Path) -> str:
+    metadata = gguf_texts(path) if path.suffix == ".gguf" else _header(path).get("__metadata__") or {}
+    for key in _BASE_KEYS:
+        text = str(metadata.get(key) or "")
+        found = _REPO_URL.match(text)
+        if found or re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+            return found[1] if found else text
+    return ""
+
+
+def gguf_texts(path: Path) -> Mapping[str, str]:
+    """The text values in a GGUF's metadata. LoadError without the gguf package."""
+    with _gguf_package():
+        from gguf import GGUFReader, GGUFValueType
+    fields = GGUFReader(path).fields.values()
+    return {field.name: field.contents() for field in fields if field.types == [GGUFValueType.STRING]}
+
+
+@contextlib.contextmanager
+def _gguf_package() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise LoadError(f"a .gguf file needs the gguf package ({error}): pip install gguf") from error
+
+
+def load(component: type, file: Path, root: str | None, name: str, dtype: Any) -> Any:
+    """``file`` as a ``component``, its shape from ``root``'s config of the component ``name``.
+
+    Raises LoadError for a file that lacks some of the model's weights, and for GGUF without its package.
+    """
+    if component.__module__.startswith("transformers."):
+        return _load_transformers(component, file, root, name, dtype)
+    options: dict[str, Any] = {"dtype": dtype}
+    if root is not None:
+        options |= {"config": root, "subfolder": name}
+    if file.suffix == ".gguf":
+        with _gguf_package():
+            import diffusers
+            import gguf  # noqa: F401
+
+        options["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    _make_loadable(component)
+    from diffusers.loaders.single_file_model import FromOriginalModelMixin
+
+    model = FromOriginalModelMixin.from_single_file.__func__(component, str(file), **options)
+    _check_complete(model, file)
+    if file.suffix == ".gguf":
+        _dequantize_others(model, dtype)
+    return model
+
+
+def _dequantize_others(model: Any, dtype: Any) -> None:
+    """Only linear layers compute on GGUF's blocks: any other quantized parameter (a table, a convolution) is unpacked."""
+    import torch
+    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
+
+    for module in model.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if isinstance(tensor, GGUFParameter) and not (isinstance(module, GGUFLinear) and name == "weight"):
+                plain = dequantize_gguf_tensor(tensor).as_subclass(torch.Tensor).to(dtype)
+                is_buffer = name in module._buffers
+                setattr(module, name, plain if is_buffer else torch.nn.Parameter(plain, requires_grad=False))
+
+
+def _make_loadable(component: type) -> None:
+    """Enter a class that diffusers reads from folders alone in its table of single-file classes: keys as they are."""
+    import diffusers
+    from diffusers.loaders import single_file_model
+
+    known = any(issubclass(component, getattr(diffusers, name)) for name in single_file_model.SINGLE_FILE_LOADABLE_CLASSES)
+    if not known and getattr(diffusers, component.__name__, None) is component:
+        single_file_model.SINGLE_FILE_LOADABLE_CLASSES[component.__name__] = {"checkpoint_mapping_fn": _plain_keys}
+
+
+def _plain_keys(checkpoint: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """The weights without the prefix that other tools put before all of a transformer's keys."""
+    prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in checkpoint)), "")
+    return {key.removeprefix(prefix): value for key, value in checkpoint.items()}
+
+
+def _load_transformers(component: type, file: Path, root: str | None, name: str, dtype: Any) -> Any:
+    """A transformers model: GGUF by its own reader, .safetensors by the keys that its config's model has."""
+    if file.suffix == ".gguf":
+        return component.from_pretrained(str(file.parent), gguf_file=file.name, dtype=dtype)
+    if root is None:
+        raise LoadError(f"{file} has no config.json beside it: give the folder of the component {name}")
+    from safetensors.torch import load_file
+
+    config = component.config_class.from_pretrained(root, subfolder=name)
+    return component.from_pretrained(None, config=config, state_dict=_plain_keys(load_file(file)), dtype=dtype)
+
+
+def _check_complete(model: Any, file: Path) -> None:
+    missing = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+    if missing:
+        raise LoadError(f"{file} lacks {len(missing)} of the weights of a {type(model).__name__} (such as {missing[0]}): it is no "
+                        "file of this model's transformer")
