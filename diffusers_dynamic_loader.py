@@ -417,6 +417,11 @@ def _traits(name: str) -> Traits:
     )
 
 
+def pipeline_traits(class_name: str) -> Traits:
+    """What a pipeline class takes and gives, by its source; nothing is imported. Raises UnknownPipelineError."""
+    return _traits(_known_name(class_name))
+
+
 # -------------------------------------------------------------------------------------- tasks of one class
 
 def _word_pattern(tasks: Iterable[str]) -> re.Pattern[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import random
 import sys
 import time
@@ -329,7 +330,7 @@ def start_unet(device: str) -> UNetRun:
 
 def learning_rate(step: int, steps: int, peak: float = 2e-3) -> float:
     """100 steps of warm-up, then a cosine to nearly 0."""
-    falling = (1 + np.cos(np.pi * min(1.0, step / steps))) / 2
+    falling = (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
     return peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * falling)
 
 

@@ -1,17 +1,21 @@
-"""LoRAs on a loaded pipeline: found and checked before the load, put on before the pipeline gets its place."""
+"""What is put on a loaded pipeline: LoRAs, textual inversions, an IP-Adapter.
+
+Found and checked before the load (:func:`plan`), put on before the pipeline gets its place (:func:`apply`).
+"""
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import artifacts
+from . import artifacts, ip_adapter, textual_inversion
 from .errors import LoadError
+from .ip_adapter import IPAdapter
 from .load_spec import LoadSpec
 from .settings import Settings
+from .textual_inversion import Inversion
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +32,32 @@ class Lora:
     label: str
 
 
-def plan(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
-    """The LoRAs of ``spec``, each an intact file on this machine. Nothing is loaded.
+@dataclass(frozen=True)
+class Adapters:
+    """All that goes onto one pipeline."""
 
-    Raises LoadError for a missing or broken file, and for a pipeline class that takes no LoRA.
+    loras: tuple[Lora, ...] = ()
+    inversions: tuple[Inversion, ...] = ()
+    ip_adapter: IPAdapter | None = None
+
+
+def plan(spec: LoadSpec, cls: type, settings: Settings) -> Adapters:
+    """The adapters of ``spec``, each an intact file on this machine. Nothing is loaded.
+
+    Raises LoadError for a missing or broken file, and for a pipeline class that does not take such an adapter.
     """
+    return Adapters(_loras(spec, cls, settings), textual_inversion.plan(spec, cls, settings), ip_adapter.plan(spec, cls, settings))
+
+
+def apply(pipeline: Any, adapters: Adapters) -> list[str]:
+    """Put them on, before any offload is set up; notes. Raises LoadError for what does not fit the pipeline."""
+    notes = textual_inversion.apply(pipeline, adapters.inversions)
+    ip_adapter.apply(pipeline, adapters.ip_adapter)
+    _apply_loras(pipeline, adapters.loras)
+    return notes
+
+
+def _loras(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
     if not spec.loras:
         return ()
     if not _takes_lora(cls):
@@ -63,12 +88,8 @@ def _lora(spec: LoadSpec, index: int, name: str, scale: float, weight_name: str,
     return Lora(f"{index}_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)}", file, scale, name)
 
 
-def apply(pipeline: Any, loras: Iterable[Lora]) -> None:
-    """Load the LoRAs and set their scales, each where its keys fit. Call it before any offload is set up.
-
-    Raises LoadError for a file that fits no layer of this pipeline: diffusers only warns.
-    """
-    loras = tuple(loras)
+def _apply_loras(pipeline: Any, loras: tuple[Lora, ...]) -> None:
+    """Load the LoRAs and set their scales. A file that fits no layer is an error here: diffusers only warns."""
     if not loras:
         return
     if not hasattr(pipeline, "load_lora_weights"):

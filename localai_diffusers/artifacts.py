@@ -40,10 +40,11 @@ def find(spec: LoadSpec, name: str, field: str) -> Location:
         return Location("folder" if local.is_dir() else "file", path=local)
     nowhere = LoadError(f"{field} {name!r} is neither a file or folder under ModelPath {spec.model_path!r} nor a Hub repo id "
                         "(owner/name)")
-    if os.path.isabs(name) or (name.endswith(WEIGHT_SUFFIXES) and "://" not in name):
+    deep = name.count("/") > 1 and "://" not in name  # owner/name/path/to/file
+    if os.path.isabs(name) or (name.endswith(WEIGHT_SUFFIXES) and "://" not in name and not deep):
         raise nowhere
     try:
-        return model_files.hub_location(name)
+        return model_files.hub_location(f"huggingface://{name}" if deep else name)
     except LoadError:
         raise nowhere from None
 

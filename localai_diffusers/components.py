@@ -145,6 +145,7 @@ def _replacement(spec: LoadSpec, facts: ModelFacts, cls: type, name: str, wish: 
     component = component_class(library, class_name)
     if component is None:
         raise LoadError(f"{wish.field} {wish.name!r} is a {class_name}, which {library} does not have")
+    _check_sort(component, facts.components.get(name), wish)
     if place.is_file():
         files = (model_files.weight_file(name, place),)
         root = _config_root(spec, facts)
@@ -169,11 +170,30 @@ def config_of(place: Path) -> dict[str, Any]:
 
 
 def check_agreement(config: Mapping[str, Any], own: Mapping[str, Any], what: str, whose: str) -> None:
-    """Raise LoadError where a width in ``config`` is another than the model's own."""
+    """Raise LoadError where a width (or a transformers model's type) in ``config`` is another than the model's own."""
+    theirs, ours = (str(part.get("model_type") or "").partition("_")[0] for part in (config, own))
+    if theirs and ours and theirs != ours:
+        raise LoadError(f"{what} is of type {theirs}, and {whose} of type {ours}: it was made for another model family")
+    config = {**config, **(config.get("text_config") or {})} if ours else config  # a whole CLIP holds the text encoder's
     for key in _MUST_AGREE:
         theirs, ours = config.get(key), own.get(key)
         if isinstance(theirs, int) and isinstance(ours, int) and theirs != ours:
             raise LoadError(f"{what} has {key} {theirs}, and {whose} {ours}: it was made for another model family")
+
+
+def _check_sort(component: type, own: tuple[str, str] | None, wish: Wish) -> None:
+    """Raise LoadError for a class of another sort than the model's own: a U-Net for a VAE, by where the classes live."""
+    replaced = component_class(*own) if own else None
+    if replaced is not None and _sort(replaced) and _sort(component) and _sort(component) != _sort(replaced):
+        raise LoadError(f"{wish.field} {wish.name!r} is a {component.__name__}, which cannot stand for a {replaced.__name__}")
+
+
+def _sort(cls: type) -> tuple[str, ...]:
+    """("diffusers", "models", "autoencoders"), ("diffusers", "schedulers"), ("transformers",); () for a pipeline's own part."""
+    parts = cls.__module__.split(".")
+    if parts[0] != "diffusers":
+        return (parts[0],)
+    return () if parts[1] == "pipelines" else tuple(parts[:3] if parts[1] == "models" else parts[:2])
 
 
 def _kind(facts: ModelFacts, cls: type, name: str, config: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,10 +9,10 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from . import call_arguments, progress, prompts, tasks
+from . import call_arguments, ip_adapter, progress, prompts, tasks
 from .call_arguments import Call
 from .engine import Job
-from .errors import InvalidRequest
+from .errors import InvalidRequest, NotSupported
 from .loaded_model import LoadedModel
 from .metadata import parameters_text
 from .requests import GenerationRequest
@@ -43,8 +43,10 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
     """
     began = time.monotonic()
+    request, extra = ip_adapter.split(model, request)
     pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
     call = call_arguments.build(request, pipeline, model.defaults)
+    ip_adapter.add(call.arguments, extra, pipeline)
     call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
     for note in call.notes:
         log.info("%s: %s", request.rpc, note)
@@ -99,6 +101,9 @@ def _write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: 
 
     hint = "video" if tasks.makes_video(type(pipeline)) else None
     payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+    if payload.kind in ("embeddings", "text"):
+        name = type(pipeline).__name__
+        raise NotSupported(f"{name} makes {payload.kind}, not a file{tasks.combined_hint(name)}")
     metadata = None
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}

@@ -56,8 +56,7 @@ class LoadedModel:
 def finish(spec: LoadSpec, pipeline: Any, where: DevicePlan, defaults: ModelDefaults, settings: Settings,
            notes: Iterable[str] = ()) -> LoadedModel:
     """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
-    adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))
-    said = [*notes]
+    said = [*notes, *adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))]
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
     said += placement.switch_on(pipeline, spec.placement_options)

@@ -15,9 +15,10 @@ def parameters_text(request: GenerationRequest, model: LoadedModel, pipeline: An
 
     Outputs are served to others, so prompts are left out by default and the model is named without its path.
     """
+    scheduler = getattr(pipeline, "scheduler", None)
     facts = {
         "Steps": _used("num_inference_steps", pipeline, call),
-        "Sampler": type(getattr(pipeline, "scheduler", None)).__name__ if getattr(pipeline, "scheduler", None) else None,
+        "Sampler": None if scheduler is None else type(scheduler).__name__,
         "CFG scale": _used("guidance_scale", pipeline, call),
         "True CFG scale": call.arguments.get("true_cfg_scale"),
         "Seed": call.seed,

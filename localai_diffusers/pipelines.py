@@ -16,7 +16,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import (adapters, components, controlnets, flux_quantized, model_files, paths, placement, schedulers,
+from . import (adapters, components, controlnets, flux_quantized, ip_adapter, model_files, paths, placement, schedulers,
                transformer_file)
 from .artifacts import Wish
 from .engine import Job
@@ -80,7 +80,7 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     facts = _facts(spec, location, settings)
     cls, notes = _choose(spec, facts, nets)
     job.check()
-    wanted |= components.wishes(spec, cls)
+    wanted |= ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
     facts = _with_weights(spec, location, facts, cls, settings, wanted)
     if location.kind == "repo":
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
@@ -91,6 +91,7 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
     adapters.plan(spec, cls, settings)
+    ip_adapter.check_encoder(spec, facts)
     where = placement.plan(spec, facts, settings)
     options, more = model_defaults(spec, cls, facts, settings)
     notes = [*spec.notes, *notes, *where.notes, *more]

@@ -60,7 +60,7 @@ def round_size(width: int, height: int, multiple: int) -> tuple[int, int]:
 def fit_within(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int]:
     """``size`` shrunk to the bound with its aspect kept, each side to the nearest multiple; never enlarged."""
     width, height = size
-    ratio = min(1.0, *(limit / side for limit, side in zip(bound, size, strict=True) if limit))
+    ratio = min([1.0, *(limit / side for limit, side in zip(bound, size, strict=True) if limit)])
     return round_size(round(width * ratio), round(height * ratio), multiple)
 
 

@@ -71,6 +71,20 @@ def needs_mask(pipeline_class: type) -> bool:
     return bool(masks) and "inpainting" in done and "image-to-image" not in done
 
 
+# What tells the parts of a family from the pipeline that combines them.
+_PART_WORDS = ("Prior", "Decoder", "Emb2Emb", "Controlnet", "Img2Img", "Inpaint", "Redux")
+
+
+def combined_hint(class_name: str) -> str:
+    """": load X" for the class that combines the parts of the same family, "" where there is none."""
+    stem = class_name.removesuffix("Pipeline")
+    for word in _PART_WORDS:
+        stem = stem.replace(word, "")
+    names = [name for name in loader.get_available_pipelines() if name.startswith(stem) and "Combined" in name]
+    same = [name for name in names if all((word in name) == (word in class_name) for word in ("Img2Img", "Inpaint"))]
+    return f": load {min(same or names, key=len)}" if names else ""
+
+
 def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
     """The class to run: ``pipeline_class`` or its sibling for the task that the request needs.
 

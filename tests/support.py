@@ -1,12 +1,16 @@
 """What the tests share: a real backend process on a free port, a client for it, and the shipped model."""
 from __future__ import annotations
 
+import base64
+import functools
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +131,14 @@ def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
     return pipelines.prepare(spec_of(model, **fields), settings or Settings(), new_job())()
 
 
+@functools.cache
+def zoo_model(name: str) -> Any:
+    """The zoo's checkpoint ``name``, loaded once a process. Call it, don't change it."""
+    from tests.zoo import checkpoint
+
+    return load(checkpoint(name))
+
+
 def image_request(prompt: str = "", settings: Any = None, **fields: Any) -> Any:
     """The GenerationRequest of a GenerateImageRequest message; its dst is a new file unless one is given."""
     from localai_diffusers import requests
@@ -157,3 +169,28 @@ def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
     request = image_request(prompt, model.settings, **fields)
     pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
     return call_arguments.build(request, pipeline, model.defaults).arguments
+
+
+class FolderCase(unittest.TestCase):
+    """A test with a folder of its own, and pictures in it."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="test-")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def picture(self, name: str = "src", size: tuple[int, int] = (64, 64), color: Any = "red") -> str:
+        """Path of a PNG file of one color; like the core's files it has no extension unless ``name`` has."""
+        from PIL import Image
+
+        path = self.folder / name
+        Image.new("RGB", size, color).save(path, "PNG")
+        return str(path)
+
+    def inpainting(self, size: tuple[int, int] = (64, 64), color: Any = "red") -> dict[str, Any]:
+        """Fields of the core's inpainting request: the JSON, its two ref_images, 512x512 and seed 0. White is repainted."""
+        image, mask = Path(self.picture("image", size, color)), Path(self.picture("mask", size, "white"))
+        encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("image", image), ("mask_image", mask))}
+        source = self.folder / "inpaint.json"
+        source.write_text(json.dumps(encoded))
+        return {"src": str(source), "ref_images": [str(image), str(mask)], "width": 512, "height": 512, "seed": 0}

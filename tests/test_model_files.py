@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from localai_diffusers import model_files
 from localai_diffusers.errors import LoadError
 from localai_diffusers.model_files import Location, check_weights, file_facts, folder_facts, hub_location, locate, variant_of
-from tests.support import SHAPES_MODEL
+from tests.support import SHAPES_MODEL, FolderCase
 
 
 def write_gguf(path: Path, architecture: str, vocabulary: int = 0, keys: dict[str, int] | None = None) -> Path:
@@ -38,16 +38,10 @@ def write_gguf(path: Path, architecture: str, vocabulary: int = 0, keys: dict[st
     return path
 
 
-class FolderCase(unittest.TestCase):
-    """A temporary folder for each test."""
-
-    def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
+class ModelCase(FolderCase):
+    """A test with a copy of the shipped model that it may break."""
 
     def copy(self) -> Path:
-        """A copy of the shipped model that may be broken."""
         return Path(shutil.copytree(SHAPES_MODEL, self.folder / "model"))
 
 
@@ -89,7 +83,7 @@ class LocateTest(FolderCase):
                 hub_location(text)
 
 
-class FolderFactsTest(FolderCase):
+class FolderFactsTest(ModelCase):
     def test_the_shipped_model_is_read_from_its_configs(self) -> None:
         facts = folder_facts(SHAPES_MODEL)
         self.assertEqual(facts.class_name, "StableDiffusionPipeline")
@@ -146,7 +140,7 @@ class FolderFactsTest(FolderCase):
         self.assertTrue(folder_facts(model).remote_code)
 
 
-class WeightsTest(FolderCase):
+class WeightsTest(ModelCase):
     def test_variants_are_told_from_file_names(self) -> None:
         cases = {"model.safetensors": "", "model.fp16.safetensors": "fp16", "model.fp16-00001-of-00002.safetensors": "fp16",
                  "model-00001-of-00002.safetensors": "", "diffusion_pytorch_model.safetensors.index.fp16.json": "fp16", "a.safetensors.index.json": "",

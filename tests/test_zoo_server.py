@@ -16,7 +16,7 @@ from tests.zoo import call as zoo_call
 # Inputs that only another model can make: no request carries them.
 _TENSORS = {"image_embeds", "negative_image_embeds", "image_embeddings", "hint"}
 _PICTURES = ("image", "example_image", "original_image", "reference_image", "control_image", "cond_image")
-_VIDEOS = ("video", "control_video", "conditioning_frames")
+_VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
 _PROMPT = "a red circle on a blue background"
 
 

@@ -1,7 +1,8 @@
 """Tiny random checkpoints of many diffusers pipelines, built on the spot: nothing is downloaded.
 
-`checkpoint("FluxPipeline")` returns a folder that `DiffusionPipeline.from_pretrained` loads and that runs on a CPU in
-about a second. The weights are random but seeded, so the same versions of the libraries give the same files.
+`checkpoint("FluxPipeline")` returns a folder that `DiffusionPipeline.from_pretrained` loads and that runs on
+a CPU in about a second. The weights are random but seeded, so the same versions of the libraries give the
+same files.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from . import audio, image, image_dit, image_stages, other, video
 from .entry import Entry
 
 ENTRIES: dict[str, Entry] = {
-    **image.ENTRIES, **image_dit.ENTRIES, **image_stages.ENTRIES, **video.ENTRIES, **audio.ENTRIES, **other.ENTRIES,
+    **image.ENTRIES, **image_dit.ENTRIES, **image_stages.ENTRIES, **video.ENTRIES, **audio.ENTRIES,
+    **other.ENTRIES,
 }
 LIBRARIES = ("diffusers", "transformers", "torch", "tokenizers", "safetensors")
 
 
 @functools.cache
 def root() -> Path:
-    """Where checkpoints lie: LOCALAI_DIFFUSERS_ZOO, else a temporary folder; a part of it named after the libraries'
-    versions and the zoo's own source, so that a change of either builds anew."""
-    base = os.environ.get("LOCALAI_DIFFUSERS_ZOO") or os.path.join(tempfile.gettempdir(), "localai-diffusers-zoo")
+    """Where checkpoints lie: LOCALAI_DIFFUSERS_ZOO, else a temporary folder; a part of it named after the
+    libraries' versions and the zoo's own source, so that a change of either builds anew."""
+    base = os.environ.get("LOCALAI_DIFFUSERS_ZOO") or os.path.join(tempfile.gettempdir(),
+                                                                   "localai-diffusers-zoo")
     digest = hashlib.sha256(" ".join(importlib.metadata.version(name) for name in LIBRARIES).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
@@ -37,8 +40,8 @@ def root() -> Path:
 def checkpoint(name: str) -> Path:
     """The folder of the zoo's checkpoint `name` (a key of ENTRIES), built at the first call on this machine.
 
-    Built beside its place and renamed, so that parallel processes never see half a folder. Read it, don't change it:
-    other tests use the same one. Raises KeyError for an unknown name.
+    Built beside its place and renamed, so that parallel processes never see half a folder. Read it, don't
+    change it: other tests use the same one. Raises KeyError for an unknown name.
     """
     entry, target = ENTRIES[name], root() / name
     if target.is_dir():

@@ -14,7 +14,8 @@ from .call import describe, run
 def main() -> int:
     """Exit status 1 when any entry failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help="entries, or beginnings of families; default: all")
+    parser.add_argument("names", nargs="*", metavar="name",
+                        help="entries, or beginnings of families; default: all")
     parser.add_argument("--run", action="store_true", help="load and call each one, too")
     options = parser.parse_args()
     chosen = [name for name, entry in ENTRIES.items() if not options.names or name in options.names
@@ -26,7 +27,8 @@ def main() -> int:
         except Exception:
             failed.append(name)
             print(f"{name:48} FAILED\n{traceback.format_exc(limit=-6)}", flush=True)
-    print(f"{len(chosen) - len(failed)} of {len(chosen)} entries, {time.monotonic() - begin:.1f} s; failed: {failed}")
+    spent = time.monotonic() - begin
+    print(f"{len(chosen) - len(failed)} of {len(chosen)} entries, {spent:.1f} s; failed: {failed}")
     return 1 if failed else 0
 
 

@@ -70,7 +70,8 @@ INPUTS = {
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """The call of entry `name`, with inputs made up for it and without the settings that its class doesn't take."""
+    """The call of entry `name`, with inputs made up for it and without the settings that its class doesn't
+    take."""
     import torch
 
     from .kit import resolve

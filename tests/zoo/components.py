@@ -1,4 +1,4 @@
-"""Tiny components: tokenizers, text and image encoders, autoencoders, UNets and transformers, 16 to 64 wide."""
+"""Tiny components: tokenizers, text and image encoders, autoencoders and UNets, 8 to 64 wide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% elif part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}"
+    "{% elif part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+    "{% endfor %}{% endif %}"
     "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 QWEN_SPECIALS = (
@@ -24,10 +25,12 @@ QWEN_IDS = {token: index for index, token in enumerate(QWEN_SPECIALS)}
 VOCABULARY = 1024  # room for every tokenizer below: each model embeds this many tokens
 
 
-# ---- tokenizers ------------------------------------------------------------------------------------------------
+# ---- tokenizers
+# ------------------------------------------------------------------------------------------------
 
-def _bpe(specials: tuple[str, ...], pre_tokenizer: Any, alphabet: list[str], suffix: str = "") -> tuple[dict, list]:
-    """(vocabulary, merges) of a byte pair encoding of at most VOCABULARY tokens trained on the zoo's corpus."""
+def _bpe(specials: tuple[str, ...], pre_tokenizer: Any, alphabet: list[str], suffix: str = "") -> tuple[dict,
+                                                                                                        list]:
+    """(vocabulary, merges) of a byte pair encoding of at most VOCABULARY tokens, from the zoo's corpus."""
     from tokenizers import Tokenizer, models, trainers
 
     ending = {"end_of_word_suffix": suffix} if suffix else {}
@@ -84,7 +87,7 @@ def qwen_tokenizer() -> Any:
 
 
 def _pieces(*specials: str) -> tuple[dict, list]:
-    """(vocabulary, merges) in the sentencepiece manner: marked spaces, and bytes for what the vocabulary lacks."""
+    """(vocabulary, merges) as sentencepiece has them: marked spaces, bytes for what is missing."""
     from tokenizers import pre_tokenizers
 
     raw = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -99,8 +102,8 @@ def llama_tokenizer(length: int = 8192) -> Any:
 
     headers = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     vocabulary, merges = _pieces("<pad>", "<s>", "</s>", "<unk>", *headers)
-    return LlamaTokenizerFast(vocab=vocabulary, merges=merges, pad_token="<pad>", model_max_length=length, add_bos_token=True,
-                              additional_special_tokens=list(headers))
+    return LlamaTokenizerFast(vocab=vocabulary, merges=merges, pad_token="<pad>", model_max_length=length,
+                              add_bos_token=True, additional_special_tokens=list(headers))
 
 
 @functools.cache
@@ -135,12 +138,14 @@ def bert_tokenizer() -> Any:
     from transformers import BertTokenizer
 
     letters = [chr(code) for code in range(33, 127)]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters), *WORDS]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters),
+              *WORDS]
     return BertTokenizer(vocab={piece: index for index, piece in enumerate(dict.fromkeys(pieces))},
                          model_max_length=77)
 
 
-# ---- text and image encoders -----------------------------------------------------------------------------------
+# ---- text and image encoders
+# -----------------------------------------------------------------------------------
 
 def clip_text(width: int = 32, projected: bool = False, layers: int = 2, **more: Any) -> Any:
     """CLIPTextModel, or with projection for the families that pool."""
@@ -151,10 +156,12 @@ def clip_text(width: int = 32, projected: bool = False, layers: int = 2, **more:
         bos_token_id=0, eos_token_id=1, pad_token_id=1), **more})
 
 
-def clip_vision(width: int = 32, size: int = 32, patch: int = 16, projection: int | None = None, **more: Any) -> Any:
+def clip_vision(width: int = 32, size: int = 32, patch: int = 16, projection: int | None = None,
+                **more: Any) -> Any:
     """CLIPVisionModelWithProjection for `size` pixels square."""
-    return model("CLIPVisionModelWithProjection", hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-                 num_attention_heads=4, image_size=size, patch_size=patch, projection_dim=projection or width, **more)
+    return model("CLIPVisionModelWithProjection", hidden_size=width, intermediate_size=2 * width,
+                 num_hidden_layers=2, num_attention_heads=4, image_size=size, patch_size=patch,
+                 projection_dim=projection or width, **more)
 
 
 def clip_eyes() -> Any:
@@ -165,8 +172,8 @@ def clip_eyes() -> Any:
 
 def siglip_eyes() -> Any:
     """SiglipVisionModel for 32 pixels square."""
-    return model("SiglipVisionModel", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                 image_size=32, patch_size=16)
+    return model("SiglipVisionModel", hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                 num_attention_heads=4, image_size=32, patch_size=16)
 
 
 def siglip_processor() -> Any:
@@ -185,8 +192,8 @@ def clip_processor(size: int = 32) -> Any:
 
 def safety_checker() -> Any:
     """StableDiffusionSafetyChecker whose thresholds of one are never passed."""
-    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=32,
-                  patch_size=16)
+    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                  image_size=32, patch_size=16)
     return model("StableDiffusionSafetyChecker", projection_dim=32, vision_config=vision)
 
 
@@ -208,35 +215,36 @@ def decoder_text(name: str, width: int = 32, layers: int = 2, **more: Any) -> An
 
 def gemma3(width: int = 32, layers: int = 2) -> Any:
     """Gemma3ForConditionalGeneration with the smallest vision tower that its constructor takes."""
-    text = dict(vocab_size=VOCABULARY, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                num_attention_heads=2, num_key_value_heads=2, head_dim=width // 2, query_pre_attn_scalar=width // 2,
-                max_position_embeddings=8192)
-    vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
-                  patch_size=14)
-    return model("Gemma3ForConditionalGeneration", text_config=text, vision_config=vision, mm_tokens_per_image=4,
-                 boi_token_index=1001, eoi_token_index=1002, image_token_index=1003)
+    text = dict(vocab_size=VOCABULARY, hidden_size=width, intermediate_size=2 * width,
+                num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2, head_dim=width // 2,
+                query_pre_attn_scalar=width // 2, max_position_embeddings=8192)
+    vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                  image_size=28, patch_size=14)
+    return model("Gemma3ForConditionalGeneration", text_config=text, vision_config=vision,
+                 mm_tokens_per_image=4, boi_token_index=1001, eoi_token_index=1002, image_token_index=1003)
 
 
 def qwen_vl(width: int = 32, layers: int = 2) -> Any:
     """Qwen2_5_VLForConditionalGeneration; the rotary sections fill half a head."""
-    text = dict(
-        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=width, num_hidden_layers=layers,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=8192, bos_token_id=0, eos_token_id=0,
-        pad_token_id=0, rope_parameters={"rope_type": "default", "rope_theta": 1e6,
-                                         "mrope_section": [width // 4 - 2 * (width // 12)] + 2 * [width // 12]})
+    sections = [width // 4 - 2 * (width // 12), width // 12, width // 12]
+    text = dict(vocab_size=VOCABULARY, hidden_size=width, intermediate_size=width, num_hidden_layers=layers,
+                num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=8192, bos_token_id=0,
+                eos_token_id=0, pad_token_id=0,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections})
     vision = dict(depth=2, hidden_size=width, intermediate_size=width, num_heads=2, out_hidden_size=width,
                   fullatt_block_indexes=[1], window_size=112, patch_size=14)
     return model("Qwen2_5_VLForConditionalGeneration", text_config=text, vision_config=vision,
                  image_token_id=QWEN_IDS["<|image_pad|>"], video_token_id=QWEN_IDS["<|video_pad|>"],
-                 vision_start_token_id=QWEN_IDS["<|vision_start|>"], vision_end_token_id=QWEN_IDS["<|vision_end|>"])
+                 vision_start_token_id=QWEN_IDS["<|vision_start|>"],
+                 vision_end_token_id=QWEN_IDS["<|vision_end|>"])
 
 
 @functools.cache
 def qwen_vl_processor() -> Any:
     """Text and pictures to Qwen2.5-VL's inputs: Qwen2VLProcessor where torchvision is, else its like.
 
-    Qwen2VLProcessor cannot be made without torchvision, for a video half that pictures don't need. PaddleOCR-VL's
-    processor takes the same call and gives the same fields.
+    Qwen2VLProcessor cannot be made without torchvision, for a video half that pictures don't need.
+    PaddleOCR-VL's processor takes the same call and gives the same fields.
     """
     import transformers
 
@@ -250,7 +258,8 @@ def qwen_vl_processor() -> Any:
     return transformers.PaddleOCRVLProcessor(images, marked, chat_template=CHATML)
 
 
-# ---- autoencoders ----------------------------------------------------------------------------------------------
+# ---- autoencoders
+# ----------------------------------------------------------------------------------------------
 
 def vae(latents: int = 4, blocks: int = 4, **more: Any) -> Any:
     """AutoencoderKL, compression 2 ** (blocks - 1)."""
@@ -273,23 +282,25 @@ def causal_vae(name: str = "AutoencoderKLWan", **more: Any) -> Any:
                                  temperal_downsample=[False, True, True]), **more})
 
 
-# ---- denoisers -------------------------------------------------------------------------------------------------
+# ---- denoisers
+# -------------------------------------------------------------------------------------------------
 
 def unet(**more: Any) -> Any:
     """UNet2DConditionModel of the Stable Diffusion kind for 64-pixel pictures (8x8 latents)."""
     return model("UNet2DConditionModel", **{**dict(
         block_out_channels=[16, 32], layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
-        cross_attention_dim=32, attention_head_dim=4, norm_num_groups=4), **more})
+        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], cross_attention_dim=32, attention_head_dim=4,
+        norm_num_groups=4), **more})
 
 
 def unet_xl(**more: Any) -> Any:
     """UNet2DConditionModel of the SDXL kind: pooled text and six time ids beside the prompt."""
     return unet(**{**dict(
         attention_head_dim=[2, 4], use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=8, transformer_layers_per_block=[1, 1], projection_class_embeddings_input_dim=80,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        cross_attention_dim=64), **more})
+        addition_time_embed_dim=8, transformer_layers_per_block=[1, 1],
+        projection_class_embeddings_input_dim=80, down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"], cross_attention_dim=64), **more})
 
 
 def prior(**more: Any) -> Any:
@@ -300,12 +311,14 @@ def prior(**more: Any) -> Any:
 
 def ddpm_betas(**more: Any) -> dict[str, Any]:
     """Stable Diffusion's noise schedule."""
-    return dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000) | more
+    return dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                num_train_timesteps=1000) | more
 
 
 def ddim(**more: Any) -> Any:
     """DDIMScheduler as Stable Diffusion has it."""
-    return scheduler("DDIMScheduler", **ddpm_betas(clip_sample=False, set_alpha_to_one=False, steps_offset=1) | more)
+    return scheduler("DDIMScheduler", **ddpm_betas(clip_sample=False, set_alpha_to_one=False,
+                                                   steps_offset=1) | more)
 
 
 def flow(**more: Any) -> Any:

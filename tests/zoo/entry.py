@@ -17,7 +17,8 @@ class Entry:
     build: makes the pipeline in memory.
     kind: what comes out: image, video, video+audio, audio, mesh, depth, embeds or text.
     needs: media and text inputs by their parameter names in `__call__` (prompt, image, mask_image, ...).
-    arguments: the smallest settings: height, width, num_frames, num_inference_steps, ...; the family's, so a class
+    arguments: the smallest settings: height, width, num_frames, num_inference_steps, ...; the family's, so a
+    class
         may not take all of them (its signature says).
     family: the architecture, shared by the classes built from the same parts.
     """
@@ -38,5 +39,6 @@ def entries(family: str, parts: Parts, kind: str, arguments: Mapping[str, Any],
     found: dict[str, Entry] = {}
     for name, inputs, *own in rows:
         call = {**arguments, **(own[0] if own else {})}
-        found[name] = Entry(name, lambda name=name: assemble(name, parts()), kind, tuple(inputs.split()), call, family)
+        found[name] = Entry(name, lambda name=name: assemble(name, parts()), kind, tuple(inputs.split()),
+                            call, family)
     return found

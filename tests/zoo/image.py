@@ -27,8 +27,8 @@ def sd_controlnet() -> Parts:
 def controlnet(**more: Any) -> Any:
     """ControlNetModel to fit `components.unet()`; its zero layers are made to matter."""
     return model("ControlNetModel", **{**dict(
-        block_out_channels=[16, 32], layers_per_block=1, in_channels=4, cross_attention_dim=32, attention_head_dim=4,
-        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], norm_num_groups=4,
+        block_out_channels=[16, 32], layers_per_block=1, in_channels=4, cross_attention_dim=32,
+        attention_head_dim=4, down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], norm_num_groups=4,
         conditioning_embedding_out_channels=[8, 8, 8, 16]), **more})
 
 
@@ -62,7 +62,8 @@ def sd_depth() -> Parts:
 
     estimator = model("DPTForDepthEstimation", hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
                       intermediate_size=16, image_size=32, patch_size=8, neck_hidden_sizes=[8, 8, 8, 8],
-                      backbone_out_indices=[0, 1, 2, 3], reassemble_factors=[4, 2, 1, 0.5], fusion_hidden_size=8)
+                      backbone_out_indices=[0, 1, 2, 3], reassemble_factors=[4, 2, 1, 0.5],
+                      fusion_hidden_size=8)
     sizes = DPTImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=8)
     return {**sd(), "unet": c.unet(in_channels=5), "depth_estimator": estimator, "feature_extractor": sizes}
 
@@ -84,7 +85,8 @@ def sd_ldm3d() -> Parts:
 
 def sd_lcm() -> Parts:
     """Latent consistency: guidance goes in as an embedding."""
-    return {**sd(), "unet": c.unet(time_cond_proj_dim=32), "scheduler": scheduler("LCMScheduler", **c.ddpm_betas())}
+    return {**sd(), "unet": c.unet(time_cond_proj_dim=32),
+            "scheduler": scheduler("LCMScheduler", **c.ddpm_betas())}
 
 
 def sd_diffedit() -> Parts:
@@ -99,22 +101,24 @@ def sd_parallel() -> Parts:
 
 
 def sd_unclip() -> Parts:
-    """Stable unCLIP: a CLIP picture embedding with noise on it as a class embedding; a prior makes it from text."""
+    """Stable unCLIP: a noisy CLIP picture embedding as the class; a prior makes one from text."""
     noising = dict(beta_schedule="squaredcos_cap_v2")
-    prior = scheduler("DDPMScheduler", variance_type="fixed_small_log", prediction_type="sample", clip_sample=True,
-                      clip_sample_range=5.0, **noising)
+    prior = scheduler("DDPMScheduler", variance_type="fixed_small_log", prediction_type="sample",
+                      clip_sample=True, clip_sample_range=5.0, **noising)
     unet = c.unet(class_embed_type="projection", projection_class_embeddings_input_dim=64)
     return {**sd(), "unet": unet, "scheduler": c.ddim(prediction_type="v_prediction"), "prior": c.prior(),
             "prior_text_encoder": c.clip_text(projected=True), "prior_tokenizer": c.clip_tokenizer(),
-            "prior_scheduler": prior, "image_normalizer": model("StableUnCLIPImageNormalizer", embedding_dim=32),
-            "image_noising_scheduler": scheduler("DDPMScheduler", **noising), "image_encoder": c.clip_vision(),
-            "feature_extractor": c.clip_processor()}
+            "prior_scheduler": prior, "image_normalizer": model("StableUnCLIPImageNormalizer",
+                                                                embedding_dim=32),
+            "image_noising_scheduler": scheduler("DDPMScheduler", **noising),
+            "image_encoder": c.clip_vision(), "feature_extractor": c.clip_processor()}
 
 
 def paint_by_example() -> Parts:
     """An example picture says what to paint into the mask."""
-    encoder = model("PaintByExampleImageEncoder", config_class="CLIPVisionConfig", hidden_size=32, projection_dim=32,
-                    intermediate_size=64, num_hidden_layers=5, num_attention_heads=4, image_size=32, patch_size=16)
+    encoder = model("PaintByExampleImageEncoder", config_class="CLIPVisionConfig", hidden_size=32,
+                    projection_dim=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=4,
+                    image_size=32, patch_size=16)
     return {**sd_inpaint(), "image_encoder": encoder, "feature_extractor": c.clip_processor()}
 
 
@@ -127,20 +131,22 @@ def sd_upscale() -> Parts:
 
 def sd_latent_upscale() -> Parts:
     """The x2 latent upscaler of the k-diffusion kind; its blocks tell their place by their widths."""
-    unet = c.unet(act_fn="gelu", norm_num_groups=None, block_out_channels=[32, 32, 64, 64], time_cond_proj_dim=160,
-                  conv_in_kernel=1, conv_out_kernel=1, in_channels=8, out_channels=5, mid_block_type=None,
-                  down_block_types=["KDownBlock2D"] + ["KCrossAttnDownBlock2D"] * 3, attention_head_dim=8,
-                  up_block_types=["KCrossAttnUpBlock2D"] * 3 + ["KUpBlock2D"], timestep_post_act="gelu",
-                  resnet_time_scale_shift="scale_shift", time_embedding_type="fourier")
+    unet = c.unet(act_fn="gelu", norm_num_groups=None, block_out_channels=[32, 32, 64, 64],
+                  time_cond_proj_dim=160, conv_in_kernel=1, conv_out_kernel=1, in_channels=8, out_channels=5,
+                  mid_block_type=None, down_block_types=["KDownBlock2D"] + ["KCrossAttnDownBlock2D"] * 3,
+                  attention_head_dim=8, up_block_types=["KCrossAttnUpBlock2D"] * 3 + ["KUpBlock2D"],
+                  timestep_post_act="gelu", resnet_time_scale_shift="scale_shift",
+                  time_embedding_type="fourier")
     return {**sd(), "unet": unet, "scheduler": scheduler("EulerDiscreteScheduler", prediction_type="sample")}
 
 
 def sdxl() -> Parts:
     """SDXL: two CLIP text encoders side by side, six time ids."""
-    return dict(vae=c.vae(), unet=c.unet_xl(), text_encoder=c.clip_text(), text_encoder_2=c.clip_text(projected=True),
-                tokenizer=c.clip_tokenizer(), tokenizer_2=c.clip_tokenizer(), image_encoder=None,
-                feature_extractor=None, scheduler=c.ddim(timestep_spacing="leading"),
-                force_zeros_for_empty_prompt=True, add_watermarker=False)
+    return dict(vae=c.vae(), unet=c.unet_xl(), text_encoder=c.clip_text(),
+                text_encoder_2=c.clip_text(projected=True), tokenizer=c.clip_tokenizer(),
+                tokenizer_2=c.clip_tokenizer(), image_encoder=None, feature_extractor=None,
+                scheduler=c.ddim(timestep_spacing="leading"), force_zeros_for_empty_prompt=True,
+                add_watermarker=False)
 
 
 def sdxl_controlnet() -> Parts:
@@ -154,11 +160,13 @@ def sdxl_controlnet() -> Parts:
 
 def sdxl_union() -> Parts:
     """SDXL with a ControlNet for six kinds of control at once."""
-    net = model("ControlNetUnionModel", block_out_channels=[16, 32], layers_per_block=1, cross_attention_dim=64,
-                down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], attention_head_dim=[2, 4], norm_num_groups=4,
-                use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-                transformer_layers_per_block=[1, 1], projection_class_embeddings_input_dim=80, num_proj_channel=16,
-                conditioning_embedding_out_channels=[8, 8, 8, 16], num_trans_channel=16, num_trans_head=2)
+    net = model("ControlNetUnionModel", block_out_channels=[16, 32], layers_per_block=1,
+                cross_attention_dim=64, down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+                attention_head_dim=[2, 4], norm_num_groups=4, use_linear_projection=True,
+                addition_embed_type="text_time", addition_time_embed_dim=8,
+                transformer_layers_per_block=[1, 1], projection_class_embeddings_input_dim=80,
+                num_proj_channel=16, conditioning_embedding_out_channels=[8, 8, 8, 16], num_trans_channel=16,
+                num_trans_head=2)
     return {**sdxl(), "controlnet": net}
 
 
@@ -194,7 +202,8 @@ def unconditional(name: str, **more: Any) -> Any:
 def vq() -> Any:
     """VQModel, 3 channels, for the latent diffusion models before Stable Diffusion; four times smaller."""
     return model("VQModel", block_out_channels=[8, 8, 16], down_block_types=["DownEncoderBlock2D"] * 3,
-                 up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=3, norm_num_groups=4, num_vq_embeddings=64)
+                 up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=3, norm_num_groups=4,
+                 num_vq_embeddings=64)
 
 
 def ldm() -> Parts:
@@ -216,8 +225,9 @@ def ldm_text() -> Parts:
 
 def dit() -> Parts:
     """DiT: ImageNet classes instead of text."""
-    transformer = model("DiTTransformer2DModel", sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8,
-                        num_attention_heads=4, in_channels=4, out_channels=8, num_embeds_ada_norm=1000)
+    transformer = model("DiTTransformer2DModel", sample_size=8, num_layers=2, patch_size=2,
+                        attention_head_dim=8, num_attention_heads=4, in_channels=4, out_channels=8,
+                        num_embeds_ada_norm=1000)
     labels = {"0": "tench", "1": "goldfish", "207": "golden retriever"}
     return dict(transformer=transformer, vae=c.vae(), scheduler=scheduler("DDIMScheduler"), id2label=labels)
 
@@ -234,7 +244,8 @@ ENTRIES: dict[str, Entry] = {
               ("SemanticStableDiffusionPipeline", "prompt"),
               ("CycleDiffusionPipeline", "prompt source_prompt image"),
               ("StableDiffusionPipelineSafe", "prompt")),
-    **entries("stable-diffusion", sd_parallel, "image", SMALL, ("StableDiffusionParadigmsPipeline", "prompt")),
+    **entries("stable-diffusion", sd_parallel, "image", SMALL,
+              ("StableDiffusionParadigmsPipeline", "prompt")),
     **entries("stable-diffusion", sd_inpaint, "image", SMALL,
               ("StableDiffusionInpaintPipeline", "prompt image mask_image")),
     **entries("controlnet", sd_controlnet, "image", SMALL,
@@ -243,15 +254,19 @@ ENTRIES: dict[str, Entry] = {
               ("StableDiffusionControlNetInpaintPipeline", "prompt image mask_image control_image"),
               ("StableDiffusionControlNetPAGPipeline", "prompt image"),
               ("StableDiffusionControlNetPAGInpaintPipeline", "prompt image mask_image control_image")),
-    **entries("controlnet-xs", sd_controlnet_xs, "image", SMALL, ("StableDiffusionControlNetXSPipeline", "prompt image")),
+    **entries("controlnet-xs", sd_controlnet_xs, "image", SMALL,
+              ("StableDiffusionControlNetXSPipeline", "prompt image")),
     **entries("t2i-adapter", sd_adapter, "image", SMALL, ("StableDiffusionAdapterPipeline", "prompt image")),
-    **entries("instruct-pix2pix", sd_pix2pix, "image", SMALL, ("StableDiffusionInstructPix2PixPipeline", "prompt image")),
-    **entries("stable-diffusion-depth", sd_depth, "image", SMALL, ("StableDiffusionDepth2ImgPipeline", "prompt image")),
+    **entries("instruct-pix2pix", sd_pix2pix, "image", SMALL,
+              ("StableDiffusionInstructPix2PixPipeline", "prompt image")),
+    **entries("stable-diffusion-depth", sd_depth, "image", SMALL,
+              ("StableDiffusionDepth2ImgPipeline", "prompt image")),
     **entries("stable-diffusion-variation", sd_variation, "image", SMALL,
               ("StableDiffusionImageVariationPipeline", "image")),
     **entries("gligen", sd_gligen, "image", SMALL,
               ("StableDiffusionGLIGENPipeline", "prompt gligen_phrases gligen_boxes")),
-    **entries("ldm3d", sd_ldm3d, "image", SMALL, ("StableDiffusionLDM3DPipeline", "prompt", dict(output_type="np"))),
+    **entries("ldm3d", sd_ldm3d, "image", SMALL, ("StableDiffusionLDM3DPipeline", "prompt",
+                                                  dict(output_type="np"))),
     **entries("latent-consistency", sd_lcm, "image", SMALL,
               ("LatentConsistencyModelPipeline", "prompt"),
               ("LatentConsistencyModelImg2ImgPipeline", "prompt image")),
@@ -277,15 +292,18 @@ ENTRIES: dict[str, Entry] = {
               ("StableDiffusionXLControlNetInpaintPipeline", "prompt image mask_image control_image"),
               ("StableDiffusionXLControlNetPAGPipeline", "prompt image"),
               ("StableDiffusionXLControlNetPAGImg2ImgPipeline", "prompt image control_image")),
-    **entries("t2i-adapter-xl", sdxl_adapter, "image", SMALL, ("StableDiffusionXLAdapterPipeline", "prompt image")),
+    **entries("t2i-adapter-xl", sdxl_adapter, "image", SMALL,
+              ("StableDiffusionXLAdapterPipeline", "prompt image")),
     **entries("instruct-pix2pix-xl", sdxl_pix2pix, "image", SMALL,
               ("StableDiffusionXLInstructPix2PixPipeline", "prompt image")),
     **entries("ddpm", ddpm, "image", SMALL, ("DDPMPipeline", "")),
     **entries("ddim", unconditional("DDIMScheduler"), "image", SMALL, ("DDIMPipeline", "")),
-    **entries("pndm", unconditional("PNDMScheduler"), "image", SMALL, ("PNDMPipeline", "", dict(num_inference_steps=4))),
+    **entries("pndm", unconditional("PNDMScheduler"), "image", SMALL,
+              ("PNDMPipeline", "", dict(num_inference_steps=4))),
     **entries("repaint", unconditional("RePaintScheduler"), "image", SMALL,
               ("RePaintPipeline", "image mask_image", dict(jump_length=1, jump_n_sample=1))),
-    **entries("score-sde-ve", unconditional("ScoreSdeVeScheduler"), "image", SMALL, ("ScoreSdeVePipeline", "")),
+    **entries("score-sde-ve", unconditional("ScoreSdeVeScheduler"), "image", SMALL,
+              ("ScoreSdeVePipeline", "")),
     **entries("consistency-models", unconditional("CMStochasticIterativeScheduler", num_train_timesteps=40),
               "image", SMALL, ("ConsistencyModelPipeline", "")),
     **entries("latent-diffusion", ldm, "image", SMALL, ("LDMPipeline", "")),

@@ -33,8 +33,8 @@ def silent() -> None:
 def resolve(name: str) -> type:
     """The class called `name` in diffusers, its pipeline modules or transformers.
 
-    diffusers shows a stand-in for a class whose optional dependency is missing; its own module still has the real one.
-    Raises LookupError when nobody defines it.
+    diffusers shows a stand-in for a class whose optional dependency is missing; its own module still has the
+    real one. Raises LookupError when nobody defines it.
     """
     import diffusers
     import transformers
@@ -62,15 +62,18 @@ def _construct(cls: type, config: dict[str, Any]) -> Any:
 def _wake(module: Any) -> None:
     """Give every weight matrix that starts as zeros random values of the size that keeps a signal's strength.
 
-    ControlNets, adapters and some output layers start at zero: untouched, a control image would change nothing and a
-    test of it could not fail.
+    ControlNets, adapters and some output layers start at zero: untouched, a control image would change
+    nothing and a test of it could not fail. A ControlNet's eight convolutions over the picture would lose it,
+    too, at the usual start: they get three times that.
     """
     import torch
 
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(0.0, parameter[0].numel() ** -0.5)
+            elif "controlnet_cond_embedding" in name and parameter.ndim > 1:
+                parameter.mul_(3.0)
 
 
 def model(name: str, **config: Any) -> Any:
@@ -91,7 +94,7 @@ def model(name: str, **config: Any) -> Any:
 
 
 def from_config(name: str, make: Callable[[type], Any]) -> Any:
-    """The module that `make` builds from the class `name`, seeded by the name: for classes made out of another."""
+    """The module that `make` builds from the class `name`, seeded by the name."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -102,7 +105,7 @@ def from_config(name: str, make: Callable[[type], Any]) -> Any:
 
 
 def _moved(index: dict[str, Any]) -> dict[str, str]:
-    """Components whose class lies with a pipeline that went to `diffusers.pipelines.deprecated`, and its folder."""
+    """Components whose class went to `diffusers.pipelines.deprecated`, and its folder there."""
     classes = {key: resolve(value[1]).__module__.split(".") for key, value in index.items()
                if isinstance(value, list) and value[0] == "diffusers"}
     return {key: parts[3] for key, parts in classes.items() if parts[1:3] == ["pipelines", "deprecated"]}
@@ -111,8 +114,9 @@ def _moved(index: dict[str, Any]) -> dict[str, str]:
 def as_published(folder: Path) -> None:
     """Name the library of each component in model_index.json as the repositories on the Hub do.
 
-    They were saved before their families moved to `diffusers.pipelines.deprecated`: `["wuerstchen", "PaellaVQModel"]`.
-    diffusers 0.42.1 writes "diffusers" for those classes and can load neither form; `restore_moved` helps the first.
+    They were saved before their families moved to `diffusers.pipelines.deprecated`: `["wuerstchen",
+    "PaellaVQModel"]`. diffusers 0.42.1 writes "diffusers" for those classes and can load neither form;
+    `restore_moved` helps the first.
     """
     file = folder / "model_index.json"
     index = json.loads(file.read_text(encoding="utf-8"))
@@ -122,7 +126,7 @@ def as_published(folder: Path) -> None:
 
 
 def restore_moved(folder: Path) -> list[str]:
-    """Make the libraries that `folder` names and that moved to `deprecated` known to diffusers again; their names."""
+    """Make known to diffusers the libraries that `folder` names and that moved; returns them."""
     import diffusers.pipelines
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -140,10 +144,11 @@ def scheduler(name: str, **config: Any) -> Any:
 
 
 def assemble(name: str, parts: dict[str, Any]) -> Any:
-    """The pipeline of class `name` out of the parts that its constructor takes; what it lacks stays None or default.
+    """The pipeline of class `name` out of the parts that its constructor takes; what it lacks stays None or
+    default.
 
-    A family hands over everything that it has, so that all of its classes are built from the same parts. Raises
-    KeyError when a part that the class requires is missing.
+    A family hands over everything that it has, so that all of its classes are built from the same parts.
+    Raises KeyError when a part that the class requires is missing.
     """
     cls = resolve(name)
     optional = set(getattr(cls, "_optional_components", []))

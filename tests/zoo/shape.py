@@ -1,11 +1,11 @@
-"""Shap-E's renderer made to give a mesh: marching cubes tables, and a field smooth enough to have few faces."""
+"""Shap-E's renderer made to give a mesh: marching cubes tables and a smooth field."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Corner k of a cube lies at (k & 1, k >> 1 & 1, k >> 2 & 1). The edges in the order that the renderer numbers them:
-# along x, then y, then z, in each the other two coordinates counting up with the earlier axis first.
+# Corner k of a cube lies at (k & 1, k >> 1 & 1, k >> 2 & 1). The edges in the order that the renderer numbers
+# them: along x, then y, then z, in each the other two coordinates counting up with the earlier axis first.
 EDGES = tuple(
     (corner, corner | 1 << axis) for axis in range(3) for corner in range(8) if not corner >> axis & 1
 )
@@ -13,15 +13,18 @@ EDGES = tuple(
 FACES = tuple(
     (base, base | 1 << first, base | 1 << first | 1 << second, base | 1 << second)
     for axis in range(3)
-    for base, first, second in ((0, (axis + 2) % 3, (axis + 1) % 3), (1 << axis, (axis + 1) % 3, (axis + 2) % 3))
+    for base, first, second in ((0, (axis + 2) % 3, (axis + 1) % 3),
+                                (1 << axis, (axis + 1) % 3, (axis + 2) % 3))
 )
 
 
 def _links(inside: int) -> dict[int, int]:
-    """From each cut edge of a cube to the next along the surface: on each face, around every run of inside corners.
+    """From each cut edge of a cube to the next along the surface: on each face, around every run of inside
+    corners.
 
-    inside: bit k says that corner k is inside. An ambiguous face (two opposite corners inside) keeps them apart, on
-    both cubes that share it, so that surfaces close; every loop goes the same way around, so that faces look outward.
+    inside: bit k says that corner k is inside. An ambiguous face (two opposite corners inside) keeps them
+    apart, on both cubes that share it, so that surfaces close; every loop goes the same way around, so that
+    faces look outward.
     """
     number = {frozenset(edge): index for index, edge in enumerate(EDGES)}
     found: dict[int, int] = {}
@@ -67,8 +70,8 @@ def give_shape(renderer: Any) -> Any:
 def _smooth(projections: Any) -> None:
     """Let the latents change the field's weights a little, and its first layer see only what varies slowly.
 
-    That is x, y, z and their cosines: with random weights on the fourteen doublings of the frequency, too, the
-    surface would be noise with a million faces.
+    That is x, y, z and their cosines: with random weights on the fourteen doublings of the frequency, too,
+    the surface would be noise with a million faces.
     """
     import torch
 

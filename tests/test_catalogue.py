@@ -1,0 +1,52 @@
+"""The catalogue command names every pipeline class, and what it says of the RPC is what the zoo shows."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unittest
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+from tests import zoo
+from tests.support import HOME
+
+_RPC_OF_KIND = {"image": "GenerateImage", "video": "GenerateVideo", "video+audio": "GenerateVideo", "audio": "SoundGeneration",
+                "mesh": "Generate3D", "depth": "GenerateImage"}
+
+
+class Catalogue(unittest.TestCase):
+    rows: dict[str, dict[str, Any]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        done = subprocess.run([sys.executable, "-m", "localai_diffusers.cli", "catalogue", "--json"], cwd=HOME,
+                              capture_output=True, text=True, check=True)
+        cls.rows = {row["name"]: row for row in json.loads(done.stdout)}
+
+    def test_no_class_is_missing(self) -> None:
+        expected = {name for name in loader.get_available_pipelines() if not name.startswith("AutoPipelineFor")}
+        self.assertEqual(set(self.rows), expected - {"DiffusionPipeline"})
+
+    def test_every_class_is_served_or_says_why_not(self) -> None:
+        for row in self.rows.values():
+            self.assertNotEqual(bool(row["rpcs"]), bool(row["reason"]), row)
+
+    def test_the_zoo_runs_what_the_catalogue_promises(self) -> None:
+        for name, entry in zoo.ENTRIES.items():
+            row = self.rows[entry.pipeline]
+            if entry.kind in _RPC_OF_KIND and row["rpcs"]:
+                self.assertIn(_RPC_OF_KIND[entry.kind], row["rpcs"], name)
+
+    def test_the_zoo_column_is_the_zoo(self) -> None:
+        marked = {name for name, row in self.rows.items() if row["in_zoo"]}
+        self.assertEqual(marked, set(zoo.ENTRIES))
+        self.assertGreaterEqual(len(marked), 60)
+
+    def test_a_prior_names_the_combined_pipeline(self) -> None:
+        self.assertIn("KandinskyV22CombinedPipeline", self.rows["KandinskyV22PriorPipeline"]["reason"])
+        self.assertIn("KandinskyImg2ImgCombinedPipeline", self.rows["KandinskyImg2ImgPipeline"]["reason"])
+
+
+if __name__ == "__main__":
+    unittest.main()
