@@ -308,7 +308,7 @@ class UNetRun:
                     "optimizer": self.optimizer.state_dict(), "step": self.step}, path)
 
     def restore(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         self.unet.load_state_dict(state["unet"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -382,7 +382,7 @@ def save_pipeline(out: Path, tokenizer: CLIPTokenizer, *parts: torch.nn.Module) 
 def stage(path: Path, module: torch.nn.Module, train: Callable[[], None]) -> None:
     """Loads the module's weights from `path`, or trains them and puts them there."""
     if path.exists():
-        module.load_state_dict(torch.load(path, weights_only=True))
+        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     else:
         train()
         torch.save(module.state_dict(), path)

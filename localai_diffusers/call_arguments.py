@@ -19,7 +19,7 @@ from .signatures import EMPTY, Parameters, accepted_types, check_complete, check
 # One output a call: the core asks for several by several calls.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 # What the signatures call one thing.
-_FRAME_COUNTS = ("num_frames", "video_length", "frames")
+FRAME_COUNTS = ("num_frames", "video_length", "frames")
 _FRAME_RATES = ("frame_rate", "fps")
 # Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {
@@ -123,7 +123,7 @@ def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict
         frames = sizes.round_frames(request.num_frames, sizes.frame_multiple(pipeline))
         if frames != request.num_frames:
             notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
-        found |= {name: frames for name in _FRAME_COUNTS if name in parameters}
+        found |= {name: frames for name in FRAME_COUNTS if name in parameters}
     if request.fps is not None:
         found |= {name: request.fps for name in _FRAME_RATES if name in parameters}
     return found

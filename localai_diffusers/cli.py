@@ -22,8 +22,8 @@ DEMO_PROMPTS = (
     "a yellow square on a black background",
     "a green triangle on a white background",
     "a blue square on a yellow background",
-    "a white circle on a green background",
-    "a red triangle on a black background",
+    "a green circle on a black background",
+    "a red triangle on a yellow background",
 )
 _DEMO_STEPS = 20
 _START_SECONDS = 60.0

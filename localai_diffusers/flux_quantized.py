@@ -13,7 +13,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import model_files, paths, placement, schedulers
+from . import adapters, model_files, paths, placement, schedulers
 from .engine import Job
 from .errors import LoadError
 from .load_spec import LoadSpec
@@ -46,6 +46,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
     where = placement.plan(dtype_spec, facts or base_facts, settings)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
+    adapters.plan(spec, cls, settings)
     defaults, notes = model_defaults(spec, cls, base_facts, settings)
 
     def build() -> LoadedModel:

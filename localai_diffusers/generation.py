@@ -60,20 +60,23 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
 def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
     """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by."""
     try:
-        return _call(pipeline, call.arguments, job)
+        return _call(pipeline, call, job)
     except ValueError as error:
         rounded = _rounded_size(call.arguments, str(error))
         if rounded is None:
             raise _refused(error) from error
         call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
         call.arguments.update(rounded)
-    return _call(pipeline, call.arguments, job)
+    return _call(pipeline, call, job)
 
 
-def _call(pipeline: Any, arguments: dict[str, Any], job: Job) -> Any:
-    with progress.watched(pipeline, job) as hooks:
+def _call(pipeline: Any, call: Call, job: Job) -> Any:
+    import torch
+
+    torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
+    with progress.watched(pipeline, job) as hooks, compat.clip_text_model():
         try:
-            return pipeline(**arguments, **hooks)
+            return pipeline(**call.arguments, **hooks)
         except BaseException:
             pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach
             raise

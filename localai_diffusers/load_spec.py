@@ -65,15 +65,15 @@ _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 class LegacyType(NamedTuple):
-    """A pipeline_type of the incumbent that is no class of diffusers: what it stands for, and its call arguments."""
+    """A pipeline_type of the incumbent that is no class of diffusers: what it stands for, and its default frame count."""
 
     class_name: str
-    call_arguments: Mapping[str, Any]
+    frames: int | None = None
 
 
 LEGACY_TYPES: Mapping[str, LegacyType] = {
     # The incumbent's name for text-to-video through /v1/images/generations; its default was FRAMES=64.
-    "VideoDiffusionPipeline": LegacyType("DiffusionPipeline", {"num_frames": 64}),
+    "VideoDiffusionPipeline": LegacyType("DiffusionPipeline", frames=64),
 }
 
 
@@ -105,6 +105,7 @@ class LoadSpec:
     load_options: Mapping[str, Any] = field(default_factory=dict)
     placement_options: Mapping[str, Any] = field(default_factory=dict)
     call_arguments: Mapping[str, Any] = field(default_factory=dict)
+    default_frames: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -118,7 +119,7 @@ def from_model_options(request: Any) -> LoadSpec:
         _check_text(name, getattr(request, name))
     options, notes = _sorted_options(request.Options, request.EngineArgs)
     pipeline_type = request.PipelineType.strip()
-    legacy = LEGACY_TYPES.get(pipeline_type, LegacyType(pipeline_type, {}))
+    legacy = LEGACY_TYPES.get(pipeline_type, LegacyType(pipeline_type))
     return LoadSpec(
         identity=request.Model,
         model_file=request.ModelFile,
@@ -143,7 +144,8 @@ def from_model_options(request: Any) -> LoadSpec:
         quantization=request.Quantization.strip(),
         load_options=options.load,
         placement_options=options.placement,
-        call_arguments={**legacy.call_arguments, **options.call},
+        call_arguments=options.call,
+        default_frames=legacy.frames,
         notes=notes,
     )
 

@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import diffusers_dynamic_loader as loader
+
 from . import adapters, placement, schedulers, tasks
-from .call_arguments import ModelDefaults
+from .call_arguments import FRAME_COUNTS, ModelDefaults
 from .errors import LoadError
 from .guidance import is_distilled
 from .load_spec import LoadSpec
 from .model_files import ModelFacts
 from .placement import DevicePlan
 from .settings import Settings
-from .signatures import check_options, parameters_of
+from .signatures import Parameters, check_options, parameters_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def _set_scheduler(pipeline: Any, name: str) -> list[str]:
 
 
 def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Settings) -> tuple[ModelDefaults, list[str]]:
-    """What every call starts from, and notes on options that the pipeline does not take.
+    """What every call starts from, and notes on options that neither the pipeline nor a sibling on its weights takes.
 
     Raises InvalidRequest for an option of a wrong type.
     """
@@ -84,10 +86,10 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
     scale = options.pop("guidance_scale", None)
     if isinstance(scale, bool) or not isinstance(scale, (int, float, type(None))):
         raise LoadError(f"option guidance_scale:{scale!r} must be a number")
-    checked = check_options(options, parameters_of(cls), cls.__name__)
+    checked = check_options(options, _family_parameters(cls, options), cls.__name__)
     names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
     return ModelDefaults(
-        options=checked.accepted,
+        options={**_default_frames(settings.frames or spec.default_frames, cls), **checked.accepted},
         guidance=spec.guidance if scale is None else float(scale),
         distilled=is_distilled(names, facts.index),
         clip_skip=spec.clip_skip,
@@ -95,3 +97,23 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
         chunk_size=settings.chunk_size,
         generator_device=str(spec.placement_options.get("generator_device") or "cpu"),
     ), checked.notes
+
+
+def _family_parameters(cls: type, options: Iterable[str]) -> Parameters:
+    """Parameters of the class, and where an option is not among them those of the siblings that a request may call for
+    (``strength`` of a text-to-image model is its image-to-image sibling's)."""
+    found = parameters_of(cls)
+    if found.keys() >= set(options):
+        return found
+    for task in tasks.SIBLING_TASKS:
+        try:
+            found = {**parameters_of(loader.find_sibling(cls, task)), **found}
+        except (ValueError, ImportError):
+            continue
+    return found
+
+
+def _default_frames(frames: int | None, cls: type) -> dict[str, int]:
+    """``frames`` under the name that the signature has for a frame count, nothing where it has none."""
+    name = next((name for name in FRAME_COUNTS if name in parameters_of(cls)), None)
+    return {name: frames} if name and frames else {}

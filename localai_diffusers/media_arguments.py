@@ -42,7 +42,7 @@ def _pictures(request: GenerationRequest, parameters: Parameters, class_name: st
     for name in names:
         if not images:
             break
-        if name == names[-1] and len(images) > 1 and takes_list(parameters[name]):
+        if name == names[-1] and len(images) > 1 and takes_list(parameters[name]) and not _starts_from(name, names, parameters):
             found[name], images = images, []
         else:
             found[name] = images.pop(0)
@@ -51,6 +51,12 @@ def _pictures(request: GenerationRequest, parameters: Parameters, class_name: st
         takes = f"{len(every)} ({', '.join(every)})" if every else "none"
         raise InvalidRequest(f"the request brings {len(request.images)} pictures (src, ref_images): {class_name} takes {takes}")
     return found
+
+
+def _starts_from(name: str, names: list[str], parameters: Parameters) -> bool:
+    """Whether the picture is noised and repainted (there is a strength for that): a list of those would be a batch of
+    several outputs, where a list of references makes one."""
+    return name == names[0] and "strength" in parameters
 
 
 def _one(value: Any, names: list[str], what: str, pipeline: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
         return half()
     except (BackendError, MemoryError):
         raise
-    except (loader.HubError, loader.PipelineImportError, ValueError, OSError, KeyError, TypeError) as error:
+    except (ImportError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         log.debug("load of %s failed", spec.identity, exc_info=error)
         raise LoadError(f"{spec.identity}: {error}") from error
 
@@ -102,7 +102,11 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
             pipeline = loader.load_diffusers_pipeline(
                 class_name=cls.__name__, model_id=str(facts.path), from_single_file=location.kind.endswith("file"),
                 **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(parts, where)})
-        return finish(spec, pipeline, where, options, settings, notes)
+        if type(pipeline) is cls:
+            return finish(spec, pipeline, where, options, settings, notes)
+        # A class that stands for others (a file of no named class): only now its arguments are known.
+        known, said = model_defaults(spec, type(pipeline), facts, settings)
+        return finish(spec, pipeline, where, known, settings, [note for note in notes if note not in more] + said)
 
     return build
 

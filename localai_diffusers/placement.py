@@ -36,6 +36,7 @@ class ComponentRule(NamedTuple):
     dtype: str = ""
     half: str = ""
     variant: str = ""
+    tiling: bool = False
 
 
 # By the class of a component, as model_index.json names it. Most models need no row: diffusers keeps the layers that
@@ -47,6 +48,7 @@ COMPONENT_RULES: Mapping[str, ComponentRule] = {
     "SanaTransformer2DModel": ComponentRule(
         "Sana's linear attention overflows in fp16, so its repos ship a bf16 variant of the weights",
         half="bfloat16", variant="bf16"),
+    "AutoencoderKLAllegro": ComponentRule("diffusers implements its decoding in tiles only", tiling=True),
 }
 
 
@@ -317,6 +319,8 @@ def switch_on(pipeline: Any, options: Mapping[str, Any]) -> list[str]:
     Raises LoadError for a value that diffusers refuses.
     """
     notes = []
+    if any(rule.tiling for part in pipeline.components.values() if (rule := COMPONENT_RULES.get(type(part).__name__))):
+        pipeline.vae.enable_tiling()
     for name, switch in _SWITCHES.items():
         value = options.get(name)
         if value in (None, False):

@@ -70,7 +70,7 @@ class Settings:
     safetensors: bool = True
     chunk_size: int = 8
     fps: int = 7
-    frames: int = 64
+    frames: int | None = None
     disable_cpu_offload: bool = False
     bfl_repo: str = "ChuckMcSneed/FLUX.1-dev"
     parent_watch: bool = True
@@ -130,7 +130,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SAFETENSORS", "safetensors", _flag, "0 allows weights that are not safetensors (pickles run code)."),
     Variable("CHUNK_SIZE", "chunk_size", _positive, "decode_chunk_size of pipelines that have one."),
     Variable("FPS", "fps", _positive, "Frame rate of a video made through GenerateImage."),
-    Variable("FRAMES", "frames", _positive, "Frames of a video made through GenerateImage."),
+    Variable("FRAMES", "frames", _positive, "Frames of a video for which neither the request nor the model's options name a number."),
     Variable("DISABLE_CPU_OFFLOAD", "disable_cpu_offload", _flag, "1 turns the offload of low_vram off."),
     Variable("BFL_REPO", "bfl_repo", str.strip, "Base repo or folder of the quantized FluxTransformer2DModel path."),
     Variable("LOCALAI_BACKEND_PARENT_WATCH", "parent_watch", _flag, "0 lets the process outlive its parent."),

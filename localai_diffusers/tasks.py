@@ -9,6 +9,10 @@ import diffusers_dynamic_loader as loader
 from .errors import InvalidRequest
 from .requests import GenerationRequest
 from .signatures import EMPTY, image_parameters, mask_parameters, parameters_of, video_parameters
+from .sizes import config_value
+
+# What :func:`wanted_task` may answer.
+SIBLING_TASKS = ("inpainting", *(f"{source}-to-{made}" for made in ("image", "video") for source in ("text", "image", "video")))
 
 
 def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
@@ -126,7 +130,18 @@ def share_components(pipeline: Any, cls: type) -> Any:
     may_lack = {*cls._optional_components, *(name for name in absent if parameters[name].default is not inspect.Parameter.empty)}
     if absent - may_lack:
         raise InvalidRequest(f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs {', '.join(sorted(absent - may_lack))}")
+    _check_channels(pipeline, cls)
     for name in absent:
         if parameters[name].default is inspect.Parameter.empty:
             components[name] = None
     return cls(**components, **config)
+
+
+def _check_channels(pipeline: Any, cls: type) -> None:
+    """Raise InvalidRequest for a sibling that fills only some of the UNet's channels: an inpainting or upscaling model
+    (mask or picture beside the latents) makes nothing of text alone."""
+    takes, gives = (config_value(getattr(pipeline, name, None), key) for name, key in (("unet", "in_channels"), ("vae", "latent_channels")))
+    if takes and gives and takes != gives and not mask_parameters(parameters_of(cls)):
+        names = ", ".join(image_parameters(parameters_of(pipeline)) + mask_parameters(parameters_of(pipeline)))
+        raise InvalidRequest(f"{type(pipeline).__name__} takes {names or 'no picture'}: its unet has {takes} channels, of which "
+                             f"{cls.__name__} would fill {gives}")

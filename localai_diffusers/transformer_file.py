@@ -121,8 +121,12 @@ def load(component: type, file: Path, root: str | None, name: str, dtype: Any) -
     _make_loadable(component)
     from diffusers.loaders.single_file_model import FromOriginalModelMixin
 
-    model = FromOriginalModelMixin.from_single_file.__func__(component, str(file), **options)
-    _check_complete(model, file)
+    try:
+        model = FromOriginalModelMixin.from_single_file.__func__(component, str(file), **options)
+    except NotImplementedError as error:  # a weight stayed on the meta device: the file did not have it
+        raise _incomplete(component, file) from error
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        raise _incomplete(component, file)
     if file.suffix == ".gguf":
         _dequantize_others(model, dtype)
     return model
@@ -169,8 +173,6 @@ def _load_transformers(component: type, file: Path, root: str | None, name: str,
     return component.from_pretrained(None, config=config, state_dict=_plain_keys(load_file(file)), dtype=dtype)
 
 
-def _check_complete(model: Any, file: Path) -> None:
-    missing = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
-    if missing:
-        raise LoadError(f"{file} lacks {len(missing)} of the weights of a {type(model).__name__} (such as {missing[0]}): it is no "
-                        "file of this model's transformer")
+def _incomplete(component: type, file: Path) -> LoadError:
+    return LoadError(f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, or it is "
+                     "cut short")

@@ -15,7 +15,7 @@ class Entry:
 
     pipeline: the class that model_index.json names.
     build: makes the pipeline in memory.
-    kind: what comes out: image, video, video+audio, audio, mesh, depth, embeds or text.
+    kind: what comes out: image, video, video+audio, audio, mesh, depth, normals, intrinsics or embeds.
     needs: media and text inputs by their parameter names in `__call__` (prompt, image, mask_image, ...).
     arguments: the smallest settings: height, width, num_frames, num_inference_steps, ...; the family's, so a
     class

@@ -44,7 +44,7 @@ def resolve(name: str) -> type:
         return found
     for root in ("pipelines", "models", "schedulers"):
         for file in sorted((Path(diffusers.__file__).parent / root).rglob("*.py")):
-            if re.search(rf"^class {name}\(", file.read_text(encoding="utf-8"), re.M):
+            if re.search(rf"^class {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE):
                 parts = file.relative_to(Path(diffusers.__file__).parent).with_suffix("").parts
                 return getattr(importlib.import_module(".".join(("diffusers", *parts))), name)
     if not hasattr(transformers, name):

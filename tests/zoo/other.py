@@ -7,9 +7,8 @@ from typing import Any
 from . import components as c
 from .entry import Entry, entries
 from .image import SMALL, Parts, sd
-from .kit import from_config, model, scheduler
+from .kit import from_config, scheduler
 from .shape import give_shape
-
 
 MESH = dict(frame_size=16, num_inference_steps=2, output_type="mesh")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 # Corner k of a cube lies at (k & 1, k >> 1 & 1, k >> 2 & 1). The edges in the order that the renderer numbers
@@ -48,7 +49,7 @@ def triangles(inside: int) -> list[tuple[int, int, int]]:
         loop = [next(iter(links))]
         while (onward := links.pop(loop[-1])) != loop[0]:
             loop.append(onward)
-        result += [(loop[0], third, second) for second, third in zip(loop[1:], loop[2:])]
+        result += [(loop[0], third, second) for second, third in itertools.pairwise(loop[1:])]
     return result
 
 

@@ -8,7 +8,7 @@ from . import components as c
 from .entry import Entry, entries
 from .image import Parts, controlnet, sd, sdxl
 from .image_dit import kandinsky5_transformer
-from .kit import from_config, model, scheduler
+from .kit import model, scheduler
 
 SHORT = dict(height=32, width=32, num_frames=5, num_inference_steps=2)
 

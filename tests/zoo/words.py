@@ -20,9 +20,9 @@ superior degree alignment based prompts assist provide rich realistic vision ple
 
 # Instructions of the kind that pipelines wrap around a prompt: merges across punctuation and capitals.
 SENTENCES = (
-    "Describe the picture: its main content, the color, shape and size of the objects, texture, text, background.",
+    "Describe the picture: its main content, the color, shape and size of the objects, texture, background.",
     "You are a helpful assistant. Describe what the user asks for. Then explain how the image should change.",
-    "1. The theme of the video. 2. Actions, events and movement. 3. Light, style. 4. Camera angles, transitions.",
+    "1. The theme of the video. 2. Actions, events, movement. 3. Light, style. 4. Camera angles, motion.",
     "Picture 1: a red circle on a blue background. Instruction: A photo of a cat, high quality, 4k. Answer:",
 )
 

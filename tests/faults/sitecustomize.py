@@ -1,0 +1,80 @@
+"""Gates inside a backend process, so that a test can hold it at a chosen moment.
+
+Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the product knows
+of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES names; who stands before it
+leaves the file ``at-<phase>`` and waits.
+"""
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Module -> (function or Class.method in it, phase). The function waits at the gate of its phase before it runs.
+GATES: dict[str, tuple[tuple[str, str], ...]] = {
+    "diffusers.pipelines.pipeline_loading_utils": (("load_sub_model", "load"),),
+    "diffusers.models.unets.unet_2d_condition": (("UNet2DConditionModel.forward", "step"),),
+    "diffusers.models.autoencoders.autoencoder_kl": (("AutoencoderKL.decode", "decode"),),
+    "localai_diffusers.media.images": (("save_image", "encode"),),
+    "localai_diffusers.media.payloads": (("write_payload", "write"),),
+    "localai_diffusers.pipelines": (("prepare", "prepare"),),
+    "localai_diffusers.generation": (("generate", "generate"),),
+}
+LONGEST_HOLD = 30.0
+
+
+def gated(function: Callable, phase: str, folder: Path) -> Callable:
+    """``function`` behind the gate of ``phase``."""
+    hold, mark = folder / f"hold-{phase}", folder / f"at-{phase}"
+
+    @functools.wraps(function)
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        if hold.exists():
+            mark.touch()
+            until = time.monotonic() + LONGEST_HOLD
+            while hold.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+        return function(*args, **kwargs)
+
+    return waiting
+
+
+def put_gates(module: ModuleType, folder: Path) -> None:
+    """Put the gates of GATES into a freshly imported module."""
+    for path, phase in GATES[module.__name__]:
+        *owners, name = path.split(".")
+        owner = functools.reduce(getattr, owners, module)
+        setattr(owner, name, gated(getattr(owner, name), phase, folder))
+
+
+class GateFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of GATES as Python would, and puts the gates in once they ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        if name not in GATES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                put_gates(module, self._folder)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if os.environ.get("TEST_GATES"):
+    sys.meta_path.insert(0, GateFinder(Path(os.environ["TEST_GATES"])))

@@ -1,0 +1,165 @@
+"""A backend process that a test can hold at a chosen moment, and what the tests of the server share."""
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import tempfile
+import time
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+import backend_pb2
+from tests.support import HOME, SHAPES_MODEL, Backend
+
+PROMPT = "a red circle on a blue background"
+CODE = grpc.StatusCode
+
+
+class GatedBackend(Backend):
+    """A backend with the gates of tests/faults in it: :meth:`hold` a phase, :meth:`wait_at` it, :meth:`release` it."""
+
+    def __init__(self, **environ: str) -> None:
+        self.gates = Path(tempfile.mkdtemp(prefix="gates-"))
+        paths = os.pathsep.join((str(HOME / "tests" / "faults"), str(HOME)))
+        super().__init__(**{"OMP_NUM_THREADS": "1", "PYTHON_GRPC_MAX_WORKERS": "4", "PYTHONPATH": paths,
+                            "TEST_GATES": str(self.gates), **environ})
+
+    def hold(self, *phases: str) -> None:
+        for phase in phases:
+            (self.gates / f"at-{phase}").unlink(missing_ok=True)
+            (self.gates / f"hold-{phase}").touch()
+
+    def release(self, *phases: str) -> None:
+        """Open the gates of these phases, or all."""
+        names = [f"hold-{phase}" for phase in phases] or [path.name for path in self.gates.glob("hold-*")]
+        for name in names:
+            (self.gates / name).unlink(missing_ok=True)
+
+    def wait_at(self, phase: str, seconds: float = 20.0) -> None:
+        """Return when the work stands before the gate of ``phase``."""
+        wait_until((self.gates / f"at-{phase}").exists, seconds, f"nothing came to {phase!r}\n{self.log[-2000:]}")
+
+    def load_shapes(self, **fields: Any) -> None:
+        result = self.load(SHAPES_MODEL, **{"CFGScale": 5.0, **fields})
+        if not result.success:
+            raise AssertionError(result.message)
+
+    def request(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Any:
+        """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path."""
+        values = {"width": 64, "height": 64, "step": 20, "seed": 1, "dst": str(self.folder / name), **fields}
+        return backend_pb2.GenerateImageRequest(positive_prompt=prompt, **values)
+
+    def start(self, name: str = "out.png", timeout: float = 60, **fields: Any) -> Any:
+        """A GenerateImage that runs while the test goes on: its ``cancel``, ``result`` and ``code`` are at hand."""
+        return self.stub.GenerateImage.future(self.request(name, **fields), timeout=timeout)
+
+    def picture(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Path:
+        """GenerateImage, waited for; the file that it wrote."""
+        request = self.request(name, prompt, **fields)
+        self.result = self.stub.GenerateImage(request, timeout=60)
+        return Path(request.dst)
+
+    @property
+    def state(self) -> str:
+        answer = self.stub.Status(backend_pb2.HealthMessage(), timeout=5)
+        return backend_pb2.StatusResponse.State.Name(answer.state)
+
+    def wait_for_state(self, *states: str, seconds: float = 20.0) -> None:
+        wait_until(lambda: self.state in states, seconds, f"the state is {self.state}, not {states}")
+
+    def free(self) -> Any:
+        return self.stub.Free(backend_pb2.HealthMessage(), timeout=10)
+
+    def outputs(self) -> set[str]:
+        """Names of all files in the folder of outputs, hidden ones too, without the log."""
+        return set(os.listdir(self.folder)) - {self.log_file.name}
+
+
+@functools.cache
+def _shared() -> list[GatedBackend]:
+    return []
+
+
+def shapes_backend() -> GatedBackend:
+    """One server for all tests that leave it as they found it, with the shapes model; a new one if it died."""
+    running = _shared()
+    if running and running[-1].process.poll() is None:
+        return running[-1]
+    started = GatedBackend()
+    atexit.register(started.stop)
+    running.append(started)
+    return started
+
+
+class ServerCase(unittest.TestCase):
+    """A test on the shared server: the model is loaded when it begins, no gate is shut when it ends."""
+
+    backend: GatedBackend
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.backend = shapes_backend()
+
+    def setUp(self) -> None:
+        self.addCleanup(self.backend.release)
+        self.backend.wait_for_state("READY", "UNINITIALIZED")
+        if self.backend.state == "UNINITIALIZED":
+            self.backend.load_shapes()
+        self.before = self.backend.outputs()
+
+    def assert_status(self, code: grpc.StatusCode, call: Callable[[], Any], words: str = "") -> str:
+        """The call fails with ``code`` and a text that holds ``words``; the text."""
+        with self.assertRaises(grpc.RpcError) as caught:
+            call()
+        return self.assert_code(caught.exception, code, words)
+
+    def assert_code(self, error: Any, code: grpc.StatusCode, words: str = "") -> str:
+        self.assertEqual(error.code(), code, error.details())
+        self.assertIn(words, error.details())
+        return error.details()
+
+    def assert_right(self, path: Path, prompt: str = PROMPT) -> None:
+        """The picture shows what the prompt asks for."""
+        self.assertEqual(shown_in(path), prompt)
+
+    def assert_nothing_written(self) -> None:
+        """No file more than at the test's begin, hidden and temporary ones included."""
+        self.assertEqual(self.backend.outputs() - self.before, set())
+
+    def assert_serves(self) -> None:
+        """The server goes on as if nothing had been: a right picture. It leaves no file."""
+        path = self.backend.picture("serves.png")
+        self.assert_right(path)
+        path.unlink()
+
+
+def shown_in(path: Path) -> str:
+    """The prompt that the picture at ``path`` is a right answer to, by the judge's rule."""
+    from PIL import Image
+
+    from tests.shapes_judge import judge
+
+    with Image.open(path) as image:
+        return judge(image).prompt()
+
+
+def pixels(path: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+def wait_until(happened: Callable[[], bool], seconds: float, message: str) -> float:
+    """Seconds until ``happened()``; AssertionError with ``message`` after ``seconds``."""
+    began = time.monotonic()
+    while not happened():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"{message} within {seconds} s")
+        time.sleep(0.01)
+    return time.monotonic() - began
