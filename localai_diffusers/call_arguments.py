@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import sizes
+from .errors import InvalidRequest
 from .guidance import guidance_arguments
 from .media_arguments import media_arguments, output_size
 from .requests import SOUND_ARGUMENTS, GenerationRequest
@@ -63,7 +64,7 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
     arguments |= _guidance(request, pipeline, defaults, arguments)
     arguments |= _text(request, parameters, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
-    arguments |= _numbers(request, parameters, defaults)
+    arguments |= _numbers(request, pipeline, defaults)
     arguments |= _frames(request, pipeline, notes)
     arguments |= _fields(request, parameters, notes)
     arguments |= _output_type(request, parameters, class_name)
@@ -90,8 +91,7 @@ def _text(request: GenerationRequest, parameters: Parameters, arguments: Mapping
     """
     found: dict[str, Any] = {}
     if "prompt" in parameters:
-        if request.prompt or parameters["prompt"].default is EMPTY or not request.images:
-            found["prompt"] = request.prompt
+        found["prompt"] = request.prompt  # an empty one too: an upscaler wants "", and None is refused
     elif request.prompt:
         notes.append("this pipeline takes no prompt: it is ignored")
     if "negative_prompt" in parameters:
@@ -104,15 +104,24 @@ def _text(request: GenerationRequest, parameters: Parameters, arguments: Mapping
     return found
 
 
-def _numbers(request: GenerationRequest, parameters: Parameters, defaults: ModelDefaults) -> dict[str, Any]:
+def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> dict[str, Any]:
+    parameters = parameters_of(pipeline)
     clip_skip = (request.clip_skip or defaults.clip_skip) if defaults.use_clip_skip else 0
     wanted: dict[str, Any] = {
         "num_inference_steps": request.steps,
-        "clip_skip": clip_skip or None,
+        "clip_skip": _clip_skip(clip_skip, pipeline) if "clip_skip" in parameters else None,
         "decode_chunk_size": defaults.chunk_size,
         **dict.fromkeys(_COUNTS, 1),
     }
     return {name: value for name, value in wanted.items() if value is not None and name in parameters}
+
+
+def _clip_skip(layers: int, pipeline: Any) -> int | None:
+    """The last layers of the text encoder to leave out; one must be left. None for 0."""
+    every = sizes.config_value(getattr(pipeline, "text_encoder", None), "num_hidden_layers")
+    if isinstance(every, int) and layers >= every:
+        raise InvalidRequest(f"CLIPSkip={layers} must be below {every}, the number of layers of this model's text encoder")
+    return layers or None
 
 
 def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:

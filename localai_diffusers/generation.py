@@ -9,17 +9,20 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from . import call_arguments, ip_adapter, progress, prompts, tasks
+from . import call_arguments, compat, ip_adapter, progress, prompts, tasks
 from .call_arguments import Call
 from .engine import Job
 from .errors import InvalidRequest, NotSupported
 from .loaded_model import LoadedModel
 from .metadata import parameters_text
 from .requests import GenerationRequest
+from .signatures import image_parameters, parameters_of, video_parameters
 
 log = logging.getLogger(__name__)
 
 _DIVISIBLE = re.compile(r"(?:divisible by|multiples? of)\D{0,3}(\d+)")
+# What pipelines raise for arguments that they cannot use.
+_REFUSALS = (ValueError, TypeError, AttributeError)
 _FALLBACK_FPS = 8.0  # diffusers' export_to_video assumes 10, its GIF export 10; the video models' examples mostly 8
 
 
@@ -61,19 +64,24 @@ def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
     """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by."""
     try:
         return _call(pipeline, call, job)
-    except ValueError as error:
+    except _REFUSALS as error:
         rounded = _rounded_size(call.arguments, str(error))
         if rounded is None:
-            raise _refused(error) from error
+            raise _refused(error, pipeline, call, job) from error
         call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
         call.arguments.update(rounded)
-    return _call(pipeline, call, job)
+    try:
+        return _call(pipeline, call, job)
+    except _REFUSALS as error:
+        raise _refused(error, pipeline, call, job) from error
 
 
 def _call(pipeline: Any, call: Call, job: Job) -> Any:
     import torch
 
     torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
+    if "generator" in call.arguments:
+        call.arguments["generator"].manual_seed(call.seed)  # a second try makes the same noise
     with progress.watched(pipeline, job) as hooks, compat.clip_text_model():
         try:
             return pipeline(**call.arguments, **hooks)
@@ -93,10 +101,21 @@ def _rounded_size(arguments: dict[str, Any], text: str) -> dict[str, int] | None
     return None if rounded == sides else rounded
 
 
-def _refused(error: ValueError) -> Exception:
-    """A pipeline's ``check_inputs`` judges the request's arguments; any other ValueError is unexpected."""
+def _refused(error: Exception, pipeline: Any, call: Call, job: Job) -> Exception:
+    """The pipeline's complaint as InvalidRequest where it is about the request, else as it is: the unexpected.
+
+    ``check_inputs`` judges arguments. A pipeline that edits pictures but has None as the default of its picture fails
+    on its way to the first step.
+    """
     functions = [frame.f_code.co_name for frame, _line in traceback.walk_tb(error.__traceback__)]
-    return InvalidRequest(f"the pipeline refuses the request: {error}") if "check_inputs" in functions else error
+    if "check_inputs" in functions:
+        return InvalidRequest(f"the pipeline refuses the request: {error}")
+    parameters = parameters_of(pipeline)
+    pictures = image_parameters(parameters) + video_parameters(parameters)
+    if pictures and job.step == 0 and not call.arguments.keys() & set(pictures):
+        return InvalidRequest(f"{type(pipeline).__name__} takes {', '.join(pictures)}, and the request brings no picture (src, "
+                              f"ref_images, start_image); it failed with: {error}")
+    return error
 
 
 def _write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, output: Any, job: Job) -> str:

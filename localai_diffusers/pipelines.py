@@ -260,11 +260,24 @@ def _explicit(name: str, own: type | None, facts: ModelFacts) -> tuple[type, lis
         return own, []
     if not hasattr(cls, "_get_signature_keys"):  # an AutoPipeline class stands for a task
         return _for_task(loader.pipeline_tasks(cls.__name__)[0], own, facts)
+    if _refines(own, cls):
+        return own, [f"PipelineType {cls.__name__} is taken as {own.__name__}, its own kind in this model"]
     reason = misfit(cls, own, facts)
     if not reason:
         return cls, []
     fitting = _same_task(cls, own, facts)
     return fitting, [f"PipelineType {cls.__name__} does not fit this model ({reason}): loaded as {fitting.__name__}"]
+
+
+def _refines(own: type, asked: type) -> bool:
+    """Whether the model's class is a kind of the one asked for: its name with more in it, the same components and task.
+
+    LocalAI's gallery asks for QwenImageEditPipeline where the repo is a QwenImageEditPlusPipeline.
+    """
+    if not own.__name__.startswith(asked.__name__.removesuffix("Pipeline")):
+        return False
+    same_parts = set(own._get_signature_keys(own)[0]) == set(asked._get_signature_keys(asked)[0])
+    return same_parts and loader.pipeline_tasks(own.__name__)[:1] == loader.pipeline_tasks(asked.__name__)[:1]
 
 
 def _same_task(asked: type, own: type, facts: ModelFacts) -> type:

@@ -308,7 +308,7 @@ class GalleryTest(unittest.TestCase):
         self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
         self.assertIn("model identity mismatch", caught.exception.details())
 
-    def test_z_every_yaml_has_been_run(self) -> None:
+    def test_zz_every_yaml_has_been_run(self) -> None:
         if len(_TRIED) > 3:  # not where one test is run by itself
             self.assertEqual(set(gallery.YAMLS) - _TRIED, set())
 

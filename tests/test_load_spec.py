@@ -105,8 +105,8 @@ class FieldsTest(unittest.TestCase):
 
     def test_the_legacy_video_type_means_the_models_own_class_and_64_frames(self) -> None:
         found = spec(PipelineType="VideoDiffusionPipeline")
-        self.assertEqual((found.pipeline_type, found.call_arguments["num_frames"]), ("DiffusionPipeline", 64))
-        self.assertEqual(spec("num_frames:8", PipelineType="VideoDiffusionPipeline").call_arguments["num_frames"], 8)
+        self.assertEqual((found.pipeline_type, found.default_frames, dict(found.call_arguments)), ("DiffusionPipeline", 64, {}))
+        self.assertIsNone(spec(PipelineType="WanPipeline").default_frames)
 
     def test_loras_come_with_their_scales_and_1_where_none_is_given(self) -> None:
         found = spec(LoraAdapter="one", LoraScale=0.5, LoraAdapters=["two", "three"], LoraScales=[0.25])

@@ -59,8 +59,8 @@ class SiblingTest(unittest.TestCase):
         self.assertEqual(chosen("StableDiffusionPipeline", "pair"), "StableDiffusionImg2ImgPipeline")
 
     def test_what_the_family_cannot_do_is_refused_with_what_it_takes(self) -> None:
-        for name, brings in (("StableDiffusionUpscalePipeline", "text"), ("StableVideoDiffusionPipeline", "text"), ("DDPMPipeline", "image"),
-                             ("StableDiffusionInstructPix2PixPipeline", "text"), ("QwenImageEditPipeline", "text")):
+        for name, brings in (("StableVideoDiffusionPipeline", "text"), ("DDPMPipeline", "image"), ("PaintByExamplePipeline", "text"),
+                             ("StableDiffusionControlNetPipeline", "text"), ("FluxFillPipeline", "text")):
             with self.assertRaisesRegex(InvalidRequest, f"{name} takes"):
                 chosen(name, brings)
 
@@ -86,6 +86,11 @@ class ShareTest(unittest.TestCase):
     def test_a_sibling_that_needs_more_names_what(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, "StableDiffusionControlNetPipeline also needs controlnet"):
             tasks.share_components(zoo_model("StableDiffusionPipeline").pipeline, diffusers.StableDiffusionControlNetPipeline)
+
+    def test_text_alone_cannot_fill_the_channels_of_an_inpainting_or_upscaling_unet(self) -> None:
+        for name in ("StableDiffusionInpaintPipeline", "StableDiffusionUpscalePipeline"):
+            with self.assertRaisesRegex(InvalidRequest, f"{name} takes image.*channels"):
+                tasks.share_components(zoo_model(name).pipeline, diffusers.StableDiffusionPipeline)
 
     def test_a_sibling_is_made_once(self) -> None:
         model = load(checkpoint("FluxPipeline"))

@@ -88,7 +88,7 @@ class TransformerFileTest(unittest.TestCase):
         repos = self.folder / "hub"
         shutil.copytree(checkpoint("FluxPipeline"), repos / "tiny" / "flux")
         lora = adapter_files.lora(checkpoint("FluxPipeline"), repos / "tiny" / "lora" / "style.safetensors", "transformer")
-        with FakeHub(repos) as hub, Backend(**hub.environment(self.folder / "cache")) as backend:
+        with FakeHub(repos) as hub, Backend(**hub.environment(self.folder / "cache") | {"HF_HUB_OFFLINE": "0"}) as backend:
             answer = backend.load(self.folder / "FluxPipeline.gguf", Options=["base_model:tiny/flux"], LoraAdapter="tiny/lora")
             self.assertTrue(answer.success, answer.message)
             self.assertGreater(backend.image("red circle", width=32, height=32, step=1).stat().st_size, 100)
