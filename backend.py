@@ -23,7 +23,7 @@ import grpc
 
 import backend_pb2
 import backend_pb2_grpc
-from localai_diffusers import errors, guard, load_spec, logs, requests
+from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
 from localai_diffusers.engine import Engine, Job, State
 from localai_diffusers.settings import Settings
 
@@ -71,6 +71,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         """A Result whatever happens: the core reads its ``success``, and a status would hide the message."""
         try:
             spec = load_spec.from_model_options(request)
+            pipelines.refuse_early(spec)
             job = self.engine.load(spec.identity, self._preparation(spec))
             model = self._wait(job, context)
         except errors.BackendError as error:
@@ -131,8 +132,6 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
     def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job, Any], Callable[[], Any]]:
         def prepare(job: Job, _current: Any) -> Callable[[], Any]:
-            from localai_diffusers import pipelines
-
             return pipelines.prepare(spec, self.settings, job)
 
         return prepare
@@ -149,7 +148,8 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         try:
             self.engine.require_model()
             wanted = read(request, self.settings)
-            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc)
+            identity = getattr(request, "ModelIdentity", "")
+            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity)
             return self._wait(job, context)
         except errors.BackendError as error:
             _abort(context, error)

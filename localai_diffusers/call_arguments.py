@@ -15,7 +15,7 @@ from .errors import InvalidRequest
 from .guidance import guidance_arguments
 from .media_arguments import media_arguments, output_size
 from .requests import SOUND_ARGUMENTS, GenerationRequest
-from .signatures import EMPTY, Parameters, accepted_types, check_complete, check_params, parameters_of
+from .signatures import Parameters, accepted_types, check_complete, check_params, parameters_of
 
 # One output a call: the core asks for several by several calls.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
@@ -117,10 +117,15 @@ def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults)
 
 
 def _clip_skip(layers: int, pipeline: Any) -> int | None:
-    """The last layers of the text encoder to leave out; one must be left. None for 0."""
+    """How many of the text encoder's last layers are left out, None for 0. InvalidRequest for more than it has.
+
+    Families with a second text encoder (SDXL, SD3) count from the last layer but one.
+    """
     every = sizes.config_value(getattr(pipeline, "text_encoder", None), "num_hidden_layers")
-    if isinstance(every, int) and layers >= every:
-        raise InvalidRequest(f"CLIPSkip={layers} must be below {every}, the number of layers of this model's text encoder")
+    if isinstance(every, int):
+        most = every - 1 if getattr(pipeline, "text_encoder_2", None) is not None else every
+        if layers > most:
+            raise InvalidRequest(f"CLIPSkip={layers} must be at most {most}: this model's text encoder has {every} layers")
     return layers or None
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from .errors import (BackendError, Cancelled, GenerationFailed, ModelNotLoaded, OutOfMemory, QueueFull,
+from .errors import (BackendError, Cancelled, GenerationFailed, ModelMismatch, ModelNotLoaded, OutOfMemory, QueueFull,
                      is_out_of_memory, status_message)
 
 log = logging.getLogger(__name__)
@@ -184,13 +184,18 @@ class Engine:
 
         return self.submit(work, f"load of {identity!r}", is_load=True)
 
-    def generate(self, work: Callable[[Job, Any], T], name: str) -> Job[T]:
-        """Queue ``work(job, model)`` on the model that is loaded when its turn comes."""
+    def generate(self, work: Callable[[Job, Any], T], name: str, identity: str = "") -> Job[T]:
+        """Queue ``work(job, model)`` on the model that is loaded when its turn comes.
+
+        ``identity``: the model that the request means; another one may have been loaded while it waited.
+        """
         self.require_model()
 
         def on_model(job: Job) -> T:
             if self._slot.model is None:
                 raise ModelNotLoaded()
+            if identity and self._slot.identity and identity != self._slot.identity:
+                raise ModelMismatch(self._slot.identity, identity)
             result = work(job, self._slot.model)
             self.metrics = Metrics(job.step, time.monotonic() - job.started_at)
             return result

@@ -28,7 +28,13 @@ class ModelNotLoaded(BackendError):
 
 
 class ModelMismatch(BackendError):
-    """The request names another model than the one that is loaded."""
+    """The request names another model than the one that is loaded.
+
+    The router takes NOT_FOUND for a mismatch only with these words (LocalAI pkg/grpc/grpcerrors/errors.go).
+    """
+
+    def __init__(self, loaded: str, requested: str) -> None:
+        super().__init__(f"model identity mismatch: loaded {loaded!r}, requested {requested!r}")
 
 
 class LoadError(BackendError):
@@ -106,7 +112,7 @@ def one_line(error: BaseException | str) -> str:
 
 def status_message(error: BaseException) -> str:
     """What the status says: our own texts as they are, a foreign one behind the name of its class."""
-    if isinstance(error, ModelNotLoaded):
+    if isinstance(error, (ModelNotLoaded, ModelMismatch)):
         return str(error)
     if isinstance(error, BackendError):
         return one_line(error)

@@ -17,12 +17,11 @@ from typing import Any
 
 import grpc
 
+from .errors import ModelMismatch
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The router takes NOT_FOUND for a mismatch only with these words (LocalAI pkg/grpc/grpcerrors/errors.go).
-MISMATCH = "model identity mismatch: loaded {!r}, requested {!r}"
 _LOAD_METHOD = "/backend.Backend/LoadModel"
 
 
@@ -87,7 +86,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             requested, loaded = getattr(request, "ModelIdentity", ""), self._loaded_identity()
             if requested and loaded and requested != loaded:
-                context.abort(grpc.StatusCode.NOT_FOUND, MISMATCH.format(loaded, requested))
+                context.abort(grpc.StatusCode.NOT_FOUND, str(ModelMismatch(loaded, requested)))
             return behavior(request, context)
 
         return guarded

@@ -1,0 +1,174 @@
+"""Which pipeline class a load uses: the one that is asked for where it fits the model, else the model's own."""
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import diffusers_dynamic_loader as loader
+
+from . import model_files
+from .errors import LoadError
+from .load_spec import LoadSpec
+from .model_files import ModelFacts
+
+_ROOT = "DiffusionPipeline"
+# Components that never make a class unfit: a pipeline runs without them.
+_DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+
+
+def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
+    """The pipeline class to load, and what was decided.
+
+    An explicit class that fits the model's components wins; one that does not gives way to the model's own class (or
+    its sibling for the same task): LocalAI's importer writes StableDiffusionPipeline for everything. A task picks the
+    sibling of the model's own class. Raises LoadError for an unknown name, remote code without trust, or no class.
+    """
+    if facts.remote_code and not spec.trust_remote_code:
+        raise LoadError(f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true")
+    asked = spec.pipeline_type
+    own = _own_class(facts)
+    if not asked:
+        return _for_task("image-to-image", own, facts) if spec.img2img else (own or _default_class(facts), [])
+    if is_class_name(asked):
+        return _explicit(asked, own, facts)
+    return _for_task(asked, own, facts)
+
+
+def is_class_name(text: str) -> bool:
+    return text.lower() in {name.lower() for name in loader.get_available_pipelines()}
+
+
+def _own_class(facts: ModelFacts) -> type | None:
+    if not facts.class_name:
+        return None
+    try:
+        return loader.resolve_pipeline_class(class_name=facts.class_name)
+    except ValueError as error:
+        raise LoadError(f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have: {error}") from None
+
+
+def _default_class(facts: ModelFacts) -> type:
+    """DiffusionPipeline, which for a checkpoint means the family that its weights show."""
+    return loader.resolve_pipeline_class(class_name=_ROOT)
+
+
+def _for_task(task: str, own: type | None, facts: ModelFacts) -> tuple[type, list[str]]:
+    """The class that ``task`` (or a family's name) means for this model."""
+    if own is None:
+        return loader.resolve_pipeline_type(task), []
+    if own.__name__ in loader.get_task_aliases().get(task.lower(), ()):
+        return own, []
+    try:
+        found = loader.find_sibling(own, task)
+    except loader.UnknownTaskError:
+        return _explicit(loader.resolve_pipeline_type(task).__name__, own, facts)
+    return found, [] if found is own else [f"loaded as {found.__name__} for {task}"]
+
+
+def _explicit(name: str, own: type | None, facts: ModelFacts) -> tuple[type, list[str]]:
+    cls = loader.resolve_pipeline_class(class_name=name)
+    if own is None or cls is own:
+        return cls, []
+    if cls.__name__ == _ROOT:
+        return own, []
+    if not hasattr(cls, "_get_signature_keys"):  # an AutoPipeline class stands for a task
+        return _for_task(loader.pipeline_tasks(cls.__name__)[0], own, facts)
+    if _refines(own, cls):
+        return own, [f"PipelineType {cls.__name__} is taken as {own.__name__}, its own kind in this model"]
+    reason = misfit(cls, own, facts)
+    if not reason:
+        return cls, []
+    fitting = _same_task(cls, own, facts)
+    return fitting, [f"PipelineType {cls.__name__} does not fit this model ({reason}): loaded as {fitting.__name__}"]
+
+
+def _refines(own: type, asked: type) -> bool:
+    """Whether the model's class is a kind of the one asked for: its name with more in it, the same components and task.
+
+    LocalAI's gallery asks for QwenImageEditPipeline where the repo is a QwenImageEditPlusPipeline.
+    """
+    if not own.__name__.startswith(asked.__name__.removesuffix("Pipeline")):
+        return False
+    same_parts = set(own._get_signature_keys(own)[0]) == set(asked._get_signature_keys(asked)[0])
+    return same_parts and loader.pipeline_tasks(own.__name__)[:1] == loader.pipeline_tasks(asked.__name__)[:1]
+
+
+def _same_task(asked: type, own: type, facts: ModelFacts) -> type:
+    """The model's own class, or its sibling for the main task of the class that was asked for, where that fits."""
+    for task in loader.pipeline_tasks(asked.__name__)[:1]:
+        try:
+            sibling = loader.find_sibling(own, task)
+        except ValueError:
+            continue
+        if sibling is own or _connects(sibling, facts) or not misfit(sibling, own, facts):
+            return sibling
+    return own
+
+
+def _connects(cls: type, facts: ModelFacts) -> bool:
+    """Whether the class fetches what it lacks from the repos that the model's card names (Kandinsky's prior)."""
+    return bool(getattr(cls, "_load_connected_pipes", False)) and (facts.path / "README.md").is_file()
+
+
+def misfit(cls: type, own: type, facts: ModelFacts) -> str:
+    """Why ``cls`` cannot run this model, "" if it can.
+
+    It needs a component that the model lacks or has of another type, or it leaves one unused that the model has and its
+    own class uses (SDXL's second text encoder).
+    """
+    if not facts.components:
+        return ""
+    expected, _ = cls._get_signature_keys(cls)
+    needed = required_components(cls)
+    missing = sorted(needed - facts.components.keys())
+    if missing:
+        return f"it needs {', '.join(missing)}"
+    # Not only what its constructor insists on: SDXL lists both of its text encoders as optional.
+    own_expected, _ = own._get_signature_keys(own)
+    unused = sorted(set(own_expected) & facts.components.keys() - {*expected, *_DISPENSABLE})
+    if unused:
+        return f"it has no use for {', '.join(unused)}"
+    wrong = sorted(name for name in expected if not _type_fits(cls, name, facts))
+    return f"{wrong[0]} is a {facts.components[wrong[0]][1]}" if wrong else _channel_misfit(cls, facts)
+
+
+def _channel_misfit(cls: type, facts: ModelFacts) -> str:
+    """Text alone fills a UNet that takes the VAE's latents and nothing beside them: an inpainting, pix2pix or Marigold
+    repo has Stable Diffusion's components and a UNet of more channels."""
+    if "text-to-image" not in loader.pipeline_tasks(cls.__name__)[:1]:
+        return ""
+    takes, gives = facts.config("unet").get("in_channels"), facts.config("vae").get("latent_channels")
+    return f"its unet takes {takes} channels and its vae gives {gives}" if takes and gives and takes != gives else ""
+
+
+def required_components(cls: type) -> set[str]:
+    """Components that the class cannot be built without."""
+    expected, _ = cls._get_signature_keys(cls)
+    parameters = inspect.signature(cls.__init__).parameters
+    return {name for name in expected if name not in cls._optional_components
+            and parameters[name].default is inspect.Parameter.empty} - {"self"}
+
+
+def _type_fits(cls: type, name: str, facts: ModelFacts) -> bool:
+    """Whether the model's component is of a type that the class's signature names.
+
+    Schedulers and tokenizers are not judged: their annotations name one of many that work.
+    """
+    if name not in facts.components or "scheduler" in name or "tokenizer" in name:
+        return True
+    accepted = {kind for kind in cls._get_signature_types().get(name, ()) if isinstance(kind, type)}
+    accepted.discard(inspect.Signature.empty)
+    library, class_name = facts.components[name]
+    actual = _component_class(library, class_name)
+    return not accepted or actual is None or issubclass(actual, tuple(accepted))
+
+
+def _component_class(library: str, class_name: str) -> type | None:
+    """The class, None for one that is not of the two libraries: importing what a model names would run its code."""
+    if library not in ("diffusers", "transformers"):
+        return None
+    try:
+        found = getattr(importlib.import_module(library), class_name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) else None
