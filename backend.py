@@ -24,7 +24,8 @@ import grpc
 import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
-from localai_diffusers.engine import Engine, Job, State
+from localai_diffusers.engine import Engine, State
+from localai_diffusers.jobs import Job
 from localai_diffusers.settings import Settings
 
 log = logging.getLogger("backend")
@@ -46,11 +47,6 @@ def warm_up() -> None:
 
     from localai_diffusers import generation, pipelines  # noqa: F401
     from localai_diffusers.media import payloads  # noqa: F401
-
-    # What was imported stays: without it a full collection (each load and Free does one) holds the GIL, and with it
-    # Health, for 200 ms and not for 10.
-    gc.collect()
-    gc.freeze()
 
     # What the imports made stays for good: the collector need not look at it again (0.3 s less each time).
     gc.collect()
@@ -149,7 +145,8 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             self.engine.require_model()
             wanted = read(request, self.settings)
             identity = getattr(request, "ModelIdentity", "")
-            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity)
+            batch = _batch(self.engine.model, wanted) if work is _generate else None
+            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
             return self._wait(job, context)
         except errors.BackendError as error:
             _abort(context, error)
@@ -165,6 +162,15 @@ def _generate(model: Any, wanted: Any, job: Job) -> Any:
     from localai_diffusers import generation
 
     return generation.generate(model, wanted, job)
+
+
+def _batch(model: Any, wanted: Any) -> Any:
+    """How the request may run with its neighbors; nothing is imported for it where no model is loaded yet."""
+    if model is None:
+        return None
+    from localai_diffusers import batching
+
+    return batching.batch_for(model, wanted)
 
 
 _WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for state in State}

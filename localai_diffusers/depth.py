@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import call_arguments
-from .engine import Job
+from .jobs import Job
 from .errors import InvalidRequest, NotSupported
 from .generation import call_pipeline
 from .loaded_model import LoadedModel

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from .errors import (BackendError, Cancelled, GenerationFailed, ModelMismatch, ModelNotLoaded, OutOfMemory, QueueFull,
-                     is_out_of_memory, status_message)
+from .errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull
+from .jobs import Batch, Job, as_ours
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,83 +30,6 @@ class State(Enum):
     UNINITIALIZED = "UNINITIALIZED"
     BUSY = "BUSY"
     READY = "READY"
-
-
-class Job(Generic[T]):
-    """One piece of work for the worker thread, and the handle to wait for it or to cancel it."""
-
-    def __init__(self, work: Callable[[Job], T], name: str, is_load: bool = False) -> None:
-        self.name = name
-        self.is_load = is_load
-        self.step = 0
-        self.total_steps = 0
-        self.started_at = 0.0
-        self._work = work
-        self._reason = ""
-        self._cancelled = threading.Event()
-        self._settled = threading.Event()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-
-    def cancel(self, reason: str) -> None:
-        """Ask the work to stop at its next :meth:`check`; whoever waits is answered at once."""
-        self._reason = self._reason or reason
-        self._cancelled.set()
-        self._settled.set()
-
-    def check(self) -> None:
-        """Raise Cancelled if somebody asked for it. Called between steps, components and frames."""
-        if self._cancelled.is_set():
-            raise Cancelled(f"{self.name} was cancelled: {self._reason}")
-
-    def report(self, step: int, total: int) -> None:
-        """Note how far the denoising is, in inference steps."""
-        self.step, self.total_steps = step, total
-        self.check()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    @property
-    def failed(self) -> bool:
-        return self._error is not None
-
-    def run(self) -> None:
-        """Do the work on the calling thread and keep its result or error until :meth:`settle`."""
-        self.started_at = time.monotonic()
-        try:
-            self.check()
-            self._result = self._work(self)
-        except BaseException as error:  # noqa: BLE001 - kept for the one who waits
-            self._error = _ours(error, self.name)
-            for kept in (error, self._error):  # their frames hold the pipeline's tensors
-                kept.__traceback__ = kept.__context__ = kept.__cause__ = None
-
-    def settle(self) -> None:
-        """Let whoever waits have the result."""
-        self._settled.set()
-
-    def wait(self, timeout: float | None = None) -> T:
-        """The work's result. Raises its error, Cancelled when cancelled first, TimeoutError after ``timeout`` s."""
-        if not self._settled.wait(timeout):
-            raise TimeoutError(f"{self.name} still runs after {timeout} s")
-        if self._error is not None:
-            raise self._error
-        self.check()
-        return self._result  # type: ignore[return-value]
-
-
-def _ours(error: BaseException, name: str) -> BackendError:
-    """The error as one of ours; the unexpected with its traceback in the log."""
-    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
-        log.error("%s ran out of memory: %s", name, status_message(error))
-        return OutOfMemory(f"{name} ran out of memory ({status_message(error)}). Ask for a smaller size, fewer frames, or "
-                           "load with low_vram: true, options: offload:sequential or vae_tiling:true")
-    if isinstance(error, BackendError):
-        return error
-    log.error("%s failed\n%s", name, "".join(traceback.format_exception(error)))
-    return GenerationFailed(status_message(error))
 
 
 @dataclass
@@ -136,7 +59,7 @@ class Engine:
         self._max_queue = max_queue
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._running: Job | None = None
+        self._running: tuple[Job, ...] = ()
         self._closed = False
         self._slot = _Slot()
         self.metrics = Metrics()
@@ -147,9 +70,9 @@ class Engine:
 
     # What the handlers ask for
 
-    def submit(self, work: Callable[[Job], T], name: str, is_load: bool = False) -> Job[T]:
+    def submit(self, work: Callable[[Job], T], name: str, is_load: bool = False, batch: Batch | None = None) -> Job[T]:
         """Queue ``work``. Raises QueueFull when ``max_queue`` jobs wait already, Cancelled when shutting down."""
-        job: Job[T] = Job(work, name, is_load)
+        job: Job[T] = Job(work, name, is_load, batch)
         with self._changed:
             if self._closed:
                 raise Cancelled("the backend is shutting down")
@@ -184,10 +107,11 @@ class Engine:
 
         return self.submit(work, f"load of {identity!r}", is_load=True)
 
-    def generate(self, work: Callable[[Job, Any], T], name: str, identity: str = "") -> Job[T]:
+    def generate(self, work: Callable[[Job, Any], T], name: str, identity: str = "", batch: Batch | None = None) -> Job[T]:
         """Queue ``work(job, model)`` on the model that is loaded when its turn comes.
 
-        ``identity``: the model that the request means; another one may have been loaded while it waited.
+        ``identity``: the model that the request means; another one may have been loaded while it waited. ``batch``:
+        how the work may be done together with that of its neighbors in the queue.
         """
         self.require_model()
 
@@ -200,7 +124,7 @@ class Engine:
             self.metrics = Metrics(job.step, time.monotonic() - job.started_at)
             return result
 
-        return self.submit(on_model, name)
+        return self.submit(on_model, name, batch=batch)
 
     def require_model(self) -> None:
         """Raise ModelNotLoaded unless a model is loaded or a load is under way."""
@@ -240,42 +164,52 @@ class Engine:
         return self._slot.model
 
     @property
-    def running(self) -> Job | None:
+    def running(self) -> tuple[Job, ...]:
+        """The job that runs, or the jobs that run as one call."""
         return self._running
 
     @property
     def state(self) -> State:
-        if self._running is not None:
+        if self._running:
             return State.BUSY
         return State.UNINITIALIZED if self._slot.model is None else State.READY
 
     # The worker thread
 
     def _loop(self) -> None:
-        while (job := self._next()) is not None:
-            job.run()
-            if job.failed:
+        while jobs := self._next():
+            if len(jobs) > 1 and jobs[0].batch is not None:
+                jobs[0].batch.run(jobs, self._slot.model)
+            else:
+                jobs[0].run()
+            if any(job.failed for job in jobs):
                 release_memory()
             with self._changed:
-                self._running = None
-            job.settle()
+                self._running = ()
+            for job in jobs:
+                job.settle()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> tuple[Job, ...]:
+        """The next job, with those right behind it that may run in the same call; () at the end."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
             if self._closed:
-                return None
-            self._running = self._queue.popleft()
+                return ()
+            first = self._queue.popleft()
+            jobs = [first]
+            while first.batch and len(jobs) < first.batch.limit and self._queue and _together(first, self._queue[0]):
+                jobs.append(self._queue.popleft())
+            self._running = tuple(jobs)
             return self._running
 
     def _load_pending(self) -> bool:
         with self._changed:
-            jobs = (*self._queue, *([self._running] if self._running else ()))
+            jobs = (*self._queue, *self._running)
             return any(job.is_load and not job.cancelled for job in jobs)
 
     def _cancel_all(self, reason: str) -> None:
-        for job in (*self._queue, *([self._running] if self._running else ())):
+        for job in (*self._queue, *self._running):
             job.cancel(reason)
         self._queue.clear()
 
@@ -287,25 +221,19 @@ class Engine:
 
 
 def _after_drop(error: BaseException, had_model: bool, name: str) -> BackendError:
-    ours = _ours(error, name)
+    ours = as_ours(error, name)
     if had_model and not isinstance(ours, Cancelled):
         ours.args = (f"{ours} (the earlier model was freed already: no model is loaded now)",)
     return ours
 
 
+def _together(first: Job, other: Job) -> bool:
+    return first.batch is not None and other.batch is not None and first.batch.key == other.batch.key
+
+
 def release_memory() -> None:
     """Collect garbage and hand the accelerator's cached blocks back. Imports nothing that is not there already."""
-    import sys
-
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    for name in ("cuda", "xpu", "mps"):
-        device = getattr(torch, name, None)
-        if device is not None and getattr(device, "is_available", lambda: name == "mps" and _has_mps(torch))():
-            device.empty_cache()
-
-
-def _has_mps(torch: Any) -> bool:
-    return torch.backends.mps.is_available()
+    if torch is not None and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

@@ -6,6 +6,7 @@ to 8-bit floats by optimum-quanto, which halves what a 24 GB card must hold; a .
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import adapters, model_files, paths, placement, schedulers
-from .engine import Job
+from . import adapters, model_files, paths, placement, schedulers, sources
+from .jobs import Job
 from .errors import LoadError
 from .load_spec import LoadSpec
 from .loaded_model import LoadedModel, finish, model_defaults
@@ -39,10 +40,10 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
         raise LoadError(f"Model {spec.identity!r}: {PIPELINE_TYPE} needs the transformer's own file (.safetensors or .gguf) "
                         "or folder on this machine")
     facts = model_files.file_facts(location.path) if location.kind == "file" else None
-    if spec.scheduler:
-        schedulers.parse_name(spec.scheduler)
     base = paths.resolve(str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model")
-    base_facts = model_files.folder_facts(Path(base)) if Path(base).is_dir() else ModelFacts(Path(base))
+    base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
+    if spec.scheduler:
+        schedulers.check(spec.scheduler, base_facts.scheduler_config)
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
     where = placement.plan(dtype_spec, facts or base_facts, settings)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
@@ -63,6 +64,19 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
         return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
 
     return build
+
+
+def _base_facts(base: str, allow_pickle: bool) -> ModelFacts:
+    """Facts of a base folder, its weights (but the transformer's, which come from the file) checked; of a repo none."""
+    if not Path(base).is_dir():
+        if os.path.isabs(base):
+            raise LoadError(f"BFL_REPO (or option base_model) {base!r} is missing: it must be a Flux pipeline's folder or Hub repo")
+        return ModelFacts(Path(base))
+    facts = model_files.folder_facts(Path(base))
+    rest = {name: kind for name, kind in facts.components.items() if name != "transformer"}
+    files = tuple(weights for weights in facts.files if weights.component in rest)
+    model_files.check_weights(replace(facts, components=rest, files=files), None, allow_pickle)
+    return facts
 
 
 def _with_dtype(spec: LoadSpec) -> LoadSpec:

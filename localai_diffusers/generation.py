@@ -7,16 +7,19 @@ import re
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import call_arguments, compat, ip_adapter, progress, prompts, tasks
 from .call_arguments import Call
-from .engine import Job
 from .errors import InvalidRequest, NotSupported
 from .loaded_model import LoadedModel
 from .metadata import parameters_text
 from .requests import GenerationRequest
 from .signatures import image_parameters, parameters_of, video_parameters
+
+if TYPE_CHECKING:
+    from .jobs import Job
+    from .media.payloads import Payload
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +58,9 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
         log.info("%s: %s", request.rpc, note)
     output = call_pipeline(pipeline, call, job)
     job.check()
-    description = _write(model, request, pipeline, call, output, job)
-    log.info("%s: %s in %.2f s, seed %d", request.rpc, description, time.monotonic() - began, call.seed)
-    return Outcome(description, call.seed, tuple(call.notes))
+    outcome = write(model, request, pipeline, call, _payload(pipeline, output), job)
+    log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
+    return outcome
 
 
 def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
@@ -69,7 +72,7 @@ def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
         if rounded is None:
             raise _refused(error, pipeline, call, job) from error
         call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
-        call.arguments.update(rounded)
+        call.arguments.update(rounded)  # the pipeline refused before it drew any noise
     try:
         return _call(pipeline, call, job)
     except _REFUSALS as error:
@@ -80,8 +83,6 @@ def _call(pipeline: Any, call: Call, job: Job) -> Any:
     import torch
 
     torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
-    if "generator" in call.arguments:
-        call.arguments["generator"].manual_seed(call.seed)  # a second try makes the same noise
     with progress.watched(pipeline, job) as hooks, compat.clip_text_model():
         try:
             return pipeline(**call.arguments, **hooks)
@@ -118,7 +119,8 @@ def _refused(error: Exception, pipeline: Any, call: Call, job: Job) -> Exception
     return error
 
 
-def _write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, output: Any, job: Job) -> str:
+def _payload(pipeline: Any, output: Any) -> Payload:
+    """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it."""
     from .media import payloads
 
     hint = "video" if tasks.makes_video(type(pipeline)) else None
@@ -126,11 +128,20 @@ def _write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: 
     if payload.kind in ("embeddings", "text"):
         name = type(pipeline).__name__
         raise NotSupported(f"{name} makes {payload.kind}, not a file{tasks.combined_hint(name)}")
+    return payload
+
+
+def write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job) -> Outcome:
+    """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
+    from .media import payloads
+
     metadata = None
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
-    return payloads.write_payload(payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata,
-                                  check=job.check)
+    description = payloads.write_payload(payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata,
+                                         check=job.check)
+    log.info("%s: %s, seed %d", request.rpc, description, call.seed)
+    return Outcome(description, call.seed, tuple(call.notes))
 
 
 def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any) -> float:

@@ -52,6 +52,7 @@ PLACEMENT_OPTIONS: dict[str, str] = {
     "compile": "torch.compile of the denoiser's repeated blocks",
     "channels_last": "channels-last memory format for UNets",
     "fuse_qkv": "fuse the attention projections",
+    "max_batch": "queued requests of equal shape that may run as one call (1)",
     "generator_device": "device of the random generator: cpu (default) or the model's",
 }
 
@@ -143,7 +144,7 @@ def from_model_options(request: Any) -> LoadSpec:
         trust_remote_code=request.TrustRemoteCode,
         quantization=request.Quantization.strip(),
         load_options=options.load,
-        placement_options=options.placement,
+        placement_options=_checked(options.placement),
         call_arguments=options.call,
         default_frames=legacy.frames,
         notes=notes,
@@ -254,6 +255,14 @@ def _dtype(load_options: dict[str, Any], dtype_field: str) -> str:
     chosen = load_options.pop("torch_dtype", None) or dtype_field.strip()
     text = str(chosen or "").removeprefix("torch.")
     return "" if text == "auto" else text
+
+
+def _checked(placement: dict[str, Any]) -> dict[str, Any]:
+    """The placement options that are counts; those of devices and modes are checked where the device is known."""
+    batch = placement.get("max_batch", 1)
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 64:
+        raise InvalidRequest(f"option max_batch:{batch} must be a whole number between 1 and 64")
+    return placement
 
 
 def _guidance(cfg_scale: float) -> float | None:

@@ -25,8 +25,13 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
     """
     if facts.remote_code and not spec.trust_remote_code:
         raise LoadError(f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true")
+    if spec.load_options.get("custom_pipeline") and not spec.trust_remote_code:
+        raise LoadError(f"option custom_pipeline:{spec.load_options['custom_pipeline']} is code, which is run only with "
+                        "trust_remote_code: true")
     asked = spec.pipeline_type
     own = _own_class(facts)
+    if own is None and facts.remote_code:
+        return _default_class(facts), [f"PipelineType {asked} gives way to {facts.class_name}, the repo's own code"] if asked else []
     if not asked:
         return _for_task("image-to-image", own, facts) if spec.img2img else (own or _default_class(facts), [])
     if is_class_name(asked):
@@ -39,11 +44,14 @@ def is_class_name(text: str) -> bool:
 
 
 def _own_class(facts: ModelFacts) -> type | None:
+    """The class that the model names, None for one of its own code or where it names none."""
     if not facts.class_name:
         return None
     try:
         return loader.resolve_pipeline_class(class_name=facts.class_name)
     except ValueError as error:
+        if facts.remote_code:
+            return None
         raise LoadError(f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have: {error}") from None
 
 
@@ -119,8 +127,7 @@ def misfit(cls: type, own: type, facts: ModelFacts) -> str:
     if not facts.components:
         return ""
     expected, _ = cls._get_signature_keys(cls)
-    needed = required_components(cls)
-    missing = sorted(needed - facts.components.keys())
+    missing = sorted(required_components(cls) - facts.components.keys() | _unheard_of(cls, facts))
     if missing:
         return f"it needs {', '.join(missing)}"
     # Not only what its constructor insists on: SDXL lists both of its text encoders as optional.
@@ -147,6 +154,15 @@ def required_components(cls: type) -> set[str]:
     parameters = inspect.signature(cls.__init__).parameters
     return {name for name in expected if name not in cls._optional_components
             and parameters[name].default is inspect.Parameter.empty} - {"self"}
+
+
+def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
+    """Components that the class calls optional and yet has no default for, and that the model's index does not even
+    name: SDXL's second text encoder in an SD 1.5 repo, where an SDXL refiner's index has null for its first."""
+    parameters = inspect.signature(cls.__init__).parameters
+    named = {*facts.components, *facts.index, *_DISPENSABLE}
+    return {name for name in cls._optional_components if name in parameters and name not in named
+            and parameters[name].default is inspect.Parameter.empty}
 
 
 def _type_fits(cls: type, name: str, facts: ModelFacts) -> bool:

@@ -14,7 +14,7 @@ import diffusers_dynamic_loader as loader
 from . import (adapters, components, controlnets, flux_quantized, ip_adapter, model_files, paths, pipeline_class, placement,
                schedulers, sources, transformer_file)
 from .artifacts import Wish
-from .engine import Job
+from .jobs import Job
 from .errors import BackendError, LoadError
 from .load_spec import LoadSpec
 from .loaded_model import LoadedModel, finish, model_defaults

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .signatures import parameters_of
 
 if TYPE_CHECKING:
-    from .engine import Job
+    from .jobs import Job
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ The catalogue's 306 classes share names and annotations, not a base method, so b
 """
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
@@ -40,8 +41,8 @@ def parameters_of(pipeline: Any) -> Parameters:
 # --- media ---------------------------------------------------------------------------------------------------------
 
 # The last word of a media parameter's name, digits aside.
-_IMAGE_WORDS = ("image", "images", "reference", "hint", "controls")
-_VIDEO_WORDS = ("video", "frames")
+_IMAGE_WORDS = ("image", "images", "reference", "hint")
+_VIDEO_WORDS = ("video", "frames", "controls")
 _AUDIO_WORDS = ("audio", "waveforms")
 _MASK_WORDS = ("mask",)
 # Names with these words are about media but take none, or belong to an adapter that the request does not feed.
@@ -52,8 +53,9 @@ _MEDIA_TYPES = ("Image", "Tensor", "ndarray", "Any")
 
 
 def image_parameters(parameters: Parameters) -> list[str]:
-    """Names of the parameters that take pictures, in the signature's order: the main image first, as diffusers has it."""
-    return [name for name in _media(parameters, _IMAGE_WORDS) if name != LAST_IMAGE and not name.startswith("mask")]
+    """Names of the parameters that take pictures: the main image, which is called so, then the signature's order."""
+    names = [name for name in _media(parameters, _IMAGE_WORDS) if name != LAST_IMAGE and not name.startswith("mask")]
+    return sorted(names, key=lambda name: name not in _MAIN)
 
 
 def mask_parameters(parameters: Parameters) -> list[str]:
@@ -73,6 +75,49 @@ def audio_parameters(parameters: Parameters) -> list[str]:
 
 
 LAST_IMAGE = "last_image"
+# What diffusers calls the picture that a pipeline works on; one annotates it as text (Versatile Diffusion's guide).
+_MAIN = ("image", "images")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A dataclass of diffusers that puts a picture or a clip at a place in time, and the names of its fields."""
+
+    kind: type
+    image: str
+    video: str
+    place: str | None
+
+
+def condition_parameters(parameters: Parameters) -> dict[str, Condition]:
+    """Parameters that take pictures and clips inside such objects (LTX-Video's ``conditions``), in the signature's order."""
+    found = {name: _condition(parameter.annotation) for name, parameter in parameters.items()}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def _condition(annotation: Any) -> Condition | None:
+    members = (annotation, *typing.get_args(annotation))
+    inner = (part for member in members for part in (member, *typing.get_args(member)))
+    kind = next((part for part in inner if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
+    names = [known.name for known in dataclasses.fields(kind)] if kind else []
+    image, video = (next((name for name in known if name in names), "") for known in (("image", "frames"), ("video", "frames")))
+    place = next((name for name in ("frame_index", "index") if name in names), None)
+    return Condition(kind, image, video, place) if kind and image and video and not _needs_more(kind, (image, video)) else None
+
+
+def _needs_more(kind: Any, media: tuple[str, ...]) -> bool:
+    """Whether the dataclass asks for more than the media (a robot's actions)."""
+    absent = dataclasses.MISSING
+    return any(known.default is absent and known.default_factory is absent and known.name not in media for known in dataclasses.fields(kind))
+
+
+def video_masks(parameters: Parameters) -> list[str]:
+    """Names of the parameters that say which frames' parts of ``video`` are to be made anew: a mask a frame."""
+    names = [name for name in (*mask_parameters(parameters), *video_parameters(parameters)) if "mask" in name.split("_")]
+    return names if VIDEO in video_parameters(parameters) else []
+
+
+VIDEO = "video"
 
 
 def takes_media(name: str, parameters: Parameters) -> bool:
@@ -92,12 +137,36 @@ def _ends_in(name: str, words: tuple[str, ...]) -> bool:
 
 def _takes_media(parameter: inspect.Parameter) -> bool:
     """By annotation: a parameter without one may, one of plain numbers or text may not."""
-    return parameter.annotation is EMPTY or any(kind in str(parameter.annotation) for kind in _MEDIA_TYPES)
+    text = str(parameter.annotation)
+    return parameter.annotation is EMPTY or parameter.name in _MAIN or any(kind in text for kind in _MEDIA_TYPES)
 
 
 def takes_list(parameter: inspect.Parameter) -> bool:
     """Whether a picture parameter takes several pictures: by its plural name or an annotation of a list of pictures."""
     return parameter.name.endswith("s") or "list[" in str(parameter.annotation).lower()
+
+
+def takes_only_list(parameter: inspect.Parameter) -> bool:
+    """Whether the annotation names lists alone, so that one picture must come in a list."""
+    union = typing.get_origin(parameter.annotation) in (typing.Union, types.UnionType)
+    members = [kind for kind in (typing.get_args(parameter.annotation) if union else (parameter.annotation,)) if kind is not type(None)]
+    return bool(members) and all(typing.get_origin(kind) is list for kind in members)
+
+
+def takes_only_tensor(parameter: inspect.Parameter) -> bool:
+    """Whether the annotation names a tensor and neither a picture nor a list."""
+    text = str(parameter.annotation)
+    return "Tensor" in text and not any(kind in text.lower() for kind in ("image.image", "list[", "ndarray"))
+
+
+@lru_cache(maxsize=512)
+def unpacked_shape(call: Callable[..., Any], name: str) -> tuple[str, ...]:
+    """What ``call`` names the sides of its argument ``name`` where it takes its shape apart ("batch_size, channels, ..."), else ()."""
+    try:
+        found = re.search(rf"([\w, ]+?) = {name}\.shape\b", inspect.getsource(call))
+    except (OSError, TypeError):  # no source to read
+        return ()
+    return tuple(side.strip() for side in found[1].split(",")) if found else ()
 
 
 # --- values from options and params ------------------------------------------------------------------------------

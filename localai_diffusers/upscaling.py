@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import call_arguments, tasks
-from .engine import Job
+from .jobs import Job
 from .errors import GenerationFailed, InvalidRequest
 from .generation import Outcome, call_pipeline
 from .loaded_model import LoadedModel

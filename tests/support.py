@@ -105,7 +105,7 @@ class Backend:
 
 def new_job() -> Any:
     """A job that nobody runs, for what only asks it whether to go on."""
-    from localai_diffusers.engine import Job
+    from localai_diffusers.jobs import Job
 
     return Job(lambda _job: None, "test")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from localai_diffusers import model_files, pipelines
+from localai_diffusers import model_files, pipeline_class, pipelines
 from localai_diffusers.engine import Engine, State
 from localai_diffusers.errors import BackendError, LoadError
 from localai_diffusers.settings import Settings
@@ -31,7 +31,7 @@ def class_of(name: str, pipeline_type: str = "", **fields: Any) -> tuple[str, li
     """The class that is chosen for the zoo's checkpoint ``name``, and the notes on it; nothing is loaded."""
     folder = SHAPES_MODEL if name == "shapes" else checkpoint(name)
     facts = model_files.folder_facts(folder)
-    cls, notes = pipelines.choose_class(spec_of(folder, PipelineType=pipeline_type, **fields), facts)
+    cls, notes = pipeline_class.choose(spec_of(folder, PipelineType=pipeline_type, **fields), facts)
     return cls.__name__, notes
 
 
@@ -56,7 +56,7 @@ class ClassTest(unittest.TestCase):
                      "StableDiffusionInpaintPipeline", "MarigoldDepthPipeline", "StableVideoDiffusionPipeline"):
             chosen, notes = class_of(name, "StableDiffusionPipeline")
             self.assertEqual(chosen, name)
-            self.assertRegex(notes[0], f"StableDiffusionPipeline does not fit this model .*: loaded as {name}")
+            self.assertRegex(notes[0], f"StableDiffusionPipeline (does not fit this model .*: loaded|is taken) as {name}")
 
     def test_a_class_that_fits_wins_over_the_models_own(self) -> None:
         for name, asked in (("shapes", "StableDiffusionImg2ImgPipeline"), ("shapes", "StableDiffusionInpaintPipeline"),
@@ -69,10 +69,17 @@ class ClassTest(unittest.TestCase):
     def test_a_misfit_gives_way_to_the_sibling_for_its_task(self) -> None:
         for name, asked, expected in (("FluxPipeline", "StableDiffusionImg2ImgPipeline", "FluxImg2ImgPipeline"),
                                       ("shapes", "StableDiffusionXLInpaintPipeline", "StableDiffusionInpaintPipeline"),
-                                      ("QwenImageEditPlusPipeline", "StableDiffusionXLPipeline", "QwenImageEditPlusPipeline")):
+                                      ("QwenImageEditPlusPipeline", "StableDiffusionXLPipeline", "QwenImageEditPlusPipeline"),
+                                      ("shapes", "StableDiffusionXLPipeline", "StableDiffusionPipeline")):
             chosen, notes = class_of(name, asked)
             self.assertEqual(chosen, expected)
             self.assertIn(f"loaded as {expected}", notes[0])
+
+    def test_a_plainer_class_of_the_same_kind_is_taken_as_the_models_own(self) -> None:
+        """LocalAI's gallery asks for QwenImageEditPipeline where the repo is of the newer kind."""
+        chosen, notes = class_of("QwenImageEditPlusPipeline", "QwenImageEditPipeline")
+        self.assertEqual(chosen, "QwenImageEditPlusPipeline")
+        self.assertIn("QwenImageEditPipeline is taken as QwenImageEditPlusPipeline", notes[0])
 
     def test_every_alias_and_task_picks_the_models_sibling(self) -> None:
         for name, asked, expected in (("shapes", "stable-diffusion", "StableDiffusionPipeline"), ("shapes", "text-to-image", "StableDiffusionPipeline"),
@@ -141,7 +148,7 @@ class LoadTest(ModelCase):
         self.assertEqual(model.notes, ())
 
     def test_low_vram_and_threads_do_no_harm_on_a_cpu(self) -> None:
-        model = load(SHAPES_MODEL, LowVRAM=True, Threads=1, XPU=True) if hasattr(spec_of("a/b"), "xpu") else load(SHAPES_MODEL, LowVRAM=True, Threads=1)
+        model = load(SHAPES_MODEL, settings=Settings(xpu=True), LowVRAM=True, Threads=1)
         self.assertEqual((model.where.device, model.where.offload, torch.get_num_threads()), ("cpu", "none", 1))
 
     def test_memory_is_told_by_component(self) -> None:
@@ -204,6 +211,7 @@ class RefusalTest(ModelCase):
         from tests.support import new_job
 
         with self.assertRaisesRegex(BackendError, says):
+            pipelines.refuse_early(spec_of(model, **fields))
             pipelines.prepare(spec_of(model, **fields), Settings(), new_job())
 
     def test_what_cannot_be_a_diffusion_model_is_refused_within_a_second(self) -> None:
@@ -212,7 +220,8 @@ class RefusalTest(ModelCase):
         llm = write_gguf(self.folder / "llama.gguf", "llama", vocabulary=50_000)
         for path, says in ((llm, "llama-cpp"), (self.folder / "empty", "It is empty"), (self.folder / "notes.txt", "no checkpoint")):
             began = time.monotonic()
-            self.refused(says, path)
+            with self.assertRaisesRegex(LoadError, says):
+                pipelines.refuse_early(spec_of(path))
             self.assertLess(time.monotonic() - began, 1.0)
 
     def test_broken_models_are_refused(self) -> None:
