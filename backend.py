@@ -26,6 +26,7 @@ import backend_pb2_grpc
 from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
 from localai_diffusers.engine import Engine, State
 from localai_diffusers.jobs import Job
+from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
 
 log = logging.getLogger("backend")
@@ -226,6 +227,7 @@ def _shut_down(server: grpc.Server, engine: Engine) -> int:
     server.stop(grace=0.5).wait(1.0)
     if not stopped:
         log.warning("the running step did not end in time: exiting anyway")
+        files.discard_unfinished()
     logging.shutdown()
     # Not sys.exit: it would join the worker threads, and wait out a running step.
     os._exit(0)

@@ -4,8 +4,10 @@ Found and checked before the load (:func:`plan`), put on before the pipeline get
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ def plan(spec: LoadSpec, cls: type, settings: Settings) -> Adapters:
 
     Raises LoadError for a missing or broken file, and for a pipeline class that does not take such an adapter.
     """
-    return Adapters(_loras(spec, cls, settings), textual_inversion.plan(spec, cls, settings), ip_adapter.plan(spec, cls, settings))
+    inversions = textual_inversion.plan(spec, cls, settings)
+    return Adapters(_loras(spec, cls, settings), inversions, ip_adapter.plan(spec, cls, settings))
 
 
 def apply(pipeline: Any, adapters: Adapters) -> list[str]:
@@ -76,7 +79,8 @@ def _weight_names(spec: LoadSpec) -> list[str]:
     option = spec.load_options.get("lora_weight_name") or ""
     names = [str(name).strip() for name in (option if isinstance(option, list) else str(option).split(","))]
     if len(names) not in (1, len(spec.loras)):
-        raise LoadError(f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: one for all, or one each")
+        raise LoadError(f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: give one for all, or "
+                        "one each")
     return names * len(spec.loras) if len(names) == 1 else names
 
 
@@ -101,7 +105,8 @@ def _apply_loras(pipeline: Any, loras: tuple[Lora, ...]) -> None:
 
 def _load(pipeline: Any, lora: Lora) -> None:
     try:
-        pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=lora.name)
+        with _plain_weight_names(pipeline):
+            pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=lora.name)
     except ImportError as error:
         raise LoadError(f"LoraAdapter {lora.label!r} needs peft: {error}") from error
     except Exception as error:  # converters of foreign formats fail with anything on a file they don't know
@@ -110,6 +115,29 @@ def _load(pipeline: Any, lora: Lora) -> None:
     if not fitted:
         raise LoadError(f"LoraAdapter {lora.label!r} fits no layer of {type(pipeline).__name__}: it was made for another model")
     log.info("LoRA %s on %s, scale %g", lora.label, ", ".join(fitted), lora.scale)
+
+
+@contextlib.contextmanager
+def _plain_weight_names(pipeline: Any) -> Iterator[None]:
+    """While a LoRA loads, a quantized linear layer's ``weight`` is in its model's state dict.
+
+    optimum-quanto stores its parts alone (``weight._data``), and diffusers looks the plain name up for its shape.
+    """
+    import torch
+
+    def add(module: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+        for name, layer in module.named_modules():
+            key = f"{prefix}{name}.weight"
+            if isinstance(layer, torch.nn.Linear) and f"{key}._data" in state:
+                state.setdefault(key, layer.weight)
+
+    models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    handles = [model.register_state_dict_post_hook(add) for model in models]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _first_lines(error: Exception) -> str:

@@ -5,22 +5,31 @@ who speaks: the request's fields, then the model's options, then the pipeline's 
 """
 from __future__ import annotations
 
+import inspect
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import sizes
+from . import media_forms, sizes
 from .errors import InvalidRequest
 from .guidance import guidance_arguments
 from .media_arguments import media_arguments, output_size
 from .requests import SOUND_ARGUMENTS, GenerationRequest
-from .signatures import Parameters, accepted_types, check_complete, check_params, parameters_of
+from .signatures import (
+    Parameters,
+    accepted_types,
+    check_complete,
+    check_params,
+    did_you_mean,
+    parameters_of,
+)
+from .tasks import combined_hint, inverts
 
 # One output a call: the core asks for several by several calls.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 # What the signatures call one thing.
-FRAME_COUNTS = ("num_frames", "video_length", "frames")
 _FRAME_RATES = ("frame_rate", "fps")
 # Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {
@@ -32,11 +41,15 @@ _OUTPUT_TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Call:
-    """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them."""
+    """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them.
+
+    ``inversion``: keyword arguments for its ``invert``, which comes first, where it edits a picture that way.
+    """
 
     arguments: dict[str, Any]
     seed: int
     notes: list[str]
+    inversion: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +75,43 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
     arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
     arguments |= check_params(request.params, parameters, class_name)
     arguments |= _guidance(request, pipeline, defaults, arguments)
-    arguments |= _text(request, parameters, arguments, notes)
+    arguments |= _text(request, pipeline, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
     arguments |= _numbers(request, pipeline, defaults)
+    arguments |= _enough_steps(arguments, parameters, notes)
     arguments |= _frames(request, pipeline, notes)
     arguments |= _fields(request, parameters, notes)
     arguments |= _output_type(request, parameters, class_name)
     arguments |= output_size(request, pipeline, arguments, notes)
+    arguments |= media_forms.in_form(arguments, pipeline)
+    if isinstance(arguments.get("prompt"), str):
+        arguments["prompt"] = media_forms.tagged(arguments["prompt"], arguments)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if "generator" in parameters:
         arguments["generator"] = _generator(seed, defaults.generator_device)
-    check_complete(arguments, parameters, class_name)
-    return Call(arguments, seed, notes)
+    check_complete(arguments, parameters, class_name, combined_hint(class_name))
+    return Call(arguments, seed, notes, _inversion(request, pipeline, arguments))
+
+
+def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
+    """A pipeline that starts from a picture takes ``strength`` of the steps; where that is none it fails, so: one."""
+    said = {name: arguments.get(name, parameters[name].default) for name in ("num_inference_steps", "strength")
+            if name in parameters}
+    steps, strength = said.get("num_inference_steps"), said.get("strength")
+    if not isinstance(steps, int) or not isinstance(strength, (int, float)) or not 0 < strength <= 1 or steps * strength >= 1:
+        return {}
+    notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
+    return {"num_inference_steps": math.ceil(1 / strength)}
+
+
+def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``invert`` takes of the request: the picture, and the call's own arguments of the same names."""
+    if not inverts(type(pipeline)) or not request.images:
+        return None
+    names = inspect.signature(pipeline.invert).parameters
+    steps = {name: request.steps for name in ("num_inversion_steps", "num_inference_steps") if name in names and request.steps}
+    shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
+    return {**shared, **steps, "image": request.images[0]}
 
 
 def _guidance(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults, arguments: Mapping[str, Any]) -> dict[str, float]:
@@ -84,16 +122,19 @@ def _guidance(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults
     return {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
 
 
-def _text(request: GenerationRequest, parameters: Parameters, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """Prompt and negative prompt.
 
     An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
     """
+    parameters = parameters_of(pipeline)
     found: dict[str, Any] = {}
     if "prompt" in parameters:
         found["prompt"] = request.prompt  # an empty one too: an upscaler wants "", and None is refused
     elif request.prompt:
-        notes.append("this pipeline takes no prompt: it is ignored")
+        found |= _other_text(request.prompt, pipeline, arguments)
+        if not found:
+            notes.append("this pipeline takes no prompt: it is ignored")
     if "negative_prompt" in parameters:
         default = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
         true_cfg = arguments.get("true_cfg_scale", default)
@@ -102,6 +143,27 @@ def _text(request: GenerationRequest, parameters: Parameters, arguments: Mapping
     elif request.negative_prompt:
         notes.append("this pipeline takes no negative prompt: it is ignored")
     return found
+
+
+def _other_text(prompt: str, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is edited),
+    or the class that it names, by number or label. What the options say of them stays."""
+    parameters = parameters_of(pipeline)
+    names = [name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))]
+    found: dict[str, Any] = {name: prompt for name in names if name not in arguments or name == names[-1]}
+    if "class_labels" in parameters and "class_labels" not in arguments:
+        found |= _class_label(prompt.strip(), getattr(pipeline, "labels", None) or {})
+    return found
+
+
+def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
+    """The class of a class-conditional model by its number or label; {} where there are no labels to know it by."""
+    if name.isdigit():
+        return {"class_labels": [int(name)]}
+    if labels and name not in labels:
+        raise InvalidRequest(f"prompt {name!r} names no class of this model{did_you_mean(name, labels)}: give one of its {len(labels)} "
+                             "labels or a class's number")
+    return {"class_labels": [labels[name]]} if labels else {}
 
 
 def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> dict[str, Any]:
@@ -134,10 +196,10 @@ def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict
     parameters = parameters_of(pipeline)
     found: dict[str, Any] = {}
     if request.num_frames is not None:
-        frames = sizes.round_frames(request.num_frames, sizes.frame_multiple(pipeline))
+        frames = sizes.fit_frames(request.num_frames, pipeline)
         if frames != request.num_frames:
             notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
-        found |= {name: frames for name in FRAME_COUNTS if name in parameters}
+        found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
     if request.fps is not None:
         found |= {name: request.fps for name in _FRAME_RATES if name in parameters}
     return found

@@ -8,7 +8,15 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from .signatures import EMPTY, Parameters, accepted_types, image_parameters, parameters_of, takes_media
+from .signatures import (
+    EMPTY,
+    TENSOR_WORDS,
+    Parameters,
+    accepted_types,
+    image_parameters,
+    parameters_of,
+    takes_media,
+)
 from .tasks import combined_hint
 
 # What comes out -> the RPCs that write it.
@@ -20,8 +28,6 @@ _RPCS: Mapping[str, tuple[str, ...]] = {
     "prediction": ("Depth", "GenerateImage"),
 }
 _TEXT_INPUTS = ("prompt", "negative_prompt", "lyrics")
-# Arguments that only another model can make: no request carries a tensor.
-_TENSOR_WORDS = ("embeds", "embeddings", "latents", "hint")
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
         return "runs on onnxruntime, which this backend does not install: load the PyTorch class of the same family"
     if traits.kind not in _RPCS:
         return f"makes {traits.kind or 'something else'}, not a picture, video, sound or mesh{combined_hint(name)}"
-    tensors = [key for key in _needed_options(parameters) if key.endswith(_TENSOR_WORDS) and not accepted_types(parameters[key])]
+    tensors = [key for key in _needed_options(parameters) if key.endswith(TENSOR_WORDS) and not accepted_types(parameters[key])]
     tensors += [key for key in image_parameters(parameters) if key == "hint"]
     if tensors:
         return f"needs {', '.join(tensors)}, which only another pipeline makes{combined_hint(name)}"

@@ -60,7 +60,8 @@ def wishes(spec: LoadSpec, cls: type) -> dict[str, Wish]:
         found["text_encoder"] = Wish("CLIPModel", str(clip), spec.clip_subfolder)
     for name, wish in found.items():
         if names and name not in names:
-            raise LoadError(f"{wish.field} {wish.name!r}: {cls.__name__} has no component {name}. It has {', '.join(sorted(names))}")
+            raise LoadError(f"{wish.field} {wish.name!r}: {cls.__name__} has no component {name}. It has "
+                            f"{', '.join(sorted(names))}")
     return found
 
 
@@ -149,7 +150,8 @@ def _replacement(spec: LoadSpec, facts: ModelFacts, cls: type, name: str, wish: 
     if place.is_file():
         files = (model_files.weight_file(name, place),)
         root = _config_root(spec, facts)
-        return Replacement(name, (library, class_name), files, lambda dtype: transformer_file.load(component, place, root, name, dtype))
+        return Replacement(name, (library, class_name), files,
+                           lambda dtype: transformer_file.load(component, place, root, name, dtype))
     return Replacement(name, (library, class_name), weight_files(name, place), folder_loader(component, place, spec, settings))
 
 
@@ -157,7 +159,8 @@ def _lone_file(folder: Path, wish: Wish) -> Path:
     """A snapshot of a repo that is nothing but one file of weights."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix in model_files.SAFE_SUFFIXES]
     if len(files) != 1:
-        raise LoadError(f"{wish.field} {wish.name!r}: {folder} has no config.json, and {len(files)} files of weights: name the file")
+        raise LoadError(f"{wish.field} {wish.name!r}: {folder} has no config.json, and {len(files)} files of weights: name the "
+                        "file")
     return files[0]
 
 

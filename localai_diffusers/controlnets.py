@@ -68,7 +68,8 @@ def with_controlnet(facts: ModelFacts, nets: tuple[Net, ...]) -> ModelFacts:
     return components.amended(facts, [part] if nets else [])
 
 
-def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...], misfit: Callable[[type, type, ModelFacts], str]) -> type:
+def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...],
+                   misfit: Callable[[type, type, ModelFacts], str]) -> type:
     """The class that runs ``cls``'s model with these ControlNets: itself, or a sibling that takes them.
 
     ``misfit`` says why a class does not fit a model ("" if it does). Raises LoadError naming the ControlNet's class and
@@ -88,8 +89,8 @@ def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...], misfit: 
             return candidate
         taken |= {kind.__name__ for kind in accepted if "Multi" not in kind.__name__}
     wrong = next((net for net in nets if net.class_name not in taken), nets[0])
-    raise LoadError(f"{_FIELD} {wrong.label!r} is a {wrong.class_name or 'lone file'}; pipelines of this model ({cls.__name__}) take "
-                    f"{' or '.join(sorted(taken)) or 'no ControlNet'}: it was made for another model family")
+    raise LoadError(f"{_FIELD} {wrong.label!r} is a {wrong.class_name or 'lone file'}; pipelines of this model ({cls.__name__}) "
+                    f"take {' or '.join(sorted(taken)) or 'no ControlNet'}: it was made for another model family")
 
 
 def _candidates(cls: type, facts: ModelFacts) -> Iterator[type]:

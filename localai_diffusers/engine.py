@@ -184,10 +184,15 @@ class Engine:
                 jobs[0].run()
             if any(job.failed for job in jobs):
                 release_memory()
-            with self._changed:
-                self._running = ()
-            for job in jobs:
-                job.settle()
+            self._finish(jobs)
+
+    def _finish(self, jobs: tuple[Job, ...]) -> None:
+        """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it
+        loaded, alive until the next one ends."""
+        with self._changed:
+            self._running = ()
+        for job in jobs:
+            job.settle()
 
     def _next(self) -> tuple[Job, ...]:
         """The next job, with those right behind it that may run in the same call; () at the end."""

@@ -53,14 +53,14 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     def build() -> LoadedModel:
         import torch
 
-        dtype = getattr(torch, where.dtype)
+        dtype, safe = getattr(torch, where.dtype), sources.use_safetensors(spec, settings)
         with watched_loading(job):
             transformer = _transformer(location.path, base, dtype)
             job.check()
-            text_encoder_2 = _quantized(_text_encoder(base, dtype))
+            text_encoder_2 = _quantized(_text_encoder(base, dtype, safe))
             job.check()
             pipeline = loader.load_diffusers_pipeline(class_name=_PIPELINE, model_id=base, transformer=transformer,
-                                                      text_encoder_2=text_encoder_2, dtype=dtype)
+                                                      text_encoder_2=text_encoder_2, dtype=dtype, use_safetensors=safe)
         return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
 
     return build
@@ -97,10 +97,10 @@ def _transformer(path: Path, base: str, dtype: Any) -> Any:
     return _quantized(FluxTransformer2DModel.from_single_file(str(path), **source))
 
 
-def _text_encoder(base: str, dtype: Any) -> Any:
+def _text_encoder(base: str, dtype: Any, use_safetensors: bool | None) -> Any:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", dtype=dtype)
+    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", dtype=dtype, use_safetensors=use_safetensors)
 
 
 def _quantized(model: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from .errors import ModelMismatch
+from .media import files
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ def watch_parent(interval: float) -> threading.Thread:
         while not pause.wait(interval):
             if os.getppid() != parent:
                 log.error("the parent process %d is gone: exiting", parent)
+                files.discard_unfinished()
                 logging.shutdown()
                 os._exit(1)
 

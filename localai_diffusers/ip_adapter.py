@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FIELD = "option ip_adapter"
-_USUAL_NAMES = ("ip-adapter.safetensors", "ip_adapter.safetensors", "ip-adapter_sd15.safetensors", "ip-adapter_sdxl.safetensors")
+_USUAL_NAMES = ("ip-adapter.safetensors", "ip_adapter.safetensors", "ip-adapter_sd15.safetensors",
+                "ip-adapter_sdxl.safetensors")
 _PREFIXES = ("image_proj.", "ip_adapter.", "ip_adapter_proj_model.", "double_blocks.")
 _ENCODER = "image_encoder"
 _ARGUMENT = "ip_adapter_image"
@@ -118,7 +119,8 @@ def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
 def split(model: LoadedModel, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
     """The request without the picture that feeds the adapter, and that picture as a call argument.
 
-    It is the last one, unless that is the only one and the pipeline itself takes a picture. Without one the adapter counts nothing.
+    It is the last one, unless that is the only one and the pipeline itself takes a picture. Without one the adapter
+    counts nothing.
     """
     if not model.spec.load_options.get("ip_adapter"):
         return request, {}

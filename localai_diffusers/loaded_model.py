@@ -10,7 +10,7 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 
 from . import adapters, placement, schedulers, tasks
-from .call_arguments import FRAME_COUNTS, ModelDefaults
+from .call_arguments import ModelDefaults
 from .errors import LoadError
 from .guidance import is_distilled
 from .load_spec import LoadSpec
@@ -18,6 +18,7 @@ from .model_files import ModelFacts
 from .placement import DevicePlan
 from .settings import Settings
 from .signatures import Parameters, check_options, parameters_of
+from .sizes import FRAME_COUNTS
 
 log = logging.getLogger(__name__)
 

@@ -1,19 +1,30 @@
 """Which picture, video and sound of a request fills which argument, and at what size.
 
-One rule for every pipeline: the request's pictures in order fill the picture parameters in the signature's order, the
-main image first, then the mask, then the others; a parameter that takes a list takes what is left.
+One rule for every pipeline: the request's pictures in order fill the picture parameters, the main image first, then
+the mask, then the others in the signature's order; a parameter that takes a list takes what is left.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from . import sizes
+from . import media_forms, sizes
 from .errors import InvalidRequest
 from .requests import GenerationRequest
-from .signatures import (LAST_IMAGE, Parameters, audio_parameters, image_parameters, mask_parameters, parameters_of,
-                         takes_list, video_parameters)
-from .tasks import upscales
+from .signatures import (
+    LAST_IMAGE,
+    VIDEO,
+    Parameters,
+    audio_parameters,
+    condition_parameters,
+    image_parameters,
+    mask_parameters,
+    parameters_of,
+    takes_list,
+    video_masks,
+    video_parameters,
+)
+from .tasks import inverts, upscales
 
 
 def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
@@ -22,18 +33,18 @@ def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str])
     Raises InvalidRequest when the request brings more than the pipeline takes.
     """
     parameters = parameters_of(pipeline)
-    found = _pictures(request, parameters, type(pipeline).__name__)
-    found |= _one(request.video, video_parameters(parameters), "a video", pipeline)
+    found = _placed_in_time(request, pipeline)
+    if found is None:
+        found = _pictures(request, parameters, type(pipeline))
+        found |= _one(request.video, video_parameters(parameters), pipeline)
+        found |= _last(request, parameters, type(pipeline).__name__)
     found |= _sound(request, pipeline)
     found |= _named(request, pipeline)
-    if request.last_image is not None:
-        if LAST_IMAGE not in parameters:
-            raise InvalidRequest(f"end_image: {type(pipeline).__name__} takes no last picture ({LAST_IMAGE})")
-        found[LAST_IMAGE] = request.last_image
+    found |= _mask_for_each_frame(found, parameters)
     return _resized(found, request, pipeline, notes)
 
 
-def _pictures(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, Any]:
+def _pictures(request: GenerationRequest, parameters: Parameters, cls: type) -> dict[str, Any]:
     names, masks = image_parameters(parameters), mask_parameters(parameters)
     images, mask = list(request.images), request.mask
     if mask is None and masks and len(images) > 1:
@@ -46,11 +57,22 @@ def _pictures(request: GenerationRequest, parameters: Parameters, class_name: st
             found[name], images = images, []
         else:
             found[name] = images.pop(0)
-    if images:
-        every = names + masks
-        takes = f"{len(every)} ({', '.join(every)})" if every else "none"
-        raise InvalidRequest(f"the request brings {len(request.images)} pictures (src, ref_images): {class_name} takes {takes}")
+    if images and not names and not request.video:
+        found, images = found | _as_video(images, parameters), []
+    if images and not inverts(cls):
+        raise _too_many(request, parameters, cls.__name__)
     return found
+
+
+def _as_video(images: list[Any], parameters: Parameters) -> dict[str, Any]:
+    """A pipeline that takes no picture but a video takes pictures as its first frames."""
+    return {name: images for name in video_parameters(parameters)[:1]}
+
+
+def _too_many(request: GenerationRequest, parameters: Parameters, class_name: str) -> InvalidRequest:
+    every = image_parameters(parameters) + mask_parameters(parameters)
+    takes = f"{len(every)} ({', '.join(every)})" if every else "none"
+    return InvalidRequest(f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {class_name} takes {takes}")
 
 
 def _starts_from(name: str, names: list[str], parameters: Parameters) -> bool:
@@ -59,41 +81,90 @@ def _starts_from(name: str, names: list[str], parameters: Parameters) -> bool:
     return name == names[0] and "strength" in parameters
 
 
-def _one(value: Any, names: list[str], what: str, pipeline: Any) -> dict[str, Any]:
-    """``value`` for the first of ``names``, nothing where there is no value."""
-    if not value:
+def _placed_in_time(request: GenerationRequest, pipeline: Any) -> dict[str, Any] | None:
+    """The request's pictures and clip where the pipeline has a place in time for them: condition objects, or a video of
+    which only some frames are known. None where its plain arguments take them."""
+    parameters = parameters_of(pipeline)
+    kinds, last = condition_parameters(parameters), request.last_image
+    plain = bool(image_parameters(parameters))
+    if kinds and (last is not None if plain else request.images or request.video or last is not None):
+        return media_forms.conditions(kinds, request.images, last, request.video, _frame_count(request, pipeline))
+    takes_last = LAST_IMAGE in parameters or request.video or not video_masks(parameters)
+    if takes_last or (last is None and (plain or not request.images)):
+        return None
+    if len(request.images) > 1:
+        raise _too_many(request, parameters, type(pipeline).__name__)
+    return media_forms.around(next(iter(request.images), None), last, _frame_count(request, pipeline), parameters)
+
+
+def _frame_count(request: GenerationRequest, pipeline: Any) -> int:
+    """How many frames the video will have: what is asked for, else the pipeline's default."""
+    parameters = parameters_of(pipeline)
+    own = next((parameters[name].default for name in sizes.FRAME_COUNTS if name in parameters), 1)
+    asked = request.num_frames or request.params.get("num_frames") or own
+    return sizes.fit_frames(asked if isinstance(asked, int) else 1, pipeline)
+
+
+def _last(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, Any]:
+    if request.last_image is None:
+        return {}
+    if LAST_IMAGE not in parameters:
+        raise InvalidRequest(f"end_image: {class_name} takes no last picture ({LAST_IMAGE})")
+    return {LAST_IMAGE: request.last_image}
+
+
+def _one(video: Any, names: list[str], pipeline: Any) -> dict[str, Any]:
+    """The video for the first of ``names``, nothing where there is none."""
+    if not video:
         return {}
     if not names:
-        raise InvalidRequest(f"the request brings {what}: {type(pipeline).__name__} takes none")
-    return {names[0]: value}
+        raise InvalidRequest(f"the request brings a video: {type(pipeline).__name__} takes none")
+    return {names[0]: video}
+
+
+def _mask_for_each_frame(found: Mapping[str, Any], parameters: Parameters) -> dict[str, Any]:
+    """One mask beside a video counts for each of its frames."""
+    video = found.get(VIDEO)
+    masks = {name: found[name] for name in video_masks(parameters) if found.get(name) is not None}
+    if not isinstance(video, list):
+        return {}
+    still = {name: mask if not isinstance(mask, list) else mask[0] for name, mask in masks.items()
+             if not isinstance(mask, list) or len(mask) == 1}
+    return {name: [mask] * len(video) for name, mask in still.items()}
 
 
 def _sound(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
-    """The request's sound at the model's rate: an array where the annotation says so, else a tensor (channels, samples)."""
+    """The request's sound at the model's rate, for the first parameter that takes sound."""
     if request.audio is None:
         return {}
-    from .media import audio, payloads
-
-    parameters = parameters_of(pipeline)
-    names = audio_parameters(parameters)
+    names = audio_parameters(parameters_of(pipeline))
     if not names:
         raise InvalidRequest(f"audio: {type(pipeline).__name__} takes no sound")
-    rate = payloads.sampling_rate_of(pipeline)
-    track = audio.read_audio(request.audio, "audio", rate, max_seconds=request.settings.max_audio_seconds)
-    return sound_argument(names[0], track, parameters)
+    return _heard(names[0], request.audio, "audio" if request.rpc == "GenerateVideo" else "src", request, pipeline)
+
+
+def _heard(name: str, data: bytes, field: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
+    from .media import audio, payloads
+
+    track = audio.read_audio(data, field, payloads.sampling_rate_of(pipeline), max_seconds=request.settings.max_audio_seconds)
+    return media_forms.sound(name, track, pipeline)
 
 
 def _named(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
-    """``params`` that name a media argument of the signature with a path (or base64): read as what it takes."""
+    """``params`` that name a media argument of the signature with a path or base64 text, or a list of them: read as what
+    it takes."""
     parameters = parameters_of(pipeline)
+    by_frame = (*video_parameters(parameters), *video_masks(parameters))
     readers = {**dict.fromkeys(audio_parameters(parameters), _read_sound), **dict.fromkeys(image_parameters(parameters), _read_picture),
-               **dict.fromkeys(mask_parameters(parameters), _read_mask), **dict.fromkeys(video_parameters(parameters), _read_video)}
-    if LAST_IMAGE in parameters:
-        readers[LAST_IMAGE] = _read_picture
+               **dict.fromkeys(mask_parameters(parameters), _read_mask), LAST_IMAGE: _read_picture, **dict.fromkeys(by_frame, _read_video)}
     found: dict[str, Any] = {}
     for name, value in request.params.items():
-        if name in readers and isinstance(value, str):
+        if name not in readers or name not in parameters:
+            continue
+        if isinstance(value, str):
             found |= readers[name](name, value, request, pipeline)
+        elif isinstance(value, list) and all(isinstance(path, str) for path in value):
+            found[name] = [readers[name](name, path, request, pipeline)[name] for path in value]
     return found
 
 
@@ -122,25 +193,7 @@ def _read_video(name: str, value: str, request: GenerationRequest, _pipeline: An
 
 
 def _read_sound(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
-    from .media import audio, payloads
-
-    track = audio.read_audio(_data(name, value, request), f"params[{name!r}]", payloads.sampling_rate_of(pipeline),
-                             max_seconds=request.settings.max_audio_seconds)
-    return sound_argument(name, track, parameters_of(pipeline))
-
-
-def sound_argument(name: str, track: Any, parameters: Parameters) -> dict[str, Any]:
-    """``track`` in the form that the parameter ``name`` takes, with its rate where the signature asks for that too."""
-    import torch
-
-    if "ndarray" in str(parameters[name].annotation):
-        value: Any = track.samples.mean(axis=0)
-    else:
-        value = torch.from_numpy(track.samples)
-        value = value[None] if name.endswith("s") else value  # a plural name takes a batch
-    rates = {key: torch.tensor(track.rate) if "Tensor" in str(parameter.annotation) else track.rate
-             for key, parameter in parameters.items() if key.endswith("audio_sampling_rate")}
-    return {name: value, **rates}
+    return _heard(name, _data(name, value, request), f"params[{name!r}]", request, pipeline)
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------
@@ -155,33 +208,55 @@ def _main(found: Mapping[str, Any], parameters: Parameters) -> Any:
 
 
 def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """The media at the size that the output will have: the main one's own, within the request's bound, aspect kept.
+    """The media at the size that the output will have.
 
-    The core's inpainting endpoint always asks for 512x512, so there the picture's own size counts alone. Upscalers take
-    their source as it is, and so do pipelines for which a picture is only a reference (several in one argument).
+    A picture request is only a bound (the core always sends one): the main picture keeps its own size and aspect within
+    it; the core's inpainting endpoint always asks for 512x512, so there the picture's own size counts alone. A video
+    request's size is meant: pictures are cropped to its aspect. Upscalers and estimators with a resolution of their own
+    take their source as it is, and so do pipelines for which a picture is only a reference (several in one argument).
     """
     parameters = parameters_of(pipeline)
-    main = _main(found, parameters)
-    names = image_parameters(parameters)
+    main, names = _main(found, parameters), image_parameters(parameters)
     several = bool(names) and isinstance(found.get(names[0]), list)
-    if main is None or not hasattr(main, "resize") or several or upscales(type(pipeline)) or _size_is_free(request):
+    sizes_itself = upscales(type(pipeline)) or "processing_resolution" in parameters
+    if main is None or not hasattr(main, "resize") or several or sizes_itself:
         return found
-    bound = (None, None) if request.is_inpainting else (request.width, request.height)
-    size = sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
+    size = _video_size(main, found, request, pipeline) if request.rpc == "GenerateVideo" else _bounded_size(main, request, pipeline)
+    if size is None:
+        return found
     if size != main.size:
         notes.append(f"the source of {main.width}x{main.height} is taken at {size[0]}x{size[1]}")
-    return {name: _at_size(value, size) for name, value in found.items()}
+    return {name: _at_size(value, size, crop=request.rpc == "GenerateVideo") for name, value in found.items()}
 
 
-def _size_is_free(request: GenerationRequest) -> bool:
-    """A video request without a size leaves it to the pipeline: a photo's own size would be far too large a video."""
-    return request.rpc == "GenerateVideo" and not (request.width or request.height)
+def _bounded_size(main: Any, request: GenerationRequest, pipeline: Any) -> tuple[int, int]:
+    bound = (None, None) if request.is_inpainting else (request.width, request.height)
+    return sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
 
 
-def _at_size(value: Any, size: tuple[int, int]) -> Any:
+def _video_size(main: Any, found: Mapping[str, Any], request: GenerationRequest, pipeline: Any) -> tuple[int, int] | None:
+    """The size that is asked for, one side alone with the other by the picture's aspect; for a picture without any the
+    pipeline's default; None where the pipeline decides (a photo's own size would be far too large a video)."""
+    parameters = parameters_of(pipeline)
+    width, height = request.width, request.height
+    if not (width or height):
+        defaults = [parameters[name].default if name in parameters else None for name in ("width", "height")]
+        is_picture = any(found.get(name) is main for name in image_parameters(parameters))
+        return (defaults[0], defaults[1]) if is_picture and all(isinstance(side, int) for side in defaults) else None
+    width = width or round(main.width * height / main.height)
+    height = height or round(main.height * width / main.width)
+    return sizes.round_size(width, height, sizes.size_multiple(pipeline))
+
+
+def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
+    """A picture, or each of a list, at ``size``: stretched, or cropped to its aspect. Anything else as it is."""
     if isinstance(value, list):
-        return [_at_size(part, size) for part in value]
-    return value.resize(size) if hasattr(value, "resize") and getattr(value, "size", size) != size else value
+        return [_at_size(part, size, crop) for part in value]
+    if not hasattr(value, "resize") or getattr(value, "size", size) == size:
+        return value
+    from PIL import ImageOps
+
+    return ImageOps.fit(value, size) if crop else value.resize(size)
 
 
 def output_size(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, int]:
@@ -190,7 +265,8 @@ def output_size(request: GenerationRequest, pipeline: Any, arguments: Mapping[st
     if "width" not in parameters or "height" not in parameters:
         return {}
     main = _main(arguments, parameters)
-    if main is not None and hasattr(main, "size") and not _size_is_free(request) and not upscales(type(pipeline)):
+    free = request.rpc == "GenerateVideo" and not (request.width or request.height)
+    if main is not None and hasattr(main, "size") and not free and not upscales(type(pipeline)):
         asked = main.size
     else:
         asked = (request.width or arguments.get("width"), request.height or arguments.get("height"))

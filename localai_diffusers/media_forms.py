@@ -5,8 +5,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .signatures import (VIDEO, Condition, Parameters, image_parameters, parameters_of, takes_only_list, takes_only_tensor,
-                         unpacked_shape, video_masks, video_parameters)
+from .signatures import (
+    VIDEO,
+    Condition,
+    Parameters,
+    image_parameters,
+    parameters_of,
+    takes_only_list,
+    takes_only_tensor,
+    unpacked_shape,
+    video_masks,
+    video_parameters,
+)
 from .sizes import config_value
 
 if TYPE_CHECKING:
@@ -33,7 +43,7 @@ def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
             found[name] = _tensor(value, shape, is_mask=name in video_masks(parameters))
         elif name in images and "task_prompt" in parameters:
             found[name] = _grid(value)
-        elif takes_only_list(parameters[name]) and not isinstance(value, list):
+        elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
             found[name] = [value]
     return found
 
@@ -125,5 +135,5 @@ def sound(name: str, track: Any, pipeline: Any) -> dict[str, Any]:
 
 def _is_batch(name: str, document: str) -> bool:
     """Whether a sound argument is a batch: its name is plural, or its documentation gives the shape so."""
-    found = re.search(rf"^\s*{name} \(.*\n(.*\n?){{0,3}}?.*\(batch", document, re.MULTILINE)
+    found = re.search(rf"\b{name} \((?:.*\n){{1,2}}?.*\(batch", document)
     return name.endswith("s") or bool(found)

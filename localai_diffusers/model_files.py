@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 INDEX_FILE = "model_index.json"
 MODULAR_INDEX_FILE = "modular_model_index.json"
+_BLOCKS_FILE = "modular_config.json"  # names the code of a modular pipeline's own blocks
 SAFE_SUFFIXES = (".safetensors", ".gguf")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
@@ -148,10 +149,16 @@ class ModelFacts:
 
 
 def folder_facts(path: Path, subfolder: str = "") -> ModelFacts:
-    """Facts of a pipeline folder. Raises LoadError for a folder without an index or weights, or with broken files."""
+    """Facts of a pipeline folder. Raises LoadError for a folder without an index or weights, or with broken files.
+
+    A modular pipeline's weights may all be in other repos.
+    """
     path = path / subfolder if subfolder else path
     facts = indexed_facts(path)
-    return replace(facts, files=tuple(_weight_files(path, facts.components)))
+    files = tuple(_weight_files(path, facts.components))
+    if not files and not facts.is_modular and any(not _is_weightless(name) for name in facts.components):
+        raise LoadError(f"{path} has a {INDEX_FILE} but no weights: download the model again, whole")
+    return replace(facts, files=files)
 
 
 def indexed_facts(path: Path) -> ModelFacts:
@@ -159,8 +166,13 @@ def indexed_facts(path: Path) -> ModelFacts:
     if (path / INDEX_FILE).is_file():
         return _indexed_facts(path, read_json(path / INDEX_FILE))
     if (path / MODULAR_INDEX_FILE).is_file():
-        return replace(_indexed_facts(path, read_json(path / MODULAR_INDEX_FILE)), is_modular=True)
+        facts = _indexed_facts(path, read_json(path / MODULAR_INDEX_FILE))
+        return replace(facts, is_modular=True, remote_code=facts.remote_code or _has_own_blocks(path))
     raise LoadError(f"{path} is no diffusers pipeline: it has no {INDEX_FILE}. {_what_it_seems(path)}")
+
+
+def _has_own_blocks(path: Path) -> bool:
+    return (path / _BLOCKS_FILE).is_file() and bool(read_json(path / _BLOCKS_FILE).get("auto_map"))
 
 
 def file_facts(path: Path) -> ModelFacts:
@@ -222,8 +234,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _indexed_facts(path: Path, index: dict[str, Any]) -> ModelFacts:
-    components = {name: (str(value[0]), str(value[1])) for name, value in index.items()
-                  if isinstance(value, list) and len(value) >= 2 and value[0] is not None and not name.startswith("_")}
+    named = {name: _library_and_class(value) for name, value in index.items() if not name.startswith("_")}
+    components = {name: value for name, value in named.items() if value is not None}
     name = index.get("_class_name")
     # ["module", "Class"] names a Python file inside the repo, as does a component from a library of that kind.
     own_code = isinstance(name, list) or any((path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
@@ -232,18 +244,26 @@ def _indexed_facts(path: Path, index: dict[str, Any]) -> ModelFacts:
         name = name[-1] if name else ""
     if not isinstance(name, str) or not name:
         raise LoadError(f"{path / INDEX_FILE} names no pipeline class (_class_name): download the model again")
-    return ModelFacts(path, name, remote_code=own_code, components=components, index=index)
+    return ModelFacts(path, name, "ModularPipeline" in name, own_code, components, index)
+
+
+def _library_and_class(value: Any) -> tuple[str, str] | None:
+    """Of an entry of an index, None for one that is no component or none that is there.
+
+    A modular index has a third part, which says what a component that was not loaded when it was written should be.
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        return None
+    if value[0] is None and len(value) > 2 and isinstance(value[2], dict):
+        value = value[2].get("type_hint") or value
+    return (str(value[0]), str(value[1])) if len(value) >= 2 and value[0] is not None else None
 
 
 def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iterator[WeightFile]:
-    found = False
     for component in components:
         for file in sorted((path / component).glob("*")):
             if file.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES and file.name != "training_args.bin":
-                found = True
                 yield weight_file(component, file)
-    if not found and any(not _is_weightless(name) for name in components):
-        raise LoadError(f"{path} has a {INDEX_FILE} but no weights: download the model again, whole")
 
 
 def check_intact(path: Path, allow_pickle: bool) -> None:

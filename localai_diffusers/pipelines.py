@@ -11,7 +11,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import (adapters, components, controlnets, flux_quantized, ip_adapter, model_files, paths, pipeline_class, placement,
+from . import (adapters, components, controlnets, flux_quantized, ip_adapter, model_files, modular, paths, pipeline_class, placement,
                schedulers, sources, transformer_file)
 from .artifacts import Wish
 from .jobs import Job
@@ -79,6 +79,8 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     location, wanted = _with_base(spec, location)
     nets = controlnets.find(spec, settings)
     facts = sources.facts_of(spec, location)
+    if modular.is_modular(spec, facts):
+        return modular.prepare(spec, location, facts, settings, job)
     cls, notes = _choose(spec, facts, nets)
     job.check()
     wanted |= ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)

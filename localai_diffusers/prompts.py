@@ -83,13 +83,13 @@ def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
     return None
 
 
-def _attempt(variable: str, build: Callable[..., Mapping[str, Any]], family: Family, arguments: Mapping[str, Any], pipeline: Any,
-             notes: list[str]) -> Mapping[str, Any] | None:
+def _attempt(variable: str, build: Callable[..., Mapping[str, Any]], family: Family, arguments: Mapping[str, Any],
+             pipeline: Any, notes: list[str]) -> Mapping[str, Any] | None:
     try:
         return build(family, arguments, pipeline, notes)
     except ImportError as error:
         notes.append(f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text")
-    except Exception as error:  # noqa: BLE001 - another's parser on any text: the plain prompt still works
+    except Exception as error:  # another's parser on any text: the plain prompt still works
         log.warning("%s failed on a prompt", variable, exc_info=error)
         notes.append(f"{variable} could not read the prompt ({type(error).__name__}): it is taken as plain text")
     return None
@@ -118,7 +118,8 @@ def _by_compel(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
     import compel
 
     manager = compel.DiffusersTextualInversionManager(pipeline) if hasattr(pipeline, "maybe_convert_prompt") else None
-    encoder = getattr(compel, family.function)(pipeline, textual_inversion_manager=manager, device=str(pipeline._execution_device))
+    device = str(pipeline._execution_device)
+    encoder = getattr(compel, family.function)(pipeline, textual_inversion_manager=manager, device=device)
     _skip_layers(encoder, family, arguments.get("clip_skip"), notes)
     negative = _negative(arguments, pipeline)
     styles = {}
@@ -148,7 +149,8 @@ def _zeroes_empty(arguments: Mapping[str, Any], pipeline: Any) -> bool:
 
 
 def _zeroed(embeddings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value * 0 if name.startswith("negative_") and value is not None else value for name, value in embeddings.items()}
+    return {name: value * 0 if name.startswith("negative_") and value is not None else value
+            for name, value in embeddings.items()}
 
 
 def _skip_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> None:
@@ -158,7 +160,8 @@ def _skip_layers(encoder: Any, family: Family, clip_skip: int | None, notes: lis
     if clip_skip == 1 and family.function == "CompelForSD":
         from compel import ReturnedEmbeddingsType
 
-        encoder.compel.conditioning_provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
+        provider = encoder.compel.conditioning_provider
+        provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
     else:
         notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
 

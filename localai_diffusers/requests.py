@@ -145,6 +145,9 @@ def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
         said["duration"] = _number("duration", said["duration"], settings.max_audio_seconds)
     for name in ("caption", "lyrics"):
         _prompt(name, said.get(name, ""), settings)
+    prompt = prompt or said.pop("caption", "")
+    if said.get("instrumental") and not said.get("lyrics"):
+        said["lyrics"] = "[Instrumental]"  # how ACE-Step is told so, which has no argument for it
     return GenerationRequest("SoundGeneration", request.dst, prompt, audio=_sound("src", request.src, settings),
                              fields={name: value for name, value in said.items() if value is not None},
                              settings=settings)

@@ -48,7 +48,7 @@ _MASK_WORDS = ("mask",)
 # Names with these words are about media but take none, or belong to an adapter that the request does not feed.
 _NOT_MEDIA = frozenset({"num", "embeds", "latents", "attention", "padding", "prompt", "adapter", "negative", "guidance", "gligen",
                         "phrases", "strength", "fake", "text", "masked", "user", "render", "pixel", "camera", "keep", "freeze",
-                        "sample", "atom37", "attn"})
+                        "sample", "atom37", "attn", "resized", "processed"})
 _MEDIA_TYPES = ("Image", "Tensor", "ndarray", "Any")
 
 
@@ -148,9 +148,22 @@ def takes_list(parameter: inspect.Parameter) -> bool:
 
 def takes_only_list(parameter: inspect.Parameter) -> bool:
     """Whether the annotation names lists alone, so that one picture must come in a list."""
-    union = typing.get_origin(parameter.annotation) in (typing.Union, types.UnionType)
-    members = [kind for kind in (typing.get_args(parameter.annotation) if union else (parameter.annotation,)) if kind is not type(None)]
+    members = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
     return bool(members) and all(typing.get_origin(kind) is list for kind in members)
+
+
+def takes_a_picture(parameter: inspect.Parameter) -> bool:
+    """Whether the annotation names a picture by itself, outside of any list."""
+    return any("Image.Image" in str(kind) for kind in _members(parameter.annotation) if typing.get_origin(kind) is not list)
+
+
+def is_optional(parameter: inspect.Parameter) -> bool:
+    """Whether the annotation admits None: diffusers leaves that out where None is only there to be told from a value."""
+    return type(None) in _members(parameter.annotation)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
 
 
 def takes_only_tensor(parameter: inspect.Parameter) -> bool:
@@ -179,9 +192,7 @@ def accepted_types(parameter: inspect.Parameter) -> tuple[type, ...]:
     if parameter.annotation is EMPTY:
         kind = type(parameter.default)
         return (kind,) if kind in _SIMPLE else ()
-    union = typing.get_origin(parameter.annotation) in (typing.Union, types.UnionType)
-    members = typing.get_args(parameter.annotation) if union else (parameter.annotation,)
-    plain = {typing.get_origin(member) or member for member in members}
+    plain = {typing.get_origin(member) or member for member in _members(parameter.annotation)}
     if not plain <= {*_SIMPLE, type(None)}:
         return ()
     return tuple(kind for kind in plain if kind is not type(None))
@@ -233,9 +244,16 @@ def check_params(params: Mapping[str, Any], parameters: Parameters, class_name: 
     return dict(params)
 
 
-def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_name: str) -> None:
-    """Raise InvalidRequest naming the required parameters that nothing fills."""
+# Ends of the names of arguments that only another model can make: no request carries a tensor.
+TENSOR_WORDS = ("embeds", "embeddings", "latents", "hint")
+
+
+def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_name: str, hint: str = "") -> None:
+    """Raise InvalidRequest naming the required parameters that nothing fills; ``hint`` says which class makes tensors itself."""
     missing = [name for name, parameter in parameters.items() if parameter.default is EMPTY and name not in arguments]
+    tensors = [name for name in missing if name.endswith(TENSOR_WORDS)]
+    if tensors:
+        raise InvalidRequest(f"{class_name} needs {', '.join(tensors)}, which only another pipeline makes{hint}")
     if missing:
         raise InvalidRequest(f"{class_name} needs {', '.join(missing)}, which the request does not bring: set it in the model's "
                              f"options (e.g. options: {missing[0]}:...) or, in a video request, in params")

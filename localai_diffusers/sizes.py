@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 _DENOISERS = ("transformer", "unet", "prior", "decoder")
-_SPATIAL_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
-_TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+_SPATIAL_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor")
+_TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
+# What the signatures call the number of frames.
+FRAME_COUNTS = ("num_frames", "video_length", "frames")
 _PROCESSORS = ("image_processor", "video_processor", "vae_image_processor", "mask_processor")
 
 
@@ -34,6 +36,9 @@ def _multiples(pipeline: Any) -> Iterator[int]:
         factor = config_value(getattr(pipeline, name, None), "vae_scale_factor")
         if isinstance(factor, int) and factor > 0:
             yield factor
+    prior = config_value(pipeline, "resolution_multiple") or config_value(getattr(pipeline, "prior_pipe", None), "resolution_multiple")
+    if isinstance(prior, (int, float)):
+        yield round(3 * prior)  # Stable Cascade: latents of 42.67 pixels each, of which three are the least whole and even number
     if getattr(pipeline, "vae", None) is None and not factors:
         yield _downsampling(getattr(pipeline, "unet", None))
 
@@ -75,6 +80,17 @@ def frame_multiple(pipeline: Any) -> int | None:
         if isinstance(factor, int) and factor > 1:
             return factor
     return None
+
+
+def fit_frames(frames: int, pipeline: Any) -> int:
+    """The number of frames nearest to ``frames`` that the model makes: what its VAE takes, the one length that its
+    transformer knows (Latte), no more than its motion layers have places for (AnimateDiff)."""
+    only = config_value(getattr(pipeline, "transformer", None), "video_length")
+    if isinstance(only, int) and frames > 1:
+        return only
+    parts = (getattr(pipeline, name, None) for name in ("motion_adapter", "unet"))
+    places = [most for part in parts if isinstance(most := config_value(part, "motion_max_seq_length"), int)]
+    return min([round_frames(frames, frame_multiple(pipeline)), *places])
 
 
 def round_frames(frames: int, factor: int | None) -> int:

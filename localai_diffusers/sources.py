@@ -86,6 +86,14 @@ def with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: typ
     return model_files.folder_facts(Path(folder), str(spec.load_options.get("subfolder") or ""))
 
 
+def snapshot(spec: LoadSpec, location: Location, ignored: Iterable[str] = ()) -> Path:
+    """The whole repo but the files that ``ignored`` matches, as a folder."""
+    import huggingface_hub
+
+    return Path(huggingface_hub.snapshot_download(location.repo, revision=_revision(spec, location), ignore_patterns=list(ignored),
+                                                  local_files_only=bool(spec.load_options.get("local_files_only"))))
+
+
 def _download_configs(spec: LoadSpec, location: Location, names: Iterable[str]) -> None:
     """The configs of components whose weights come from elsewhere; a component may have none."""
     import huggingface_hub

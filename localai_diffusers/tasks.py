@@ -1,18 +1,36 @@
 """Which pipeline on the loaded weights fits what a request brings: the loaded one, or a sibling of its family."""
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
+import pkgutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, NotSupported
 from .requests import GenerationRequest
-from .signatures import EMPTY, image_parameters, mask_parameters, parameters_of, video_parameters
+from .signatures import (
+    EMPTY,
+    LAST_IMAGE,
+    condition_parameters,
+    image_parameters,
+    is_optional,
+    mask_parameters,
+    parameters_of,
+    takes_a_picture,
+    takes_list,
+    takes_media,
+    video_masks,
+    video_parameters,
+)
 from .sizes import config_value
 
 # What :func:`wanted_task` may answer.
-SIBLING_TASKS = ("inpainting", *(f"{source}-to-{made}" for made in ("image", "video") for source in ("text", "image", "video")))
+SIBLING_TASKS = ("inpainting", *(f"{source}-to-{made}" for made in ("image", "video", "3d") for source in ("text", "image", "video")))
 
 
 def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
@@ -23,15 +41,35 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
     parameters = parameters_of(pipeline_class)
     masks, images, videos = mask_parameters(parameters), image_parameters(parameters), video_parameters(parameters)
     brings = "video" if request.video else "image" if request.images else "text"
-    output = "video" if makes_video(pipeline_class) else "image"
+    output = next((kind for kind in ("video", "3d") if makes(pipeline_class, kind)), "image")
     if request.is_inpainting and not masks:
         return "inpainting"
-    if (request.video and not videos) or (request.images and not images and not masks) or _lacks(pipeline_class, request):
+    clips = bool(videos or condition_parameters(parameters))
+    if (request.video and not clips) or (request.images and not (images or masks or takes_pictures_as_it_is(pipeline_class))) \
+            or _lacks(pipeline_class, request):
         return f"{brings}-to-{output}"
+    if images and len(request.images) > len(images) + len(masks) and not any(takes_list(parameters[name]) for name in images):
+        return f"image-to-{output}"  # a ControlNet's source beside its control picture
     if len(request.images) == 1 and request.mask is None and needs_mask(pipeline_class):
         raise InvalidRequest(f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
                              "picture came: send both as ref_images, or the inpainting request")
     return None
+
+
+def takes_pictures_as_it_is(pipeline_class: type) -> bool:
+    """Whether a class without a parameter for pictures takes them otherwise: inside condition objects, by its inversion,
+    or as frames of its video."""
+    parameters = parameters_of(pipeline_class)
+    videos = video_parameters(parameters)
+    as_frames = any(takes_a_picture(parameters[name]) for name in videos) or bool(video_masks(parameters)) or (
+        bool(videos) and bool({"image-to-video", "controlnet"} & set(tasks_of(pipeline_class))))
+    return as_frames or inverts(pipeline_class) or bool(condition_parameters(parameters))
+
+
+def inverts(pipeline_class: type) -> bool:
+    """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call, which takes none."""
+    invert = getattr(pipeline_class, "invert", None)
+    return callable(invert) and "image" in inspect.signature(invert).parameters and not image_parameters(parameters_of(pipeline_class))
 
 
 def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
@@ -45,10 +83,13 @@ def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
     filled = set(request.params)
     for kind, parameter_names in names.items():
         required = {name for name in parameter_names if parameters[name].default is EMPTY}
-        if required - filled and not given[kind]:
+        does_as_well = given["image"] and all(takes_a_picture(parameters[name]) for name in required)
+        if required - filled and not (given[kind] or does_as_well):
             return True
     if any(given.values()) or filled & {*names["image"], *names["video"]} or not done:
         return False
+    if inverts(pipeline_class):
+        return True
     starts_without = any(task.startswith(("text-to-", "unconditional")) for task in done) and "controlnet" not in done
     return bool(names["image"] or names["video"]) and not starts_without
 
@@ -61,8 +102,27 @@ def tasks_of(pipeline_class: type) -> tuple[str, ...]:
         return ()
 
 
+def makes(pipeline_class: type, kind: str) -> bool:
+    """Whether "image", "video", "audio" or "3d" comes out of the class, by its tasks or by its output's fields."""
+    done = tasks_of(pipeline_class)
+    return any(task.endswith((f"-to-{kind}", f"-{kind}-generation")) for task in done) or (
+        bool(done) and loader.pipeline_traits(pipeline_class.__name__).kind == kind)
+
+
 def makes_video(pipeline_class: type) -> bool:
     return any(task.endswith("-to-video") for task in tasks_of(pipeline_class))
+
+
+# What each RPC's file holds; GenerateImage writes whatever comes out, as documented model files call it.
+_MADE: Mapping[str, str] = {"GenerateVideo": "video", "SoundGeneration": "audio", "Generate3D": "3d"}
+
+
+def check_output(rpc: str, pipeline_class: type) -> None:
+    """Raise NotSupported where the class makes something else than the RPC is for, before any work."""
+    wanted = _MADE.get(rpc)
+    if wanted and tasks_of(pipeline_class) and not makes(pipeline_class, wanted):
+        kind = loader.pipeline_traits(pipeline_class.__name__).kind
+        raise NotSupported(f"{rpc} is for models that make {wanted}: {pipeline_class.__name__} makes {kind or 'something else'}")
 
 
 def upscales(pipeline_class: type) -> bool:
@@ -86,6 +146,8 @@ def combined_hint(class_name: str) -> str:
         stem = stem.replace(word, "")
     names = [name for name in loader.get_available_pipelines() if name.startswith(stem) and "Combined" in name]
     same = [name for name in names if all((word in name) == (word in class_name) for word in ("Img2Img", "Inpaint"))]
+    if not names and f"{stem}Pipeline" in loader.get_available_pipelines() and stem != class_name.removesuffix("Pipeline"):
+        names = [f"{stem}Pipeline"]  # no class combines them: the one that takes what this one makes
     return f": load {min(same or names, key=len)}" if names else ""
 
 
@@ -94,26 +156,95 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
 
     Raises InvalidRequest naming what the loaded class takes when it has no such sibling.
     """
+    check_output(request.rpc, pipeline_class)
     task = wanted_task(request, pipeline_class)
-    if task is None:
-        return pipeline_class
-    try:
-        found = loader.find_sibling(pipeline_class, task)
-    except ValueError:
-        found = pipeline_class
-    if found is pipeline_class:
+    found = pipeline_class if task is None else _sibling(pipeline_class, task)
+    if request.last_image is not None and (found is None or not takes_last_image(found)):
+        ending = [other for other in relatives(pipeline_class, "image-to-video") if takes_last_image(other)]
+        found = ending[0] if ending else found
+    if found is None or (found is pipeline_class and task is not None):
         raise InvalidRequest(_mismatch(request, pipeline_class, task))
     return found
 
 
-def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> str:
+def _sibling(pipeline_class: type, task: str) -> type | None:
+    try:
+        return loader.find_sibling(pipeline_class, task)
+    except ValueError:
+        return next(iter(relatives(pipeline_class, task)), None) if task.endswith("-to-video") else None
+
+
+def takes_last_image(pipeline_class: type) -> bool:
+    """Whether the class takes a picture for the end of the video, by whatever argument."""
     parameters = parameters_of(pipeline_class)
-    names = image_parameters(parameters) + mask_parameters(parameters) + video_parameters(parameters)
+    placed = any(kind.place for kind in condition_parameters(parameters).values())
+    return LAST_IMAGE in parameters or placed or bool(video_masks(parameters))
+
+
+@functools.cache
+def relatives(pipeline_class: type, task: str) -> tuple[type, ...]:
+    """Classes of the same package that do ``task`` with the components that ``pipeline_class`` has, of the same types, and
+    that ask for nothing but text and media. What most others are modeled on comes first (the class for conditions is none
+    of LTX-Video's name family, and runs on its weights); () for code of a model's own.
+    """
+    if not tasks_of(pipeline_class):
+        return ()
+    found = [cls for cls in _in_package(pipeline_class) if task in tasks_of(cls) and _shares(pipeline_class, cls)]
+    copies = Counter(name for other in loader.get_available_pipelines() for name in loader.pipeline_traits(other).copied_from)
+    return tuple(sorted(found, key=lambda cls: (-copies[cls.__name__], len(cls.__name__), cls.__name__)))
+
+
+def _in_package(pipeline_class: type) -> Iterator[type]:
+    """Pipeline classes that the modules beside the class's own define."""
+    package = importlib.import_module(pipeline_class.__module__.rpartition(".")[0])
+    for found in pkgutil.iter_modules(getattr(package, "__path__", ())):
+        if not found.name.startswith("pipeline"):
+            continue
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        yield from (cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__
+                    and hasattr(cls, "_get_signature_types") and "__call__" in vars(cls))
+
+
+def _shares(own: type, other: type) -> bool:
+    """Whether ``other`` can be built of the components of ``own`` and called with what a request carries."""
+    ours, theirs = own._get_signature_types(), other._get_signature_types()
+    parameters = parameters_of(other)
+    asks = [name for name, known in parameters.items() if known.default is EMPTY and name != "prompt" and not takes_media(name, parameters)]
+    needed = {name for name in theirs if name not in other._optional_components}
+    return other is not own and not asks and needed <= ours.keys() and all(
+        set(ours[name]) & set(theirs[name]) for name in theirs if name in ours and "scheduler" not in name)
+
+
+def described_inputs(pipeline_class: type) -> str:
+    """"takes image, mask_image": the media of the class's signature, "takes text alone" where there is none."""
+    parameters = parameters_of(pipeline_class)
+    names = [name for name in parameters if takes_media(name, parameters)] + list(condition_parameters(parameters))
+    return f"takes {', '.join(names) or 'text alone'}"
+
+
+def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any]) -> str:
+    """"X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does not
+    call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them."""
+    parameters = parameters_of(pipeline_class)
+    media = [*image_parameters(parameters), *mask_parameters(parameters), *video_parameters(parameters)]
+    needed = [name for name in media if not is_optional(parameters[name]) and arguments.get(name) is None]
+    if not needed or any(name in arguments for name in condition_parameters(parameters)):
+        return ""
+    brought = [name for name in media if arguments.get(name) is not None]
+    return (f"{pipeline_class.__name__} takes {', '.join(media)}, and the request brings "
+            f"{'only what fills ' + ', '.join(brought) if brought else 'no picture'} (src, ref_images, start_image)")
+
+
+def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> str:
     brought = [f"{len(request.images)} picture(s)"] if request.images else []
     brought += ["a mask"] if request.is_inpainting else []
     brought += ["a video"] if request.video else []
+    parameters = parameters_of(pipeline_class)
+    missing = [name for name in video_parameters(parameters) if parameters[name].default is EMPTY and name not in request.params]
+    if request.images and missing:
+        return f"{pipeline_class.__name__} also needs {', '.join(missing)}: name the file of each in params"
     return (f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), {pipeline_class.__name__} "
-            f"takes {', '.join(names) or 'none'}, and its family has no other pipeline for {task}")
+            f"{described_inputs(pipeline_class)}, and its family has no other pipeline for {task}")
 
 
 def share_components(pipeline: Any, cls: type) -> Any:

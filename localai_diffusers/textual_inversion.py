@@ -34,7 +34,8 @@ def plan(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Inversion, ...]
     Raises LoadError for a missing or broken file, and for a pipeline class that takes none.
     """
     option = spec.load_options.get("textual_inversion") or []
-    names = [str(name).strip() for name in (option if isinstance(option, list) else str(option).split(",")) if str(name).strip()]
+    texts = option if isinstance(option, list) else str(option).split(",")
+    names = [str(text).strip() for text in texts if str(text).strip()]
     if names and not hasattr(cls, "load_textual_inversion"):
         raise LoadError(f"{_FIELD} {', '.join(names)}: {cls.__name__} takes no textual inversion")
     return tuple(_inversion(spec, name, settings) for name in names)
@@ -58,7 +59,8 @@ def apply(pipeline: Any, inversions: tuple[Inversion, ...]) -> list[str]:
         try:
             words.append(_load(pipeline, inversion))
         except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-            raise LoadError(f"{_FIELD} {inversion.file.name!r} does not fit {type(pipeline).__name__}: {str(error)[:400]}") from error
+            reason = str(error)[:400]
+            raise LoadError(f"{_FIELD} {inversion.file.name!r} does not fit {type(pipeline).__name__}: {reason}") from error
     return [f"textual inversion: {', '.join(words)} may be used in prompts"] if words else []
 
 

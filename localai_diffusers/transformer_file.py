@@ -174,5 +174,5 @@ def _load_transformers(component: type, file: Path, root: str | None, name: str,
 
 
 def _incomplete(component: type, file: Path) -> LoadError:
-    return LoadError(f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, or it is "
-                     "cut short")
+    return LoadError(f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, "
+                     "or it is cut short")

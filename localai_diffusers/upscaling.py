@@ -16,6 +16,7 @@ from .errors import GenerationFailed, InvalidRequest
 from .generation import Outcome, call_pipeline
 from .loaded_model import LoadedModel
 from .requests import GenerationRequest
+from .signatures import image_parameters, is_optional, mask_parameters, parameters_of
 from .sizes import config_value, size_multiple
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # Sides in source pixels. The x4 upscaler was trained on 128-pixel crops and runs well on twice that.
 _SMALLEST_TILE, _LARGEST_TILE, _OVERLAP = 64, 512, 16
+_SIZED_FACTOR = 4  # of an upscaler that is told its output's size
 _DEFAULT_SCALE = 2  # of Lanczos, when the request names none
 
 
@@ -37,7 +39,7 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
     from .media import payloads
 
     source = request.images[0]
-    if tasks.upscales(type(model.pipeline)):
+    if _enlarges_a_picture(type(model.pipeline)):
         result, seed, notes = _by_model(model, request, job)
         target = _target(source, scale, result.width / source.width, model.settings.max_pixels)
     else:
@@ -48,6 +50,13 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
     payload = payloads.Payload("image", images=(result,))
     described = payloads.write_payload(payload, request.dst, fps=1.0, metadata=None, check=job.check)
     return Outcome(described, seed, notes)
+
+
+def _enlarges_a_picture(cls: type) -> bool:
+    """Whether the class upscales, and asks for one picture and nothing beside it: not a video, not the original too."""
+    parameters = parameters_of(cls)
+    needed = [name for name in (*image_parameters(parameters), *mask_parameters(parameters)) if not is_optional(parameters[name])]
+    return tasks.upscales(cls) and len(needed) == 1
 
 
 def _target(source: Image.Image, scale: int | None, own_factor: float, max_pixels: int) -> tuple[int, int]:
@@ -75,12 +84,14 @@ class Tile:
 
 
 def tiles(width: int, height: int, side: int) -> list[Tile]:
-    """Squares of ``side`` that cover a picture of at least that size, neighbors overlapping by at least _OVERLAP pixels."""
+    """Squares of ``side`` that cover a picture of at least that size, neighbors overlapping by at least _OVERLAP pixels, or a
+    quarter of a small tile."""
     return [Tile(left, top, side) for top, left in itertools.product(_starts(height, side), _starts(width, side))]
 
 
 def _starts(length: int, side: int) -> list[int]:
-    count = 1 if length <= side else math.ceil((length - _OVERLAP) / (side - _OVERLAP))
+    overlap = min(_OVERLAP, side // 4)
+    count = 1 if length <= side else math.ceil((length - overlap) / (side - overlap))
     return [round(index * (length - side) / max(count - 1, 1)) for index in range(count)]
 
 
@@ -106,8 +117,14 @@ def _by_model(model: LoadedModel, request: GenerationRequest, job: Job) -> tuple
 
 
 def _tile_side(pipeline: Any) -> int:
-    """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model takes."""
+    """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model takes.
+
+    Where the signature has a size, the pipeline makes that one of any source (DeepFloyd IF, in pixels, four times as large
+    as what it was trained on): a tile is a quarter of it.
+    """
     trained = config_value(getattr(pipeline, "unet", None), "sample_size")
+    if isinstance(trained, int) and "height" in parameters_of(pipeline):
+        return max(1, trained // _SIZED_FACTOR)
     side = trained * 2 if isinstance(trained, int) else _LARGEST_TILE
     multiple = size_multiple(pipeline)
     return max(multiple, min(max(side, _SMALLEST_TILE), _LARGEST_TILE) // multiple * multiple)
@@ -136,7 +153,7 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, job: Job) -> np.nd
 
     call = call_arguments.build(request, model.pipeline, model.defaults)
     output = call_pipeline(model.pipeline, call, job)
-    images = payloads.payload_from_output(output, sampling_rate=None).images
+    images = payloads.payload_from_output(output, sampling_rate=None, hint="image").images
     if not images:
         raise GenerationFailed(f"{type(model.pipeline).__name__} gave no picture")
     return np.asarray(images[0].convert("RGB"), np.float32)

@@ -18,6 +18,7 @@ from tests.support import HOME, SHAPES_MODEL, Backend
 
 PROMPT = "a red circle on a blue background"
 CODE = grpc.StatusCode
+EMPTY = backend_pb2.HealthMessage()
 
 
 class GatedBackend(Backend):
@@ -48,6 +49,12 @@ class GatedBackend(Backend):
         result = self.load(SHAPES_MODEL, **{"CFGScale": 5.0, **fields})
         if not result.success:
             raise AssertionError(result.message)
+
+    def start_load(self, **fields: Any) -> Any:
+        """A LoadModel of the shapes model that runs while the test goes on."""
+        options = [*fields.pop("Options", []), "device:cpu"]
+        values = {"Model": str(SHAPES_MODEL), "ModelFile": str(SHAPES_MODEL), "CFGScale": 5.0, **fields}
+        return self.stub.LoadModel.future(backend_pb2.ModelOptions(Options=options, **values), timeout=60)
 
     def request(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Any:
         """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path."""

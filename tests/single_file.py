@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer.text_model."}
+_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
+             "text_encoder": "cond_stage_model.transformer.text_model."}
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _UNET_PLACES = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
                 "conv_norm_out": "out.0", "conv_out": "out.2"}

@@ -36,7 +36,8 @@ class Backend:
     """A backend process of its own, its client, and a folder for its outputs. Use as a context manager."""
 
     def __init__(self, **environ: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="backend-test-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="backend-test-", ignore_cleanup_errors=True)
+        self.folder = Path(self._temporary.name)  # goes with this object
         self.port = free_port()
         self.log_file = self.folder / "stderr.log"
         self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "2", **environ}
@@ -187,10 +188,15 @@ class FolderCase(unittest.TestCase):
         Image.new("RGB", size, color).save(path, "PNG")
         return str(path)
 
-    def inpainting(self, size: tuple[int, int] = (64, 64), color: Any = "red") -> dict[str, Any]:
-        """Fields of the core's inpainting request: the JSON, its two ref_images, 512x512 and seed 0. White is repainted."""
-        image, mask = Path(self.picture("image", size, color)), Path(self.picture("mask", size, "white"))
-        encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("image", image), ("mask_image", mask))}
+    def inpainting(self, size: tuple[int, int] = (64, 64), color: Any = "red", mask: Any = None) -> dict[str, Any]:
+        """Fields of the core's inpainting request: the JSON, its two ref_images, 512x512 and seed 0.
+
+        White in ``mask`` (a picture; by default all of it) is repainted.
+        """
+        image_path, mask_path = Path(self.picture("image", size, color)), Path(self.picture("mask", size, "white"))
+        if mask is not None:
+            mask.save(mask_path, "PNG")
+        encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("image", image_path), ("mask_image", mask_path))}
         source = self.folder / "inpaint.json"
         source.write_text(json.dumps(encoded))
-        return {"src": str(source), "ref_images": [str(image), str(mask)], "width": 512, "height": 512, "seed": 0}
+        return {"src": str(source), "ref_images": [str(image_path), str(mask_path)], "width": 512, "height": 512, "seed": 0}

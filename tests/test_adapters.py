@@ -1,6 +1,7 @@
 """LoRAs, IP-Adapters and textual inversions: each changes the picture by its scale, and what does not fit is an error."""
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 import unittest
@@ -47,7 +48,8 @@ class LoraTest(unittest.TestCase):
 
     def test_the_scales_of_several_add_up(self) -> None:
         both = self.shapes(LoraAdapters=["a.safetensors", "pack"], LoraScales=[0.5, 0.5])
-        self.assertLess(difference(picture(both), picture(self.shapes(LoraAdapter="a.safetensors"))), 0.1)
+        one = picture(self.shapes(LoraAdapter="a.safetensors"))
+        self.assertLess(difference(picture(both), one), difference(one, self.plain) / 20)
 
     def test_a_folder_stands_for_its_usual_file(self) -> None:
         same = picture(self.shapes(LoraAdapter="a.safetensors"))
@@ -74,6 +76,16 @@ class LoraTest(unittest.TestCase):
         file = adapter_files.lora(flux, self.folder / "flux.safetensors", "transformer")
         size = {"width": 32, "height": 32}
         self.assertGreater(difference(picture(load(flux, LoraAdapter=str(file)), **size), picture(load(flux), **size)), 1)
+
+    @unittest.skipUnless(importlib.util.find_spec("optimum"), "optimum-quanto is not installed")
+    def test_a_transformer_quantized_by_quanto_takes_loras(self) -> None:
+        flux = checkpoint("FluxPipeline")
+        file = str(adapter_files.lora(flux, self.folder / "quantized.safetensors", "transformer"))
+        fields = {"PipelineType": "FluxTransformer2DModel", "Options": [f"base_model:{flux}"]}
+        size = {"width": 32, "height": 32}
+        plain = picture(load(flux, **fields), **size)
+        self.assertGreater(difference(picture(load(flux, LoraAdapters=[file, file], **fields), **size), plain), 1)
+        self.assertEqual(difference(picture(load(flux, LoraAdapters=[file], LoraScales=[0.0], **fields), **size), plain), 0)
 
     def test_a_lora_of_another_model_fits_no_layer_and_is_an_error(self) -> None:
         with self.assertRaisesRegex(LoadError, "LoraAdapter .*a.safetensors.* fits? no"):

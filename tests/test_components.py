@@ -65,13 +65,15 @@ class ReplacementTest(unittest.TestCase):
         self.assertGreater(difference(picture(model), picture(load(self.flux))), 0.5)
 
     def test_another_familys_component_is_an_error_that_says_so(self) -> None:
-        for option, words in ((f"vae:{self.flux / 'vae'}", "latent_channels 16"), (f"vae:{self.model / 'unet'}", "UNet2DConditionModel"),
+        for option, words in ((f"vae:{self.flux / 'vae'}", "latent_channels 16"),
+                              (f"vae:{self.model / 'unet'}", "UNet2DConditionModel"),
                               (f"clip_model:{self.flux / 'text_encoder_2'}", "of type t5")):
             with self.assertRaisesRegex(LoadError, words):
                 load(self.model, Options=[option])
 
     def test_a_missing_component_names_the_field_and_stays_inside(self) -> None:
-        for fields, words in (({"Options": ["vae:nope"]}, "option vae 'nope' is neither"), ({"CLIPModel": "nope"}, "CLIPModel 'nope'"),
+        for fields, words in (({"Options": ["vae:nope"]}, "option vae 'nope' is neither"),
+                              ({"CLIPModel": "nope"}, "CLIPModel 'nope'"),
                               ({"Options": ["vae:../vae"]}, "option vae '../vae' leaves"),
                               ({"CLIPModel": "pipeline", "CLIPSubfolder": "no"}, "no folder 'no'")):
             with self.assertRaisesRegex(LoadError, words):
@@ -115,7 +117,8 @@ class ControlNetTest(unittest.TestCase):
         self.assertEqual(picture(loaded, ref_images=[self.source, self.source]).size, (32, 32))
 
     def test_img2img_and_an_explicit_class_keep_their_task(self) -> None:
-        self.assertEqual(type(self.controlled("sd", IMG2IMG=True).pipeline).__name__, "StableDiffusionControlNetImg2ImgPipeline")
+        by_flag = type(self.controlled("sd", IMG2IMG=True).pipeline)
+        self.assertEqual(by_flag.__name__, "StableDiffusionControlNetImg2ImgPipeline")
         asked = "StableDiffusionControlNetInpaintPipeline"
         self.assertEqual(type(self.controlled("sd", PipelineType=asked).pipeline).__name__, asked)
 

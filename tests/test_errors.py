@@ -12,22 +12,30 @@ def every_error(base: type = errors.BackendError) -> list[type]:
     return [base, *(below for kind in base.__subclasses__() for below in every_error(kind))]
 
 
+def made(kind: type) -> BaseException:
+    """An error of this class."""
+    return kind("loaded", "requested") if kind is errors.ModelMismatch else kind("x")
+
+
 class StatusTest(unittest.TestCase):
     def test_every_error_has_a_status_that_grpc_knows(self) -> None:
         for kind in every_error():
-            self.assertTrue(hasattr(grpc.StatusCode, errors.status_name(kind("x"))), kind)
+            self.assertTrue(hasattr(grpc.StatusCode, errors.status_name(made(kind))), kind)
 
     def test_only_a_missing_model_is_failed_precondition_and_nothing_is_unavailable(self) -> None:
         """The router drops the replica on the former and evicts the model on the latter."""
-        names = {kind: errors.status_name(kind("x")) for kind in every_error()}
-        self.assertEqual([kind for kind, name in names.items() if name == "FAILED_PRECONDITION"], [errors.ModelNotLoaded])
+        names = {kind: errors.status_name(made(kind)) for kind in every_error()}
+        self.assertEqual([kind for kind, name in names.items() if name == "FAILED_PRECONDITION"],
+                         [errors.ModelNotLoaded])
         self.assertNotIn("UNAVAILABLE", names.values())
 
     def test_the_codes_are_those_of_the_contract(self) -> None:
-        expected = {errors.InvalidRequest: "INVALID_ARGUMENT", errors.OutOfMemory: "RESOURCE_EXHAUSTED", errors.Cancelled: "CANCELLED",
-                    errors.ModelMismatch: "NOT_FOUND", errors.OutputDiskFull: "RESOURCE_EXHAUSTED", errors.GenerationFailed: "INTERNAL"}
+        expected = {errors.InvalidRequest: "INVALID_ARGUMENT", errors.OutOfMemory: "RESOURCE_EXHAUSTED",
+                    errors.Cancelled: "CANCELLED",
+                    errors.ModelMismatch: "NOT_FOUND", errors.OutputDiskFull: "RESOURCE_EXHAUSTED",
+                    errors.GenerationFailed: "INTERNAL"}
         for kind, name in expected.items():
-            self.assertEqual(errors.status_name(kind("x")), name)
+            self.assertEqual(errors.status_name(made(kind)), name)
 
     def test_a_foreign_error_is_internal_with_its_class_before_the_text(self) -> None:
         error = KeyError("unet")
@@ -37,7 +45,8 @@ class StatusTest(unittest.TestCase):
 
 class TextTest(unittest.TestCase):
     def test_the_words_that_the_core_takes_as_signals_never_pass(self) -> None:
-        for words in ("Model Not Loaded", "UNIMPLEMENTED", "connection refused", "Connection reset", "no such host"):
+        for words in ("Model Not Loaded", "UNIMPLEMENTED", "connection refused", "Connection reset",
+                      "no such host"):
             for error in (ValueError(f"a {words} b"), errors.LoadError(f"a {words} b")):
                 self.assertNotIn(words.lower(), errors.status_message(error).lower())
 

@@ -1,11 +1,12 @@
 """Every YAML of LocalAI's documentation and gallery, as its core sends it, on a tiny stand-in, through a real server."""
 from __future__ import annotations
 
+import atexit
 import base64
 import functools
 import io
-import json
 import re
+import shutil
 import tempfile
 import unittest
 from collections.abc import Callable
@@ -36,7 +37,9 @@ def picture() -> str:
 
 @functools.cache
 def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="gallery-test-"))
+    folder = tempfile.mkdtemp(prefix="gallery-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @functools.cache
@@ -162,9 +165,15 @@ class GalleryTest(unittest.TestCase):
 
     def test_toonyou_as_a_single_file_takes_its_scheduler_guidance_and_clip_skip(self) -> None:
         made = self.run_file("toonyou", deep_stable_diffusion(), prompt=f"{PROMPT}|blurry")
-        self.check_picture(made, Pipeline="StableDiffusionPipeline", Sampler="DPMSolverSinglestepScheduler", CFG_scale="8.0", Steps="30")
+        self.check_picture(made, Sampler="DPMSolverSinglestepScheduler", CFG_scale="8.0", Steps="30")
         without = self.run_file("toonyou", deep_stable_diffusion(), prompt=f"{PROMPT}|blurry", clip_skip=1)
         self.assertNotEqual(made.image.tobytes(), without.image.tobytes())
+
+    def test_a_clip_skip_beyond_the_text_encoders_layers_is_refused(self) -> None:
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.run_yaml("cfg_scale-option", "StableDiffusionPipeline", prompt=PROMPT, clip_skip=12)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("CLIPSkip=12 must be at most 2", caught.exception.details())
 
     def test_a_cfg_scale_among_the_options_is_the_guidance(self) -> None:
         made = self.run_yaml("cfg_scale-option", "StableDiffusionPipeline", prompt=PROMPT)
@@ -180,7 +189,8 @@ class GalleryTest(unittest.TestCase):
         self.check_picture(made, Pipeline="StableDiffusionPipeline")
 
     def test_depth2img_runs_on_the_picture_alone(self) -> None:
-        made = self.run_yaml("depth2img", "StableDiffusionDepth2ImgPipeline", prompt=f"{PROMPT}|bad", file=picture(), size="512x512")
+        made = self.run_yaml("depth2img", "StableDiffusionDepth2ImgPipeline", prompt=f"{PROMPT}|bad", file=picture(),
+                             size="512x512")
         self.check_picture(made, Pipeline="StableDiffusionDepth2ImgPipeline", CFG_scale="6.0", Steps="50")
 
     def test_a_picture_and_no_prompt_make_a_video_in_the_image_endpoints_file(self) -> None:
@@ -255,6 +265,7 @@ class GalleryTest(unittest.TestCase):
         made = self.run_yaml("qwen-image-edit-2509", "QwenImageEditPlusPipeline", prompt=PROMPT, step=2,
                              ref_images=[picture(), base64_png(zoo_call.picture(seed=2))])
         self.check_picture(made, Pipeline="QwenImageEditPlusPipeline", True_CFG_scale="4.0")
+        self.assertIn("PipelineType QwenImageEditPipeline is taken as QwenImageEditPlusPipeline", made.loaded)
 
     def test_ltx2_makes_a_video_with_sound_of_text_alone(self) -> None:
         for name in ("ltx-2", "ltx-2.3"):
@@ -264,8 +275,8 @@ class GalleryTest(unittest.TestCase):
             self.assertIn("LTX2ImageToVideoPipeline runs as LTX2Pipeline", self.backend.log)
 
     def test_ltx2_starts_from_the_picture_that_is_sent(self) -> None:
-        made = [self.run_yaml("ltx-2", "LTX2ImageToVideoPipeline", rpc="GenerateVideo", request=gallery.video_request, prompt=PROMPT,
-                              start_image=start, width=64, height=64, num_frames=9, step=2, seed=7)
+        made = [self.run_yaml("ltx-2", "LTX2ImageToVideoPipeline", rpc="GenerateVideo", request=gallery.video_request,
+                              prompt=PROMPT, start_image=start, width=64, height=64, num_frames=9, step=2, seed=7)
                 for start in (picture(), base64_png(zoo_call.picture(seed=3)))]
         self.assertEqual([self.check_video(one, sound=True) for one in made], [9, 9])
         self.assertNotEqual(made[0].data, made[1].data)

@@ -16,7 +16,8 @@ def part(**config: Any) -> SimpleNamespace:
 
 class DistilledTest(unittest.TestCase):
     def test_a_whole_token_of_the_name_tells(self) -> None:
-        for name in ("sdxl-turbo", "Z-Image-Turbo", "FLUX.1-schnell", "SDXL-Lightning", "dreamshaper_8LCM.lcm", "Hyper-SD15-1step"):
+        for name in ("sdxl-turbo", "Z-Image-Turbo", "FLUX.1-schnell", "SDXL-Lightning",
+                     "dreamshaper_8LCM.lcm", "Hyper-SD15-1step"):
             self.assertTrue(is_distilled([name], {}), name)
 
     def test_a_part_of_a_token_does_not(self) -> None:
@@ -43,11 +44,13 @@ class PipelinesTest(unittest.TestCase):
         return guidance_arguments(zoo_model(name).pipeline, chosen, distilled)
 
     def test_without_a_choice_the_pipelines_own_default_stands(self) -> None:
-        for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline"):
+        for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline",
+                     "WanPipeline"):
             self.assertEqual(self.guidance(name, None), {}, name)
 
     def test_a_choice_goes_to_guidance_scale(self) -> None:
-        for name in ("StableDiffusionPipeline", "ZImagePipeline", "WanPipeline", "LatentConsistencyModelPipeline"):
+        for name in ("StableDiffusionPipeline", "ZImagePipeline", "WanPipeline",
+                     "LatentConsistencyModelPipeline"):
             self.assertEqual(self.guidance(name, 3.5), {"guidance_scale": 3.5}, name)
 
     def test_a_distilled_model_gets_0(self) -> None:

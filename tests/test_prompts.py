@@ -29,7 +29,8 @@ class CompelTest(unittest.TestCase):
         for name in KNOWN:
             plain, compel = load(checkpoint(name)), load(checkpoint(name), COMPEL)
             for fields in ({}, {"negative_prompt": "blue"}):
-                self.assertEqual(difference(picture(plain, "a red circle", **fields), picture(compel, "a red circle", **fields)), 0, name)
+                pair = [picture(model, "a red circle", **fields) for model in (plain, compel)]
+                self.assertEqual(difference(*pair), 0, name)
 
     def test_weights_change_the_picture(self) -> None:
         for name in KNOWN:

@@ -17,11 +17,10 @@ from PIL import Image
 
 import backend_pb2
 import backend_pb2_grpc
-from tests.gated import CODE, PROMPT, GatedBackend, ServerCase, pixels, shown_in
+from tests.gated import CODE, EMPTY, PROMPT, GatedBackend, ServerCase, pixels, shown_in
 from tests.shapes_judge import nearest_color
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
-EMPTY = backend_pb2.HealthMessage()
 SECONDS_TO_HEALTH = 3.0  # 0.9 s where nothing else runs; the core's budget is 40 s
 
 
@@ -114,12 +113,12 @@ class LoadAndGenerateTest(ServerCase):
 
     def test_sixteen_requests_from_four_clients_give_sixteen_right_pictures(self) -> None:
         prompts = [f"a {color} {shape} on a white background" for color in ("red", "blue") for shape in ("circle", "square")]
-        alone = {prompt: pixels(self.backend.picture(prompt=prompt)) for prompt in prompts}
+        alone = {prompt: pixels(self.backend.picture(prompt=prompt, step=12)) for prompt in prompts}
         channels = [self.backend.new_channel() for _ in range(4)]
         stubs = [backend_pb2_grpc.BackendStub(channel) for channel in channels]
 
         def one(number: int) -> tuple[str, Path]:
-            request = self.backend.request(f"many-{number}.png", prompts[number // 4])
+            request = self.backend.request(f"many-{number}.png", prompts[number // 4], step=12)
             stubs[number % 4].GenerateImage(request, timeout=60)
             return prompts[number // 4], Path(request.dst)
 

@@ -42,7 +42,8 @@ class FitTest(unittest.TestCase):
         self.assertEqual(fit_within((1000, 500), (None, 250), 1), (500, 250))
 
     @given(st.tuples(side, side), st.tuples(side, side))
-    def test_the_result_is_within_the_bound_and_a_multiple(self, size: tuple[int, int], bound: tuple[int, int]) -> None:
+    def test_the_result_is_within_the_bound_and_a_multiple(self, size: tuple[int, int],
+                                                           bound: tuple[int, int]) -> None:
         for made, limit in zip(fit_within(size, bound, 8), bound, strict=True):
             self.assertEqual(made % 8, 0)
             self.assertLessEqual(made, max(8, limit + 4))
@@ -52,13 +53,17 @@ class PipelinesTest(unittest.TestCase):
     """Of real tiny pipelines: what their own check_inputs insists on."""
 
     def test_the_multiple_is_the_vaes_factor_times_the_patch(self) -> None:
-        for name in ("StableDiffusionPipeline", "FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "WanPipeline",
+        for name in ("StableDiffusionPipeline", "FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline",
+                     "WanPipeline",
                      "QwenImagePipeline", "LTXPipeline"):
             pipeline = zoo_model(name).pipeline
-            factor = next(getattr(pipeline, known) for known in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+            factor = next(getattr(pipeline, known) for known in ("vae_scale_factor",
+                                                                 "vae_scale_factor_spatial",
+                                                                 "vae_spatial_compression_ratio")
                           if hasattr(pipeline, known))
             self.assertEqual(size_multiple(pipeline) % factor, 0, name)
-        self.assertEqual(size_multiple(zoo_model("FluxPipeline").pipeline), zoo_model("FluxPipeline").pipeline.vae_scale_factor * 2)
+        self.assertEqual(size_multiple(zoo_model("FluxPipeline").pipeline),
+                         zoo_model("FluxPipeline").pipeline.vae_scale_factor * 2)
 
     def test_a_unet_in_pixel_space_counts_its_halvings(self) -> None:
         pipeline = zoo_model("DDPMPipeline").pipeline

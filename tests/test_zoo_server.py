@@ -6,9 +6,13 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+import av
 import grpc
+import numpy
 
 import backend_pb2
+from diffusers_dynamic_loader import get_pipeline_registry
+from localai_diffusers.signatures import parameters_of
 from tests import zoo
 from tests.support import Backend
 from tests.zoo import call as zoo_call
@@ -18,6 +22,13 @@ _TENSORS = {"image_embeds", "negative_image_embeds", "image_embeddings", "hint"}
 _PICTURES = ("image", "example_image", "original_image", "reference_image", "control_image", "cond_image")
 _VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
 _PROMPT = "a red circle on a blue background"
+_RATE, _FPS = 16000, 12  # of every sound of the zoo; what its videos are asked for
+_SETTINGS = ("width", "height", "num_frames", "output_type")
+# One class of each family for what a seed does, and those that draw some noise from torch's own generator.
+_OWN_NOISE = ("StableDiffusion3ControlNetPipeline", "CogView4ControlPipeline", "HunyuanDiTControlNetPipeline", "I2VGenXLPipeline",
+              "AnimateDiffSparseControlNetPipeline")
+# Frames in windows: the nearest whole number of them is made.
+_WINDOWS = ("HunyuanVideoFramepackPipeline", "WanAnimatePipeline")
 
 
 def write_inputs(folder: Path) -> None:
@@ -34,7 +45,7 @@ def options_of(entry: Any) -> list[str]:
     """The entry's own settings, and its inputs that are text, as the options of a model's YAML."""
     texts = {need: zoo_call.INPUTS[need]() for need in entry.needs
              if need not in (*_PICTURES, *_VIDEOS, *_TENSORS, "prompt", "mask_image", "lyrics")}
-    settings = {name: value for name, value in entry.arguments.items() if name not in ("width", "height", "output_type")}
+    settings = {name: value for name, value in entry.arguments.items() if name not in _SETTINGS and name != "clip_skip"}
     return [f"{name}:{value if isinstance(value, str) else json.dumps(value)}" for name, value in (settings | texts).items()]
 
 
@@ -50,74 +61,164 @@ class ZooThroughTheServer(unittest.TestCase):
     def tearDownClass(cls) -> None:
         cls.backend.stop()
 
-    def request(self, entry: Any, dst: Path) -> tuple[str, Any]:
-        """The RPC that serves the entry's kind, and its request."""
-        inputs = self.backend.folder
-        pictures = [str(inputs / name) for name in ("picture.png", "second.png")]
-        needed = sum(need in _PICTURES for need in entry.needs)
-        sources = pictures[:needed] + ([str(inputs / "mask.png")] if "mask_image" in entry.needs else [])
-        if "mask_image" in entry.needs:
-            sources = [sources[0], sources[-1], *sources[1:-1]]
-        prompt = _PROMPT if "prompt" in entry.needs else ""
-        size = {name: entry.arguments[name] for name in ("width", "height") if name in entry.arguments}
-        if entry.kind in ("video", "video+audio"):
-            params = {need: str(inputs / "clip.mp4") for need in entry.needs if need in _VIDEOS}
-            params |= {"control_image": pictures[1]} if "control_image" in entry.needs and needed > 1 else {}
-            return "GenerateVideo", backend_pb2.GenerateVideoRequest(
-                prompt=prompt, dst=str(dst), seed=7, start_image=sources[0] if sources else "", params=params, **size)
-        if entry.kind == "audio":
-            lyrics = {"lyrics": "[verse] la la"} if "lyrics" in entry.needs else {}
-            return "SoundGeneration", backend_pb2.SoundGenerationRequest(text=prompt, dst=str(dst), **lyrics)
-        if entry.kind == "mesh":
-            params = {"prompt": prompt} if prompt else {}
-            return "Generate3D", backend_pb2.Generate3DRequest(src=sources[0] if sources else "", dst=str(dst), seed=7, params=params)
-        return "GenerateImage", backend_pb2.GenerateImageRequest(
-            positive_prompt=prompt, dst=str(dst), seed=7, src=sources[0] if sources else "", ref_images=sources[1:], **size)
-
-    def run_entry(self, name: str) -> Path:
-        entry = zoo.ENTRIES[name]
-        result = self.backend.load(zoo.checkpoint(name), Options=options_of(entry))
+    def load(self, name: str) -> None:
+        result = self.backend.load(zoo.checkpoint(name), Options=options_of(zoo.ENTRIES[name]))
         self.assertTrue(result.success, result.message)
-        dst = self.backend.folder / f"{name}.out"
-        rpc, request = self.request(entry, dst)
-        getattr(self.backend.stub, rpc)(request, timeout=120)
-        return dst
+
+    def run_entry(self, name: str, seed: int = 7) -> tuple[Path, str]:
+        """The file that the loaded entry makes, and the RPC's message."""
+        entry, dst = zoo.ENTRIES[name], self.backend.folder / f"{name}.{seed}.out"
+        result = _REQUESTS.get(entry.kind, image_request)(self.backend, entry, dst, seed)
+        return dst, getattr(result, "message", "")
 
 
-def check_file(test: unittest.TestCase, entry: Any, path: Path) -> None:
-    """The output decodes, has the size asked for, and is not constant."""
-    from localai_diffusers.media import audio, images, videos
-
-    data = path.read_bytes()
-    if entry.kind in ("video", "video+audio"):
-        frames = videos.read_video(data, "out", max_frames=999, max_pixels=1 << 24)
-        test.assertGreater(len(frames), 1)
-        test.assertTrue(any(low != high for low, high in frames[0].getextrema()))
-    elif entry.kind == "audio":
-        track = audio.read_audio(data, "out", None, max_seconds=999)
-        test.assertGreater(track.samples.std(), 0)
-    elif entry.kind == "mesh":
-        test.assertEqual(data[:4], b"glTF")
-    else:
-        picture = images.read_image(data, "out", max_pixels=1 << 24)
-        test.assertTrue(any(low != high for low, high in picture.getextrema()))
+def sources_of(backend: Backend, entry: Any) -> list[str]:
+    """The pictures that the entry needs in the order of a request: the main one, the mask, the others."""
+    pictures = [str(backend.folder / name) for name in ("picture.png", "second.png")]
+    needed = sum(need in _PICTURES for need in entry.needs)
+    sources = pictures[:needed]
+    return [sources[0], str(backend.folder / "mask.png"), *sources[1:]] if "mask_image" in entry.needs else sources
 
 
-def _test(name: str) -> Any:
+def common(entry: Any, dst: Path, seed: int, *names: str) -> dict[str, Any]:
+    return {"dst": str(dst), "seed": seed, **{name: entry.arguments[name] for name in names if name in entry.arguments}}
+
+
+def image_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
+    first, *rest = sources_of(backend, entry) or [""]
+    return backend.stub.GenerateImage(backend_pb2.GenerateImageRequest(
+        positive_prompt=_PROMPT if "prompt" in entry.needs else "", src=first, ref_images=rest,
+        **common(entry, dst, seed, "width", "height")), timeout=120)
+
+
+def video_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
+    sources, clip = sources_of(backend, entry), str(backend.folder / "clip.mp4")
+    params = {need: clip for need in entry.needs if need in _VIDEOS}
+    params |= {"control_image": sources[1]} if "control_image" in entry.needs and len(sources) > 1 else {}
+    return backend.stub.GenerateVideo(backend_pb2.GenerateVideoRequest(
+        prompt=_PROMPT if "prompt" in entry.needs else "", start_image=sources[0] if sources else "", params=params, fps=_FPS,
+        **common(entry, dst, seed, "width", "height", "num_frames")), timeout=120)
+
+
+def sound_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
+    """SoundGeneration; its request has no seed, so another seed than the usual goes through GenerateImage."""
+    if seed != 7:
+        return image_request(backend, entry, dst, seed)
+    lyrics = {"lyrics": "[verse] la la"} if "lyrics" in entry.needs else {}
+    text = _PROMPT if "prompt" in entry.needs else ""
+    return backend.stub.SoundGeneration(backend_pb2.SoundGenerationRequest(text=text, dst=str(dst), **lyrics), timeout=120)
+
+
+def mesh_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
+    params, sources = {"prompt": _PROMPT} if "prompt" in entry.needs else {}, sources_of(backend, entry)
+    return backend.stub.Generate3D(backend_pb2.Generate3DRequest(
+        src=sources[0] if sources else "", params=params, **common(entry, dst, seed)), timeout=120)
+
+
+def depth_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
+    answer = backend.stub.Depth(backend_pb2.DepthRequest(src=str(backend.folder / "picture.png"), dst=str(dst), include_depth=True,
+                                                         exports=["png"]), timeout=120)
+    values = numpy.array(answer.depth).reshape(answer.height, answer.width)
+    assert values.shape == (64, 64) and values.std() > 0, values.shape
+    Path(answer.export_paths[0]).rename(dst)
+    return answer
+
+
+_REQUESTS = {"video": video_request, "video+audio": video_request, "audio": sound_request, "mesh": mesh_request, "depth": depth_request}
+
+
+def check_file(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
+    """The output decodes, is what was asked for, and is not constant."""
+    kind = zoo.ENTRIES[name].kind
+    check = {"video": check_video, "video+audio": check_video, "audio": check_sound, "mesh": check_mesh}.get(kind, check_picture)
+    check(test, name, path, message)
+
+
+def size_of(name: str) -> tuple[int, int] | None:
+    """Width and height that the entry asks for, None where its class takes none or works from a source's own size."""
+    entry = zoo.ENTRIES[name]
+    known = parameters_of(get_pipeline_registry()[entry.pipeline])
+    if not {"width", "height"} <= known.keys() & entry.arguments.keys():
+        return None
+    return entry.arguments["width"], entry.arguments["height"]
+
+
+def check_picture(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
+    from localai_diffusers.media import images
+
+    picture = images.read_image(path.read_bytes(), "out", max_pixels=1 << 24)
+    test.assertTrue(any(low != high for low, high in picture.getextrema()))
+    if size_of(name) and "a size of its own" not in message:
+        test.assertEqual(picture.size, size_of(name))
+
+
+def check_video(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
+    entry = zoo.ENTRIES[name]
+    with av.open(str(path)) as source:
+        stream = source.streams.video[0]
+        frames = [frame.to_image() for frame in source.decode(stream)]
+        test.assertEqual(stream.average_rate, _FPS)
+        test.assertEqual([track.rate for track in source.streams.audio], [_RATE] if entry.kind == "video+audio" else [])
+    count = 9 if "video" in entry.needs else entry.arguments["num_frames"]
+    test.assertTrue(len(frames) == count or name in _WINDOWS or f"rounded to {len(frames)}" in message, (len(frames), message))
+    test.assertTrue(any(low != high for low, high in frames[0].getextrema()))
+    if size_of(name):
+        test.assertEqual(frames[0].size, size_of(name))
+
+
+def check_sound(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
+    from localai_diffusers.media import audio
+
+    track = audio.read_audio(path.read_bytes(), "out", None, max_seconds=999)
+    test.assertGreater(track.samples.std(), 0)
+    test.assertEqual(track.rate, _RATE)
+    test.assertAlmostEqual(track.samples.shape[1] / _RATE, 0.5, delta=0.1)
+
+
+def check_mesh(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
+    test.assertEqual(path.read_bytes()[:4], b"glTF")
+
+
+def contents(path: Path) -> bytes:
+    """The pixels of a picture (its text tells the seed), else the bytes of the file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB").tobytes()
+    except OSError:
+        return path.read_bytes()
+
+
+def _families() -> set[str]:
+    """The first entry of each family, by which the seed is tried."""
+    first = {entry.family: name for name, entry in reversed(zoo.ENTRIES.items()) if entry.kind not in ("embeds", "depth")
+             and not _TENSORS & set(entry.needs)}
+    return {*first.values(), *_OWN_NOISE}
+
+
+def _test(name: str, tries_seeds: bool) -> Any:
     def test(self: ZooThroughTheServer) -> None:
         entry = zoo.ENTRIES[name]
+        self.load(name)
         if entry.kind in ("embeds", "text") or _TENSORS & set(entry.needs):
             with self.assertRaises(grpc.RpcError) as caught:
                 self.run_entry(name)
             self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT, caught.exception.details())
             return
-        check_file(self, entry, self.run_entry(name))
+        path, message = self.run_entry(name)
+        check_file(self, name, path, message)
+        if tries_seeds:
+            first, again, other = (contents(self.run_entry(name, seed)[0]) for seed in (11, 11, 12))
+            self.assertEqual(first, again, "the same seed gives the same output")
+            self.assertNotEqual(first, other, "another seed gives another output")
 
     return test
 
 
+_tried = _families()
 for _name in zoo.ENTRIES:
-    setattr(ZooThroughTheServer, f"test_{_name}_runs", _test(_name))
+    setattr(ZooThroughTheServer, f"test_{_name}_runs", _test(_name, _name in _tried))
 
 
 if __name__ == "__main__":

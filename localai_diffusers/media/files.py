@@ -52,6 +52,8 @@ _FILE_SYSTEM = (
         errno.ETXTBSY,
     }
 )
+# Temporary files of :func:`atomic_output` that are not finished.
+_unfinished: set[Path] = set()
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -230,6 +232,7 @@ def atomic_output(dst: str, field: str = "dst") -> Iterator[Path]:
     """
     target, old = _resolve_destination(dst, field)
     temporary, beside = _create_temporary(target, old, dst, field)
+    _unfinished.add(temporary)
     try:
         try:
             yield temporary
@@ -239,6 +242,14 @@ def atomic_output(dst: str, field: str = "dst") -> Iterator[Path]:
                 raise
             raise _output_error(dst, field, error) from error
     finally:
+        with suppress(OSError):
+            temporary.unlink()
+        _unfinished.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Remove the temporary files that are being written: for a process that ends without unwinding its threads."""
+    for temporary in tuple(_unfinished):
         with suppress(OSError):
             temporary.unlink()
 

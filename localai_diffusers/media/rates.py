@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,8 @@ def sampling_rate_of(pipeline: Any) -> int | None:
 
 
 def frame_rate_of(pipeline: Any) -> float | None:
-    """Frames a second of ``pipeline``'s videos: its call's own default, else a component's config; else
-    None.
+    """Frames a second of ``pipeline``'s videos: its call's own default, else a component's config, else what
+    the example of its class saves at; else None.
     """
     try:
         parameters = dict(inspect.signature(pipeline).parameters)
@@ -46,7 +47,15 @@ def frame_rate_of(pipeline: Any) -> float | None:
             return float(parameters[key].default)
     components = (getattr(pipeline, "components", None) or {}).values()
     rates = (_configured(component, _FRAME_RATE_KEYS) for component in components)
-    return next((float(rate) for rate in rates if rate), None)
+    return next((float(rate) for rate in rates if rate), None) or _rate_of_example(pipeline)
+
+
+def _rate_of_example(pipeline: Any) -> float | None:
+    """The rate that the example in the call's documentation saves its video at: no config has Wan's 16."""
+    found = re.findall(
+        r"export_to_\w+\([^\n]*?fps\s*=\s*(\d+)", getattr(type(pipeline).__call__, "__doc__", None) or ""
+    )
+    return float(found[-1]) if found else None
 
 
 def _configured(component: Any, keys: Sequence[str]) -> float | None:
