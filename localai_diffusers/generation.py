@@ -51,7 +51,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     """
     began = time.monotonic()
     request, extra = ip_adapter.split(model, request)
-    pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
+    pipeline = model.pipeline_as(tasks.class_for(request, model.pipeline))
     call = call_arguments.build(request, pipeline, model.defaults)
     ip_adapter.add(call.arguments, extra, pipeline)
     call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))

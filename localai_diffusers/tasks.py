@@ -1,6 +1,7 @@
 """Which pipeline on the loaded weights fits what a request brings: the loaded one, or a sibling of its family."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -22,7 +23,6 @@ from .signatures import (
     mask_parameters,
     parameters_of,
     takes_a_picture,
-    takes_list,
     takes_media,
     video_masks,
     video_parameters,
@@ -48,8 +48,6 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
     if (request.video and not clips) or (request.images and not (images or masks or takes_pictures_as_it_is(pipeline_class))) \
             or _lacks(pipeline_class, request):
         return f"{brings}-to-{output}"
-    if images and len(request.images) > len(images) + len(masks) and not any(takes_list(parameters[name]) for name in images):
-        return f"image-to-{output}"  # a ControlNet's source beside its control picture
     if len(request.images) == 1 and request.mask is None and needs_mask(pipeline_class):
         raise InvalidRequest(f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
                              "picture came: send both as ref_images, or the inpainting request")
@@ -149,6 +147,22 @@ def combined_hint(class_name: str) -> str:
     if not names and f"{stem}Pipeline" in loader.get_available_pipelines() and stem != class_name.removesuffix("Pipeline"):
         names = [f"{stem}Pipeline"]  # no class combines them: the one that takes what this one makes
     return f": load {min(same or names, key=len)}" if names else ""
+
+
+def source_beside_control(request: GenerationRequest, pipeline: Any) -> bool:
+    """Whether the request brings one picture more than the ControlNets of a pipeline that takes no other: its source."""
+    nets = getattr(getattr(pipeline, "controlnet", None), "nets", [None])  # a Multi-ControlNet holds several
+    takes = image_parameters(parameters_of(pipeline))
+    return "controlnet" in tasks_of(type(pipeline)) and len(takes) == 1 and len(request.images) == len(nets) + 1
+
+
+def class_for(request: GenerationRequest, pipeline: Any) -> type:
+    """The class to run on the weights of ``pipeline``: its own or a sibling. Raises as :func:`sibling_for` does."""
+    cls = sibling_for(request, type(pipeline))
+    if cls is type(pipeline) and source_beside_control(request, pipeline):
+        with contextlib.suppress(ValueError):
+            return loader.find_sibling(cls, "image-to-image")
+    return cls
 
 
 def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:

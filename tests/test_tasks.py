@@ -112,6 +112,20 @@ class ShareTest(unittest.TestCase):
         self.assertIs(model.pipeline_as(diffusers.FluxImg2ImgPipeline), first)
 
 
+class ControlNetTest(unittest.TestCase):
+    def chosen(self, name: str, *images: Image.Image) -> str:
+        request = GenerationRequest("GenerateImage", "out.png", prompt="a cat", images=images)
+        return tasks.class_for(request, zoo_model(name).pipeline).__name__
+
+    def test_a_picture_beside_the_control_picture_is_the_source_of_image_to_image(self) -> None:
+        name = "StableDiffusionControlNetPipeline"
+        self.assertEqual(self.chosen(name, RED), name)
+        self.assertEqual(self.chosen(name, RED, RED), "StableDiffusionControlNetImg2ImgPipeline")
+
+    def test_a_model_without_controlnet_is_not_asked(self) -> None:
+        self.assertEqual(self.chosen("FluxImg2ImgPipeline", RED), "FluxImg2ImgPipeline")
+
+
 class KindTest(unittest.TestCase):
     def test_video_classes_are_told(self) -> None:
         for name in ("WanPipeline", "StableVideoDiffusionPipeline", "LTX2ImageToVideoPipeline",
