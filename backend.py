@@ -25,7 +25,7 @@ import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
 from localai_diffusers.engine import Engine, State
-from localai_diffusers.jobs import Job
+from localai_diffusers.jobs import Job, as_ours
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
 
@@ -71,9 +71,10 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             pipelines.refuse_early(spec)
             job = self.engine.load(spec.identity, self._preparation(spec))
             model = self._wait(job, context)
-        except errors.BackendError as error:
-            log.error("load of %s failed: %s", request.Model, error)
-            return backend_pb2.Result(success=False, message=errors.one_line(error))
+        except Exception as error:  # noqa: BLE001 - the unexpected too: a status would hide the message
+            ours = as_ours(error, f"load of {request.Model!r}")
+            log.error("load of %r failed: %s", request.Model, ours)
+            return backend_pb2.Result(success=False, message=errors.one_line(ours))
         return backend_pb2.Result(success=True, message="; ".join((LOADED, *model.notes)))
 
     def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -149,8 +150,8 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             batch = _batch(self.engine.model, wanted) if work is _generate else None
             job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
             return self._wait(job, context)
-        except errors.BackendError as error:
-            _abort(context, error)
+        except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
+            _abort(context, as_ours(error, type(request).__name__))
 
     def _wait(self, job: Job, context: grpc.ServicerContext) -> Any:
         """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
@@ -205,6 +206,7 @@ def serve(address: str) -> int:
     except ValueError as error:
         return _fail(str(error))
     logs.configure(settings.log_level)
+    logs.tell_of_crashes()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -139,7 +139,7 @@ def _refused(error: Exception, pipeline: Any, call: Call, job: Job) -> Exception
         return InvalidRequest(f"{too_many} ({error})")
     parameters = parameters_of(pipeline)
     is_named = isinstance(error, ValueError) and job.step == 0 and parameters.keys() & set(_QUOTED.findall(str(error)))
-    unfilled = tasks.unfilled_pictures(type(pipeline), call.arguments)
+    unfilled = tasks.unfilled_pictures(type(pipeline), call.arguments, optional_too="NoneType" in str(error))
     if "check_inputs" in functions or is_named:
         return InvalidRequest(f"the pipeline refuses the request: {error}" + (f" ({unfilled})" if unfilled else ""))
     if unfilled and job.step == 0:

@@ -101,7 +101,11 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the model's own files say of it. ``components``: name -> (library, class), null components left out."""
+    """What the model's own files say of it. ``components``: name -> (library, class), null components left out.
+
+    ``configs`` is the folder of its configs where that is not ``path`` (a single file's); ``scheduler_class`` what its
+    pipeline class is annotated with, for a model that brings no scheduler config.
+    """
 
     path: Path
     class_name: str = ""
@@ -110,6 +114,8 @@ class ModelFacts:
     components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     index: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[WeightFile, ...] = ()
+    configs: Path | None = None
+    scheduler_class: str = ""
 
     @cached_property
     def variants(self) -> frozenset[str]:
@@ -129,12 +135,13 @@ class ModelFacts:
 
     def config(self, component: str, name: str = "config.json") -> dict[str, Any]:
         """A component's config file, {} where there is none."""
-        file = self.path / component / name
+        file = (self.configs or self.path) / component / name
         return read_json(file) if file.is_file() else {}
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
-        return self.config("scheduler", "scheduler_config.json")
+        known = {"_class_name": self.scheduler_class} if self.scheduler_class else {}
+        return self.config("scheduler", "scheduler_config.json") or known
 
     @property
     def denoiser(self) -> str:
@@ -153,7 +160,11 @@ def folder_facts(path: Path, subfolder: str = "") -> ModelFacts:
 
     A modular pipeline's weights may all be in other repos.
     """
+    if subfolder and (os.path.isabs(subfolder) or ".." in Path(subfolder).parts):
+        raise LoadError(f"option subfolder:{subfolder} leaves the model: give a folder inside it")
     path = path / subfolder if subfolder else path
+    if not path.is_dir():
+        raise LoadError(f"option subfolder:{subfolder}: there is no folder {path}")
     facts = indexed_facts(path)
     files = tuple(_weight_files(path, facts.components))
     if not files and not facts.is_modular and any(not _is_weightless(name) for name in facts.components):

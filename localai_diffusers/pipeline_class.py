@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+from collections.abc import Collection
 
 import diffusers_dynamic_loader as loader
 
@@ -188,3 +190,54 @@ def _component_class(library: str, class_name: str) -> type | None:
     except ImportError:
         return None
     return found if isinstance(found, type) else None
+
+
+# Configs that a component's own loader reads.
+_CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+
+
+def check_components(cls: type, facts: ModelFacts, replaced: Collection[str]) -> None:
+    """Raise LoadError for a component that cannot be built: a broken config, or a class of no library that serves here.
+
+    Asked before the earlier model is dropped. Not of those that are ``replaced``, or that ``cls`` has no use for.
+    """
+    if not facts.index or not facts.path.is_dir() or not hasattr(cls, "_get_signature_keys"):
+        return
+    expected, _ = cls._get_signature_keys(cls)
+    for name in sorted(facts.components.keys() & set(expected) - {*replaced, "safety_checker"}):
+        for file in _CONFIGS:
+            facts.config(name, file)
+        library, class_name = facts.components[name]
+        if not _has_own_module(facts, name, library) and not _is_known(library, class_name):
+            raise LoadError(f"{facts.path / model_files.INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
+                            "is none of the installed diffusers or transformers: upgrade them, or correct the entry")
+
+
+def _has_own_module(facts: ModelFacts, name: str, library: str) -> bool:
+    """Whether the class comes with the model as code, which was asked about before."""
+    return (facts.path / name / f"{library}.py").is_file()
+
+
+def _is_known(library: str, class_name: str) -> bool:
+    """Whether diffusers would find the class, without importing anything but its own parts and transformers."""
+    from diffusers import pipelines
+    from diffusers.pipelines import pipeline_loading_utils
+
+    if library in ("diffusers", "transformers"):
+        renamed = getattr(pipeline_loading_utils, "_maybe_remap_transformers_class", lambda _name: None)(class_name)
+        names = (class_name, class_name.removeprefix("FlashPack"), renamed or class_name)
+        try:
+            return any(hasattr(importlib.import_module(library), name) for name in names)
+        except (ImportError, RuntimeError):  # it is there and lacks a package: the load tells which
+            return True
+    return library in pipeline_loading_utils.LOADABLE_CLASSES or (library.isidentifier() and (
+        hasattr(pipelines, library) or importlib.util.find_spec(f"diffusers.pipelines.deprecated.{library}") is not None))
+
+
+def scheduler_of(cls: type) -> str:
+    """Name of the scheduler class that the pipeline class is annotated with, "" where it names several or none."""
+    if not hasattr(cls, "_get_signature_types"):
+        return ""
+    kinds = [kind for kind in cls._get_signature_types().get("scheduler", ()) if isinstance(kind, type)]
+    named = [kind.__name__ for kind in kinds if kind is not inspect.Signature.empty and kind.__name__ != "KarrasDiffusionSchedulers"]
+    return named[0] if len(named) == 1 else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
@@ -76,7 +77,7 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
-    location, wanted = _with_base(spec, location)
+    location, wanted = _with_base(spec, location, settings)
     nets = controlnets.find(spec, settings)
     facts = sources.facts_of(spec, location)
     if modular.is_modular(spec, facts):
@@ -87,8 +88,11 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     facts = sources.with_weights(spec, location, facts, cls, settings, wanted)
     if location.kind == "repo":
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
+    if location.kind.endswith("file"):
+        facts = replace(facts, scheduler_class=pipeline_class.scheduler_of(cls))
     parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(spec, facts, cls, nets, settings)
     facts = components.amended(facts, parts)
+    pipeline_class.check_components(cls, facts, wanted)
     variant = placement.preferred_variant(spec, facts)
     model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings))
     if spec.scheduler:
@@ -114,11 +118,13 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     return build
 
 
-def _with_base(spec: LoadSpec, location: Location) -> tuple[Location, dict[str, Wish]]:
+def _with_base(spec: LoadSpec, location: Location, settings: Settings) -> tuple[Location, dict[str, Wish]]:
     """For a file that holds a transformer alone: its base, and the file as a component of it. Else ``location``."""
     if not location.kind.endswith("file"):
         return location, {}
-    return transformer_file.base_of(spec, location.path or sources.download_file(spec, location)) or (location, {})
+    path = location.path or sources.download_file(spec, location)
+    model_files.check_intact(path, sources.allows_pickle(spec, settings))  # before anything reads a pickle
+    return transformer_file.base_of(spec, path) or (location, {})
 
 
 def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:

@@ -160,7 +160,7 @@ def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
     files.check_destination(request.dst)
     images = (_picture("src", request.src, settings),) if request.src else ()
     return GenerationRequest(
-        "Generate3D", request.dst, str(request.params.get("prompt", "")), images=images,
+        "Generate3D", request.dst, _prompt("params.prompt", request.params.get("prompt", ""), settings), images=images,
         steps=_steps(request.step, settings), guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
         params={name: value for name, value in _params(request.params).items() if name != "prompt"},

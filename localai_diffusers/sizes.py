@@ -78,8 +78,16 @@ def frame_multiple(pipeline: Any) -> int | None:
     for name in _TEMPORAL_FACTORS:
         factor = getattr(pipeline, name, None)
         if isinstance(factor, int) and factor > 1:
-            return factor
+            return factor * _latents_at_once(pipeline)
     return None
+
+
+def _latents_at_once(pipeline: Any) -> int:
+    """CogVideoX's VAE decodes latents in pairs after the first: an even number of them gives other frame counts. Others
+    have such a batch too, behind a switch."""
+    vae = getattr(pipeline, "vae", None)
+    batch = getattr(vae, "num_latent_frames_batch_size", 1)
+    return batch if isinstance(batch, int) and batch > 0 and not hasattr(vae, "use_framewise_decoding") else 1
 
 
 def fit_frames(frames: int, pipeline: Any) -> int:
@@ -90,7 +98,9 @@ def fit_frames(frames: int, pipeline: Any) -> int:
         return only
     parts = (getattr(pipeline, name, None) for name in ("motion_adapter", "unet"))
     places = [most for part in parts if isinstance(most := config_value(part, "motion_max_seq_length"), int)]
-    return min([round_frames(frames, frame_multiple(pipeline)), *places])
+    factor = frame_multiple(pipeline)
+    least = 1 if frames == 1 or factor is None else factor + 1  # who asks for a video gets no still
+    return min([max(least, round_frames(frames, factor)), *places])
 
 
 def round_frames(frames: int, factor: int | None) -> int:

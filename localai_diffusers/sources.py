@@ -39,7 +39,7 @@ def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
     folder = Path(paths.resolve(str(config), spec.model_path, "option config")) if config else None
     if folder is not None and (folder / model_files.INDEX_FILE).is_file():
         index = model_files.indexed_facts(folder)
-        return replace(facts, class_name=index.class_name, components=index.components, index=index.index)
+        return replace(facts, class_name=index.class_name, components=index.components, index=index.index, configs=folder)
     own = _class_of_weights(spec, path)
     if own is None:
         return facts

@@ -236,12 +236,15 @@ def described_inputs(pipeline_class: type) -> str:
     return f"takes {', '.join(names) or 'text alone'}"
 
 
-def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any]) -> str:
+def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any], optional_too: bool = False) -> str:
     """"X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does not
-    call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them."""
+    call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them.
+
+    ``optional_too``: those called optional as well, for a call that failed on a None (QwenImageEdit's picture).
+    """
     parameters = parameters_of(pipeline_class)
     media = [*image_parameters(parameters), *mask_parameters(parameters), *video_parameters(parameters)]
-    needed = [name for name in media if not is_optional(parameters[name]) and arguments.get(name) is None]
+    needed = [name for name in media if (optional_too or not is_optional(parameters[name])) and arguments.get(name) is None]
     if not needed or any(name in arguments for name in condition_parameters(parameters)):
         return ""
     brought = [name for name in media if arguments.get(name) is not None]

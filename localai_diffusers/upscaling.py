@@ -40,13 +40,10 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
 
     source = request.images[0]
     if _enlarges_a_picture(type(model.pipeline)):
-        result, seed, notes = _by_model(model, request, job)
-        target = _target(source, scale, result.width / source.width, model.settings.max_pixels)
+        result, seed, notes = _by_model(model, request, scale, job)
     else:
-        target = _target(source, scale, _DEFAULT_SCALE, model.settings.max_pixels)
-        result, seed = source, 0
+        result, seed = _resized(source, _target(source, scale, _DEFAULT_SCALE, model.settings.max_pixels)), 0
         notes = (f"{type(model.pipeline).__name__} cannot upscale: the picture was enlarged with Lanczos",)
-    result = _resized(result, target)
     payload = payloads.Payload("image", images=(result,))
     described = payloads.write_payload(payload, request.dst, fps=1.0, metadata=None, check=job.check)
     return Outcome(described, seed, notes)
@@ -95,21 +92,25 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(index * (length - side) / max(count - 1, 1)) for index in range(count)]
 
 
-def _by_model(model: LoadedModel, request: GenerationRequest, job: Job) -> tuple[Image.Image, int, tuple[str, ...]]:
-    """The picture enlarged by the model's own factor, every tile with the same seed."""
+def _by_model(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job) -> tuple[Image.Image, int, tuple[str, ...]]:
+    """The picture enlarged tile by tile, every one with the same seed and brought to ``scale`` (None: the model's own
+    factor) before it is put in its place, so that no more than the result is held."""
     import numpy as np
 
     source, side = request.images[0], _tile_side(model.pipeline)
-    padded = _padded(source, side)
+    padded, limit = _padded(source, side), model.settings.max_pixels
+    if scale:
+        _target(source, scale, scale, limit)  # too large is told before the work
     call = call_arguments.build(replace(request, images=(padded.crop((0, 0, side, side)),)), model.pipeline, model.defaults)
     seeded = replace(request, seed=call.seed)
     plan = tiles(padded.width, padded.height, side)
     total = weights = None
     for number, tile in enumerate(plan):
         log.info("upscaling tile %d of %d", number + 1, len(plan))
-        pixels = _enlarged(model, replace(seeded, images=(_cut(padded, tile),)), job)
+        pixels = _enlarged(model, replace(seeded, images=(_cut(padded, tile),)), scale, job)
         factor = len(pixels) / side
         if total is None:
+            _target(source, scale, factor, limit)
             shape = round(padded.height * factor), round(padded.width * factor)
             total, weights = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 1), np.float32)
         _blend(total, weights, pixels, (round(tile.left * factor), round(tile.top * factor)))
@@ -145,8 +146,8 @@ def _cut(image: Image.Image, tile: Tile) -> Image.Image:
     return image.crop((tile.left, tile.top, tile.left + tile.side, tile.top + tile.side))
 
 
-def _enlarged(model: LoadedModel, request: GenerationRequest, job: Job) -> np.ndarray:
-    """One tile through the pipeline: float32 pixels (height, width, 3), 0 to 255."""
+def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job) -> np.ndarray:
+    """One tile through the pipeline: float32 pixels (height, width, 3), 0 to 255, at ``scale`` if one is given."""
     import numpy as np
 
     from .media import payloads
@@ -156,15 +157,18 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, job: Job) -> np.nd
     images = payloads.payload_from_output(output, sampling_rate=None, hint="image").images
     if not images:
         raise GenerationFailed(f"{type(model.pipeline).__name__} gave no picture")
-    return np.asarray(images[0].convert("RGB"), np.float32)
+    image = images[0].convert("RGB")
+    width, height = request.images[0].size
+    return np.asarray(_resized(image, (width * scale, height * scale)) if scale else image, np.float32)
 
 
 def _blend(total: np.ndarray, weights: np.ndarray, pixels: np.ndarray, at: tuple[int, int]) -> None:
-    """Add ``pixels`` at ``at`` (left, top), weighted down toward their edges."""
+    """Add ``pixels`` at ``at`` (left, top), weighted down toward their edges: the weight of two neighbors is theirs in one
+    direction alone, so their share is the same all along the edge."""
     import numpy as np
 
     height, width = pixels.shape[:2]
-    ramp = np.minimum.outer(_ramp(height), _ramp(width))[..., None]
+    ramp = np.multiply.outer(_ramp(height), _ramp(width))[..., None]
     area = np.s_[at[1]:at[1] + height, at[0]:at[0] + width]
     total[area] += pixels * ramp
     weights[area] += ramp

@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import tempfile
+import threading
 import time
 import unittest
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,10 @@ class GatedBackend(Backend):
         for phase in phases:
             (self.gates / f"at-{phase}").unlink(missing_ok=True)
             (self.gates / f"hold-{phase}").touch()
+
+    def crash_at(self, phase: str) -> None:
+        """Let the process die in native code when it comes to ``phase``."""
+        (self.gates / f"crash-{phase}").touch()
 
     def release(self, *phases: str) -> None:
         """Open the gates of these phases, or all."""
@@ -101,6 +108,62 @@ def shapes_backend() -> GatedBackend:
     atexit.register(started.stop)
     running.append(started)
     return started
+
+
+class Prober:
+    """Asks for Health every few milliseconds while the block runs; ``times``: the seconds of each, ``missed``: errors."""
+
+    def __init__(self, backend: GatedBackend) -> None:
+        self.times: list[float] = []
+        self.missed: list[str] = []
+        self._backend = backend
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._probe, daemon=True)
+
+    def __enter__(self) -> Prober:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _probe(self) -> None:
+        while not self._stop.wait(0.004):
+            began = time.perf_counter()
+            try:
+                self._backend.stub.Health(EMPTY, timeout=2)  # what the worker gives it
+            except grpc.RpcError as error:
+                self.missed.append(str(error))
+            self.times.append(time.perf_counter() - began)
+
+    def percentile(self, share: float) -> float:
+        return sorted(self.times)[min(int(len(self.times) * share), len(self.times) - 1)]
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What a fresh process left that loaded a model and made pictures under SECRET and SECRET_TOKEN."""
+
+    prober: Prober
+    log: str
+    picture: bytes
+
+
+SECRET, SECRET_TOKEN = "quokka", "hf_zebrafinchzebrafinch"
+
+
+@functools.cache
+def first_run() -> FirstRun:
+    """The life of one process, probed from its first answer on; told once for all tests that look at it."""
+    with GatedBackend(HF_TOKEN=SECRET_TOKEN) as backend, Prober(backend) as prober:
+        backend.load_shapes()
+        path = backend.picture(prompt=f"a {SECRET}", negative_prompt=f"no {SECRET}", step=8)
+        for fields in ({"step": -1}, {"src": "/missing"}, {"dst": ""}):
+            with contextlib.suppress(grpc.RpcError):
+                backend.picture(prompt=SECRET, **fields)
+        picture, log = path.read_bytes(), backend.log
+    return FirstRun(prober, log, picture)
 
 
 class ServerCase(unittest.TestCase):

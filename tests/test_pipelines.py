@@ -17,7 +17,7 @@ from localai_diffusers import model_files, pipeline_class, pipelines
 from localai_diffusers.engine import Engine, State
 from localai_diffusers.errors import BackendError, LoadError
 from localai_diffusers.settings import Settings
-from tests import original_format
+from tests import single_file
 from tests.hub_server import FakeHub
 from tests.shapes_judge import judge
 from tests.support import HOME, SHAPES_MODEL, FolderCase, generate, load, spec_of
@@ -203,7 +203,7 @@ class SingleFileTest(FolderCase):
     @classmethod
     def setUpClass(cls) -> None:
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-        cls.file = original_format.write(SHAPES_MODEL, Path(folder) / "dreamshaper.safetensors")
+        cls.file = single_file.write_checkpoint(SHAPES_MODEL, Path(folder) / "dreamshaper.safetensors")
 
     def test_it_makes_the_right_picture_with_and_without_a_type(self) -> None:
         for asked, expected in (("", "StableDiffusionPipeline"),

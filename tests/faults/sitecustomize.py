@@ -2,10 +2,11 @@
 
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the product knows
 of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES names; who stands before it
-leaves the file ``at-<phase>`` and waits.
+leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the process dies in native code instead.
 """
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.abc
 import importlib.machinery
@@ -33,10 +34,12 @@ LONGEST_HOLD = 30.0
 
 def gated(function: Callable, phase: str, folder: Path) -> Callable:
     """``function`` behind the gate of ``phase``."""
-    hold, mark = folder / f"hold-{phase}", folder / f"at-{phase}"
+    hold, mark, crash = folder / f"hold-{phase}", folder / f"at-{phase}", folder / f"crash-{phase}"
 
     @functools.wraps(function)
     def waiting(*args: Any, **kwargs: Any) -> Any:
+        if crash.exists():
+            ctypes.string_at(0)  # native code that reads what is not there
         if hold.exists():
             mark.touch()
             until = time.monotonic() + LONGEST_HOLD

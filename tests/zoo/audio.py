@@ -66,7 +66,7 @@ def audioldm2() -> Parts:
 
 def oobleck(channels: int, rate: int, ratios: tuple[int, ...] = (4, 8, 20)) -> Any:
     """AutoencoderOobleck, stereo; a latent frame is the product of `ratios` samples."""
-    return model("AutoencoderOobleck", encoder_hidden_size=8, downsampling_ratios=list(ratios),
+    return model("AutoencoderOobleck", encoder_hidden_size=2 * channels, downsampling_ratios=list(ratios),
                  decoder_channels=8, channel_multiples=[1] * len(ratios), decoder_input_channels=channels,
                  audio_channels=2, sampling_rate=rate)
 
