@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import call_arguments, generation
+from . import call_arguments, generation, pipeline_call
 from .call_arguments import Call
 from .jobs import Batch, Job, JobGroup
 from .loaded_model import LoadedModel
@@ -67,7 +67,7 @@ def _run(jobs: Sequence[Job], model: LoadedModel | None) -> None:
 def _images(model: LoadedModel, calls: list[Call], group: JobGroup) -> Sequence[Any]:
     """The pictures of all the calls made as one, () where that fails: then each job tells its own error."""
     try:
-        output = generation.call_pipeline(model.pipeline, _merged(calls), group)
+        output = pipeline_call.call_pipeline(model.pipeline, _merged(calls), group)
         return payload_from_output(output, sampling_rate=None).images
     except Exception as error:
         log.warning("%d requests as one call failed (%s): each runs alone", len(calls), type(error).__name__)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from . import call_arguments
 from .jobs import Job
 from .errors import InvalidRequest, NotSupported
-from .generation import call_pipeline
 from .loaded_model import LoadedModel
+from .pipeline_call import call_pipeline
 from .requests import GenerationRequest
 
 if TYPE_CHECKING:

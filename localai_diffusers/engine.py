@@ -62,6 +62,7 @@ class Engine:
         self._running: tuple[Job, ...] = ()
         self._closed = False
         self._slot = _Slot()
+        self._frozen_modules = 0
         self.metrics = Metrics()
         if warm_up is not None:
             self._queue.append(Job(lambda _job: warm_up(), "import of the libraries"))
@@ -223,8 +224,16 @@ class Engine:
             log.info("freeing %s", self._slot.identity)
         self._slot = _Slot()
         release_memory()
+        self._freeze_imports()
 
+    def _freeze_imports(self) -> None:
+        """What a model's modules made stays for good: later collections, which hold up Health, need not look at it.
 
+        Between two models, so that neither is taken for a part of it.
+        """
+        if len(sys.modules) > self._frozen_modules:
+            gc.freeze()
+            self._frozen_modules = len(sys.modules)
 def _after_drop(error: BaseException, had_model: bool, name: str) -> BackendError:
     ours = as_ours(error, name)
     if had_model and not isinstance(ours, Cancelled):

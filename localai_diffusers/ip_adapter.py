@@ -6,7 +6,7 @@ import logging
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import artifacts, components
 from .artifacts import Wish
@@ -16,9 +16,6 @@ from .model_files import ModelFacts
 from .requests import GenerationRequest
 from .settings import Settings
 from .signatures import image_parameters, parameters_of
-
-if TYPE_CHECKING:
-    from .loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -116,21 +113,21 @@ def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
     log.info("IP-Adapter %s, scale %g", adapter.file.name, adapter.scale)
 
 
-def split(model: LoadedModel, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
+def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
     """The request without the picture that feeds the adapter, and that picture as a call argument.
 
     It is the last one, unless that is the only one and the pipeline itself takes a picture. Without one the adapter
     counts nothing.
     """
-    if not model.spec.load_options.get("ip_adapter"):
+    if not spec.load_options.get("ip_adapter"):
         return request, {}
-    own = 1 if request.is_inpainting or image_parameters(parameters_of(model.pipeline)) else 0
+    own = 1 if request.is_inpainting or image_parameters(parameters_of(pipeline)) else 0
     if len(request.images) > own:
-        model.pipeline.set_ip_adapter_scale(scale_of(model.spec))
+        pipeline.set_ip_adapter_scale(scale_of(spec))
         return replace(request, images=request.images[:-1]), {_ARGUMENT: request.images[-1]}
     from PIL import Image
 
-    model.pipeline.set_ip_adapter_scale(0.0)
+    pipeline.set_ip_adapter_scale(0.0)
     return request, {_ARGUMENT: Image.new("RGB", (224, 224))}
 
 

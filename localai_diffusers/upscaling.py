@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from . import call_arguments, tasks
 from .jobs import Job
 from .errors import GenerationFailed, InvalidRequest
-from .generation import Outcome, call_pipeline
+from .generation import Outcome
 from .loaded_model import LoadedModel
+from .pipeline_call import call_pipeline
 from .requests import GenerationRequest
 from .signatures import image_parameters, is_optional, mask_parameters, parameters_of
 from .sizes import config_value, size_multiple

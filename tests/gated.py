@@ -113,8 +113,9 @@ def shapes_backend() -> GatedBackend:
 class Prober:
     """Asks for Health every few milliseconds while the block runs; ``times``: the seconds of each, ``missed``: errors."""
 
-    def __init__(self, backend: GatedBackend) -> None:
+    def __init__(self, backend: GatedBackend, interval: float = 0.004) -> None:
         self.times: list[float] = []
+        self._interval = interval
         self.missed: list[str] = []
         self._backend = backend
         self._stop = threading.Event()
@@ -129,7 +130,7 @@ class Prober:
         self._thread.join()
 
     def _probe(self) -> None:
-        while not self._stop.wait(0.004):
+        while not self._stop.wait(self._interval):
             began = time.perf_counter()
             try:
                 self._backend.stub.Health(EMPTY, timeout=2)  # what the worker gives it

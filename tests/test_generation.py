@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageChops, ImageStat
 
-from localai_diffusers import generation
+from localai_diffusers import generation, pipeline_call
 from localai_diffusers.errors import Cancelled, InvalidRequest
 from localai_diffusers.settings import Settings
 from tests.shapes_judge import PALETTE, judge
@@ -207,11 +207,11 @@ class FamiliesTest(FolderCase):
                             generate(two, "a cat", **fields)[0].tobytes())
 
     def test_a_size_that_only_the_pipeline_knows_is_rounded_on_its_refusal(self) -> None:
-        rounded = generation._rounded_size({"width": 65, "height": 96},
+        rounded = pipeline_call._rounded_size({"width": 65, "height": 96},
                                            "`height` and `width` have to be divisible by 32 but are 96 and 65.")
         self.assertEqual(rounded, {"width": 64, "height": 96})
-        self.assertIsNone(generation._rounded_size({"width": 64, "height": 64}, "must be divisible by 32"))
-        self.assertIsNone(generation._rounded_size({"width": 65, "height": 96}, "prompt is empty"))
+        self.assertIsNone(pipeline_call._rounded_size({"width": 64, "height": 64}, "must be divisible by 32"))
+        self.assertIsNone(pipeline_call._rounded_size({"width": 65, "height": 96}, "prompt is empty"))
 
     def test_every_size_is_taken_by_families_of_every_kind(self) -> None:
         for name in ("FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "QwenImagePipeline",

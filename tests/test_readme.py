@@ -46,6 +46,11 @@ class Readme(unittest.TestCase):
         for room in re.findall(r"\b(\w+\.py)\b", README.split("## For maintainers")[1].split("```")[1]):
             self.assertTrue((HOME / room).exists() or (HOME / "localai_diffusers" / room).exists(), room)
 
+    def test_every_room_is_on_the_map(self) -> None:
+        rooms = {path.name for path in (HOME / "localai_diffusers").glob("*.py")} - {"__init__.py"}
+        named = set(re.findall(r"\b(\w+\.py)\b", README.split("## For maintainers")[1].split("```")[1]))
+        self.assertEqual(rooms - named, set())
+
 
 if __name__ == "__main__":
     unittest.main()
