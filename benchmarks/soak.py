@@ -4,6 +4,7 @@ Run: ``venv/bin/python benchmarks/soak.py [--minutes N] [--clients N]``. Prints 
 status was not of the contract, a file was left over, or a stopped server did not end well. The server is stopped
 (SIGTERM) after a third of the time and killed (SIGKILL) after two thirds; memory is compared within each life.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,18 +28,34 @@ from tests.gated import CODE, GatedBackend, Prober, pixels, shown_in  # noqa: E4
 from tests.test_lifecycle import resident_bytes  # noqa: E402
 
 STEPS = 12
-PROMPTS = [f"a {color} {shape} on a white background" for color in ("red", "blue", "green") for shape in ("circle", "square", "triangle")]
+PROMPTS = [
+    f"a {color} {shape} on a white background"
+    for color in ("red", "blue", "green")
+    for shape in ("circle", "square", "triangle")
+]
 # What one client does next, and how often.
 ACTIONS = {"good": 50, "bad": 25, "cancelled": 15, "deadline": 6, "dropped": 3, "killed": 1}
-BAD = ({"step": -1}, {"width": -8}, {"src": "/missing"}, {"dst": ""}, {"prompt": "\0"}, {"CLIPSkip": -1}, {"width": 2**30},
-       {"ModelIdentity": "another"}, {"ref_images": ["/dev/zero"]}, {"dst": "/missing/x.png"})
+BAD = (
+    {"step": -1},
+    {"width": -8},
+    {"src": "/missing"},
+    {"dst": ""},
+    {"prompt": "\0"},
+    {"CLIPSkip": -1},
+    {"width": 2**30},
+    {"ModelIdentity": "another"},
+    {"ref_images": ["/dev/zero"]},
+    {"dst": "/missing/x.png"},
+)
 REFUSALS = (CODE.INVALID_ARGUMENT, CODE.NOT_FOUND)
 # While the server is freed, stopped or killed, these are what a client must expect.
 INTERRUPTIONS = (CODE.CANCELLED, CODE.FAILED_PRECONDITION, CODE.UNAVAILABLE)
 # A client of its own process, which is killed while it waits.
-CLIENT = ("import sys, grpc; sys.path.insert(0, sys.argv[1]); import backend_pb2 as p, backend_pb2_grpc as g; "
-          "g.BackendStub(grpc.insecure_channel(sys.argv[2])).GenerateImage("
-          "p.GenerateImageRequest(positive_prompt='x', step=200, width=64, height=64, dst=sys.argv[3]))")
+CLIENT = (
+    "import sys, grpc; sys.path.insert(0, sys.argv[1]); import backend_pb2 as p, backend_pb2_grpc as g; "
+    "g.BackendStub(grpc.insecure_channel(sys.argv[2])).GenerateImage("
+    "p.GenerateImageRequest(positive_prompt='x', step=200, width=64, height=64, dst=sys.argv[3]))"
+)
 
 
 def say(text: str) -> None:
@@ -117,8 +134,10 @@ class Soak:
     def killed(self, backend: GatedBackend) -> None:
         """The client's process dies."""
         path = backend.folder / self.name()
-        client = subprocess.Popen([sys.executable, "-c", CLIENT, str(HOME), f"127.0.0.1:{backend.port}", str(path)],
-                                  stderr=subprocess.DEVNULL)
+        client = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, str(HOME), f"127.0.0.1:{backend.port}", str(path)],
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(1 + self.random.random())
         client.kill()
         client.wait()
@@ -210,8 +229,11 @@ class Soak:
         times = sorted(self.times)
         say("  ".join(f"{name} {count}" for name, count in sorted(self.counts.items())))
         shares = {share: 1000 * times[int(len(times) * share)] for share in (0.5, 0.99, 0.999)}
-        say(f"Health, {len(times)} probes: " + ", ".join(f"p{100 * share:g} {ms:.1f} ms" for share, ms in shares.items())
-            + f", longest {1000 * times[-1]:.1f} ms")
+        say(
+            f"Health, {len(times)} probes: "
+            + ", ".join(f"p{100 * share:g} {ms:.1f} ms" for share, ms in shares.items())
+            + f", longest {1000 * times[-1]:.1f} ms"
+        )
         say("memory grown, MiB, in each life: " + ", ".join(f"{grown:.1f}" for grown in self.growth))
         for text in self.faults[:20]:
             say(f"FAULT: {text}")
@@ -220,7 +242,9 @@ class Soak:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)

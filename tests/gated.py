@@ -1,4 +1,5 @@
 """A backend process that a test can hold at a chosen moment, and what the tests of the server share."""
+
 from __future__ import annotations
 
 import atexit
@@ -30,8 +31,15 @@ class GatedBackend(Backend):
     def __init__(self, **environ: str) -> None:
         self.gates = Path(tempfile.mkdtemp(prefix="gates-"))
         paths = os.pathsep.join((str(HOME / "tests" / "faults"), str(HOME)))
-        super().__init__(**{"OMP_NUM_THREADS": "1", "PYTHON_GRPC_MAX_WORKERS": "4", "PYTHONPATH": paths,
-                            "TEST_GATES": str(self.gates), **environ})
+        super().__init__(
+            **{
+                "OMP_NUM_THREADS": "1",
+                "PYTHON_GRPC_MAX_WORKERS": "4",
+                "PYTHONPATH": paths,
+                "TEST_GATES": str(self.gates),
+                **environ,
+            }
+        )
 
     def hold(self, *phases: str) -> None:
         for phase in phases:
@@ -50,7 +58,9 @@ class GatedBackend(Backend):
 
     def wait_at(self, phase: str, seconds: float = 20.0) -> None:
         """Return when the work stands before the gate of ``phase``."""
-        wait_until((self.gates / f"at-{phase}").exists, seconds, f"nothing came to {phase!r}\n{self.log[-2000:]}")
+        wait_until(
+            (self.gates / f"at-{phase}").exists, seconds, f"nothing came to {phase!r}\n{self.log[-2000:]}"
+        )
 
     def load_shapes(self, **fields: Any) -> None:
         result = self.load(SHAPES_MODEL, **{"CFGScale": 5.0, **fields})

@@ -1,4 +1,5 @@
 """Bad inputs and outputs through the server: the right status within a second, nothing left, nothing harmed."""
+
 from __future__ import annotations
 
 import os
@@ -52,9 +53,18 @@ class SourceTest(FilesCase):
     def test_what_is_no_picture_is_refused_by_name(self) -> None:
         whole = self.backend.folder / "whole"
         Image.effect_noise((64, 64), 90).save(whole, "PNG")
-        broken = {"empty": b"", "text": b"a red circle", "random": os.urandom(4096), "truncated": whole.read_bytes()[:900],
-                  "pdf": b"%PDF-1.4\n", "json": b'{"image": 1}', "json cut": b'{"image": "', "svg": b"<svg xmlns='x'/>",
-                  "html": b"<html></html>", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}
+        broken = {
+            "empty": b"",
+            "text": b"a red circle",
+            "random": os.urandom(4096),
+            "truncated": whole.read_bytes()[:900],
+            "pdf": b"%PDF-1.4\n",
+            "json": b'{"image": 1}',
+            "json cut": b'{"image": "',
+            "svg": b"<svg xmlns='x'/>",
+            "html": b"<html></html>",
+            "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        }
         for name, content in broken.items():
             with self.subTest(name):
                 self.source.write_bytes(content)
@@ -78,11 +88,17 @@ class SourceTest(FilesCase):
 
 def png_of(width: int, height: int, data: bytes) -> bytes:
     """A PNG whose header promises ``width`` x ``height``."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
 
 
 class ModesTest(FilesCase):
@@ -90,9 +106,16 @@ class ModesTest(FilesCase):
 
     def test_every_mode_and_format_gives_a_picture(self) -> None:
         red = Image.new("RGB", (64, 64), (220, 30, 40))
-        kinds = {"cmyk": (red.convert("CMYK"), "JPEG"), "palette": (red.convert("P"), "PNG"), "gray": (red.convert("L"), "PNG"),
-                 "alpha": (red.convert("RGBA"), "PNG"), "one bit": (red.convert("1"), "PNG"), "webp": (red, "WEBP"),
-                 "16 bit": (Image.fromarray(np.full((64, 64), 40_000, np.uint16)), "PNG"), "tiff": (red, "TIFF")}
+        kinds = {
+            "cmyk": (red.convert("CMYK"), "JPEG"),
+            "palette": (red.convert("P"), "PNG"),
+            "gray": (red.convert("L"), "PNG"),
+            "alpha": (red.convert("RGBA"), "PNG"),
+            "one bit": (red.convert("1"), "PNG"),
+            "webp": (red, "WEBP"),
+            "16 bit": (Image.fromarray(np.full((64, 64), 40_000, np.uint16)), "PNG"),
+            "tiff": (red, "TIFF"),
+        }
         for name, (image, kind) in kinds.items():
             with self.subTest(name):
                 image.save(self.source, kind)
@@ -109,9 +132,15 @@ class ModesTest(FilesCase):
 class DestinationTest(FilesCase):
     def test_what_cannot_be_written_is_told_before_the_work(self) -> None:
         folder = self.backend.folder
-        for words, dst in (("doesn't exist", f"{folder}/no/such/x.png"), ("a folder", str(folder)), ("isn't a path", ""),
-                           ("names a folder", f"{folder}/x/"), ("a device", "/dev/null"), ("dst", f"{folder}/{'x' * 300}.png"),
-                           ("dst", f"{folder}/source/x.png")):
+        for words, dst in (
+            ("doesn't exist", f"{folder}/no/such/x.png"),
+            ("a folder", str(folder)),
+            ("isn't a path", ""),
+            ("names a folder", f"{folder}/x/"),
+            ("a device", "/dev/null"),
+            ("dst", f"{folder}/{'x' * 300}.png"),
+            ("dst", f"{folder}/source/x.png"),
+        ):
             with self.subTest(dst=dst[:60]):
                 self.source.touch()
                 self.refused(words, dst=dst, step=900)
@@ -127,8 +156,11 @@ class DestinationTest(FilesCase):
         resource.prlimit(self.backend.process.pid, resource.RLIMIT_FSIZE, (log_size + 1000, limits[1]))
         self.addCleanup(resource.prlimit, self.backend.process.pid, resource.RLIMIT_FSIZE, limits)
         self.before = self.backend.outputs()
-        self.assert_status(CODE.RESOURCE_EXHAUSTED,
-                           lambda: self.backend.picture("older.png", width=256, height=256, step=1), "room")
+        self.assert_status(
+            CODE.RESOURCE_EXHAUSTED,
+            lambda: self.backend.picture("older.png", width=256, height=256, step=1),
+            "room",
+        )
         self.assertEqual(older.read_bytes(), b"older")
         self.assert_nothing_written()
 
@@ -150,8 +182,6 @@ class DestinationTest(FilesCase):
         older.write_bytes(b"older")
         self.refused("step", "older.png", step=-5)
         self.assertEqual(older.read_bytes(), b"older")
-
-
 
 
 if __name__ == "__main__":

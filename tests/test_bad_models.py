@@ -1,4 +1,5 @@
 """Broken and hostile models: an error that names the file, nothing executed, and the model before goes on serving."""
+
 from __future__ import annotations
 
 import json
@@ -40,7 +41,11 @@ BROKEN_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "garbled header": (UNET, garble_header, "download it again"),
     "huge header": (UNET, huge_header, "download it again"),
     "weights that are a folder": (UNET, lambda path: (path.unlink(), path.mkdir()), "download"),
-    "pointer for weights": (UNET, lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "download"),
+    "pointer for weights": (
+        UNET,
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "download",
+    ),
     "no weights": (UNET, lambda path: path.unlink(), "download"),
     "broken index": ("model_index.json", lambda path: path.write_text('{"_class_name": '), "JSON"),
     "index is a list": ("model_index.json", lambda path: path.write_text("[]"), "JSON"),
@@ -49,7 +54,11 @@ BROKEN_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "empty index": ("model_index.json", lambda path: path.write_bytes(b""), "JSON"),
     "binary index": ("model_index.json", lambda path: path.write_bytes(os.urandom(512)), "JSON"),
     "broken component config": ("unet/config.json", lambda path: path.write_text("{"), "unet"),
-    "broken scheduler config": ("scheduler/scheduler_config.json", lambda path: path.write_text("{"), "scheduler"),
+    "broken scheduler config": (
+        "scheduler/scheduler_config.json",
+        lambda path: path.write_text("{"),
+        "scheduler",
+    ),
 }
 
 
@@ -121,8 +130,13 @@ class BrokenFileTest(ModelCase):
         self.assert_serves()
 
     def test_what_is_no_pipeline_is_refused(self) -> None:
-        for name, content in (("model.gguf", b"GGUF" + os.urandom(64)), ("model.safetensors", b"x" * 100), ("model.txt", b"hello"),
-                              ("model.onnx", b"x"), ("model.ckpt", b"x")):
+        for name, content in (
+            ("model.gguf", b"GGUF" + os.urandom(64)),
+            ("model.safetensors", b"x" * 100),
+            ("model.txt", b"hello"),
+            ("model.onnx", b"x"),
+            ("model.ckpt", b"x"),
+        ):
             path = self.models / name
             path.write_bytes(content)
             with self.subTest(name):
@@ -190,7 +204,9 @@ class CodeTest(ModelCase):
     def test_auto_map_code_of_a_component_is_not_imported(self) -> None:
         self.write_code(self.model / "text_encoder" / "modeling.py")
         path = self.model / "text_encoder" / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "modeling.Evil"}}))
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "modeling.Evil"}})
+        )
         self.backend.load(self.model)
         self.assertFalse(self.marker.exists())
         self.backend.load_shapes()

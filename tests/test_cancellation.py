@@ -1,4 +1,5 @@
 """Cancellation in every phase: the RPC ends at once, the work at its next step, nothing is left, the next job is right."""
+
 from __future__ import annotations
 
 import signal
@@ -95,7 +96,10 @@ class DeadlineTest(ServerCase):
         for phase in ("generate", *PHASES):
             with self.subTest(phase=phase):
                 self.backend.hold(phase)
-                running, queued = self.backend.start(timeout=0.6), self.backend.start("queued.png", timeout=0.6)
+                running, queued = (
+                    self.backend.start(timeout=0.6),
+                    self.backend.start("queued.png", timeout=0.6),
+                )
                 began = time.monotonic()
                 for call in (running, queued):
                     self.assert_code(call.exception(), CODE.DEADLINE_EXCEEDED)

@@ -1,4 +1,5 @@
 """The server as LocalAI's distributed router and worker treat it."""
+
 from __future__ import annotations
 
 import shutil
@@ -34,7 +35,11 @@ class RouterTest(ServerCase):
 
     def test_after_a_failed_precondition_the_router_loads_again_in_the_same_process(self) -> None:
         self.backend.free()
-        self.assert_status(CODE.FAILED_PRECONDITION, lambda: self.backend.picture(ModelIdentity=str(SHAPES_MODEL)), "model not loaded")
+        self.assert_status(
+            CODE.FAILED_PRECONDITION,
+            lambda: self.backend.picture(ModelIdentity=str(SHAPES_MODEL)),
+            "model not loaded",
+        )
         self.backend.load_shapes()
         self.assert_right(self.backend.picture(ModelIdentity=str(SHAPES_MODEL)))
 
@@ -49,8 +54,15 @@ class RouterTest(ServerCase):
 
     def test_no_failure_is_unavailable_or_sounds_like_a_lost_connection(self) -> None:
         """UNAVAILABLE and these words make the router evict the replica."""
-        for fields in ({"step": -1}, {"src": "/no/connection refused"}, {"src": "/unimplemented"}, {"src": "/x model not loaded"}):
-            text = self.assert_status(CODE.INVALID_ARGUMENT, lambda fields=fields: self.backend.picture("never.png", **fields))
+        for fields in (
+            {"step": -1},
+            {"src": "/no/connection refused"},
+            {"src": "/unimplemented"},
+            {"src": "/x model not loaded"},
+        ):
+            text = self.assert_status(
+                CODE.INVALID_ARGUMENT, lambda fields=fields: self.backend.picture("never.png", **fields)
+            )
             for words in ("connection refused", "unimplemented", "model not loaded"):
                 self.assertNotIn(words, text.lower())
 

@@ -1,4 +1,5 @@
 """Health while a load and a generation run: the core reloads a model elsewhere when it does not answer."""
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """Life of the process and order in its queue: orphans, second starts, loads during loads, a full queue."""
+
 from __future__ import annotations
 
 import os
@@ -17,15 +18,22 @@ from tests.gated import CODE, EMPTY, GatedBackend, ServerCase, wait_until
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
 # Starts a backend as run.sh does (exec, so its parent is this process), tells its pid and waits to be killed.
-PARENT = ("import subprocess, sys, time; child = subprocess.Popen([sys.executable, *sys.argv[1:]]); "
-          "print(child.pid, flush=True); time.sleep(600)")
+PARENT = (
+    "import subprocess, sys, time; child = subprocess.Popen([sys.executable, *sys.argv[1:]]); "
+    "print(child.pid, flush=True); time.sleep(600)"
+)
 
 
 class OrphanTest(unittest.TestCase):
     def test_a_backend_whose_parent_was_killed_is_gone_within_four_seconds(self) -> None:
         address = f"127.0.0.1:{free_port()}"
-        parent = subprocess.Popen([sys.executable, "-c", PARENT, str(HOME / "backend.py"), "--addr", address], text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(HOME)})
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(HOME / "backend.py"), "--addr", address],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(HOME)},
+        )
         self.addCleanup(parent.stdout.close)
         pid = int(parent.stdout.readline())
         with grpc.insecure_channel(address) as channel:
@@ -47,8 +55,13 @@ def is_running(pid: int) -> bool:
 class StartTest(unittest.TestCase):
     def test_a_second_start_on_the_same_port_ends_and_leaves_the_first_alone(self) -> None:
         with Backend() as first:
-            second = subprocess.run([sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{first.port}"],
-                                    capture_output=True, text=True, timeout=20, check=False)
+            second = subprocess.run(
+                [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{first.port}"],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
             self.assertNotEqual(second.returncode, 0)
             self.assertIn("cannot listen", second.stderr.strip().splitlines()[-1])
             self.assertEqual(first.stub.Health(EMPTY, timeout=2).message, b"OK")
@@ -56,7 +69,9 @@ class StartTest(unittest.TestCase):
     def test_a_start_on_the_port_of_one_that_just_ended_succeeds(self) -> None:
         with Backend() as first:
             address = f"127.0.0.1:{first.port}"
-        again = subprocess.Popen([sys.executable, str(HOME / "backend.py"), "--addr", address], stderr=subprocess.DEVNULL)
+        again = subprocess.Popen(
+            [sys.executable, str(HOME / "backend.py"), "--addr", address], stderr=subprocess.DEVNULL
+        )
         self.addCleanup(again.wait)
         self.addCleanup(again.terminate)
         with grpc.insecure_channel(address) as channel:

@@ -1,4 +1,5 @@
 """Out of memory: RESOURCE_EXHAUSTED with a hint, everything given back, and a smaller request succeeds."""
+
 from __future__ import annotations
 
 import resource
@@ -25,7 +26,10 @@ class OutOfMemoryTest(ServerCase):
         before = resident_bytes(self.backend.process.pid)
         self.limit(200 << 20)
         for _ in range(2):
-            text = self.assert_status(CODE.RESOURCE_EXHAUSTED, lambda: self.backend.picture("never.png", width=2048, height=2048, step=2))
+            text = self.assert_status(
+                CODE.RESOURCE_EXHAUSTED,
+                lambda: self.backend.picture("never.png", width=2048, height=2048, step=2),
+            )
             self.assertIn("smaller size", text)
             self.assert_serves()
         self.assertNotIn("never.png", self.backend.outputs())

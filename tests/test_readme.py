@@ -51,6 +51,14 @@ class Readme(unittest.TestCase):
         named = set(re.findall(r"\b(\w+\.py)\b", README.split("## For maintainers")[1].split("```")[1]))
         self.assertEqual(rooms - named, set())
 
+    def test_every_test_that_the_promises_name_is_there(self) -> None:
+        promises = (HOME / "docs" / "reliability.md").read_text()
+        tests = "".join(path.read_text() for path in (HOME / "tests").glob("test_*.py"))
+        names = set(re.findall(r"`(test_\w+)`", promises))
+        self.assertGreater(len(names), 30)
+        for name in names:
+            self.assertTrue(f"def {name}(" in tests or (HOME / "tests" / f"{name}.py").exists(), name)
+
 
 if __name__ == "__main__":
     unittest.main()

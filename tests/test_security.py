@@ -1,4 +1,5 @@
 """What a request or a model's YAML may not reach, through the server."""
+
 from __future__ import annotations
 
 import os
@@ -34,7 +35,13 @@ class PathsTest(ServerCase):
 
     def test_no_relative_name_leaves_the_models_folder(self) -> None:
         file = "diffusion_pytorch_model.safetensors"
-        for name in (f"../outside/part/{file}", f"link/{file}", f"up/outside/part/{file}", "link", "x/../../outside/part"):
+        for name in (
+            f"../outside/part/{file}",
+            f"link/{file}",
+            f"up/outside/part/{file}",
+            "link",
+            "x/../../outside/part",
+        ):
             for field in ("LoraAdapter", "ControlNet", "CLIPModel"):
                 with self.subTest(field=field, name=name):
                     self.assertIn("leaves the models folder", self.refused(**{field: name}))
@@ -75,7 +82,12 @@ class AddressTest(unittest.TestCase):
 
 class RequestTest(ServerCase):
     def test_urls_in_a_request_are_not_fetched(self) -> None:
-        for url in ("http://127.0.0.1:1/x.png", "https://example.org/x.png", "file:///etc/passwd", "ftp://127.0.0.1/x"):
+        for url in (
+            "http://127.0.0.1:1/x.png",
+            "https://example.org/x.png",
+            "file:///etc/passwd",
+            "ftp://127.0.0.1/x",
+        ):
             with self.subTest(url):
                 self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", src=url))
 
@@ -83,12 +95,17 @@ class RequestTest(ServerCase):
         secret = self.backend.folder / "secret"
         secret.write_text('{"password": "zebrafinch"}')
         self.addCleanup(secret.unlink)
-        text = self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", src=str(secret)))
+        text = self.assert_status(
+            CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", src=str(secret))
+        )
         self.assertNotIn("zebrafinch", text)
 
     def test_a_request_cannot_load_code_or_files_by_a_call_argument(self) -> None:
         message = backend_pb2.GenerateVideoRequest(
-            prompt="x", dst=os.path.join(self.backend.folder, "never.mp4"), params={"custom_pipeline": "/tmp", "__class__": "1"})
+            prompt="x",
+            dst=os.path.join(self.backend.folder, "never.mp4"),
+            params={"custom_pipeline": "/tmp", "__class__": "1"},
+        )
         with self.assertRaises(Exception) as caught:
             self.backend.stub.GenerateVideo(message, timeout=20)
         self.assertEqual(caught.exception.code(), CODE.INVALID_ARGUMENT)

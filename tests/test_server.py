@@ -1,4 +1,5 @@
 """The server on a real port with the shipped model: start, load, generate, Free, Status, and who may call."""
+
 from __future__ import annotations
 
 import os
@@ -32,7 +33,9 @@ class StartTest(unittest.TestCase):
 
     def test_health_and_status_answer_while_torch_is_imported(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "torch.py").write_text("import time\ntime.sleep(60)\n")  # an import that takes for ever
+            Path(folder, "torch.py").write_text(
+                "import time\ntime.sleep(60)\n"
+            )  # an import that takes for ever
             with Backend(PYTHONPATH=os.pathsep.join((folder, str(HOME)))) as backend:
                 self.assertLess(backend.seconds_to_health, SECONDS_TO_HEALTH)
                 self.assertEqual(backend.stub.Health(EMPTY, timeout=1).message, b"OK")
@@ -40,7 +43,9 @@ class StartTest(unittest.TestCase):
 
     def test_importing_the_server_imports_no_torch(self) -> None:
         code = "import backend, sys; print([name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules])"
-        shown = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True
+        ).stdout
         self.assertEqual(shown.strip(), "[]")
 
     def test_a_port_in_use_ends_the_process_with_a_message(self) -> None:
@@ -65,8 +70,14 @@ class StartTest(unittest.TestCase):
 
 def start_and_end(address: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """A backend that is expected to end by itself."""
-    return subprocess.run([sys.executable, str(HOME / "backend.py"), "--addr", address], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(HOME), **environ}, timeout=20, check=False)
+    return subprocess.run(
+        [sys.executable, str(HOME / "backend.py"), "--addr", address],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HOME), **environ},
+        timeout=20,
+        check=False,
+    )
 
 
 class LoadAndGenerateTest(ServerCase):
@@ -93,7 +104,9 @@ class LoadAndGenerateTest(ServerCase):
         path = self.backend.picture(prompt=prompt, src=str(source))
         self.assert_right(path, prompt)
         with Image.open(path) as made:
-            self.assertEqual([nearest_color(np.array(made.getpixel(at))) for at in ((14, 14), (50, 50))], ["red", "white"])
+            self.assertEqual(
+                [nearest_color(np.array(made.getpixel(at))) for at in ((14, 14), (50, 50))], ["red", "white"]
+            )
 
     def test_src_on_a_text_to_image_model_runs_image_to_image(self) -> None:
         source = self.backend.picture("source", prompt="a green triangle on a white background", seed=1)
@@ -112,7 +125,11 @@ class LoadAndGenerateTest(ServerCase):
         self.assertEqual(pixels(self.backend.picture("b.png", seed=seed, step=2)), first)
 
     def test_sixteen_requests_from_four_clients_give_sixteen_right_pictures(self) -> None:
-        prompts = [f"a {color} {shape} on a white background" for color in ("red", "blue") for shape in ("circle", "square")]
+        prompts = [
+            f"a {color} {shape} on a white background"
+            for color in ("red", "blue")
+            for shape in ("circle", "square")
+        ]
         alone = {prompt: pixels(self.backend.picture(prompt=prompt, step=12)) for prompt in prompts}
         channels = [self.backend.new_channel() for _ in range(4)]
         stubs = [backend_pb2_grpc.BackendStub(channel) for channel in channels]
@@ -129,8 +146,23 @@ class LoadAndGenerateTest(ServerCase):
         self.assertEqual([shown_in(path) for _, path in made], [prompt for prompt, _ in made])
         self.assertTrue(all(pixels(path) == alone[prompt] for prompt, path in made))
 
+    def test_fifty_clients_at_once_get_fifty_right_pictures(self) -> None:
+        alone = [pixels(self.backend.picture(seed=seed, step=3)) for seed in range(5)]
+
+        def one(number: int) -> bytes:
+            request = self.backend.request(f"fifty-{number}.png", seed=number % 5, step=3)
+            with self.backend.new_channel() as channel:
+                backend_pb2_grpc.BackendStub(channel).GenerateImage(request, timeout=60)
+            return pixels(Path(request.dst))
+
+        with futures.ThreadPoolExecutor(50) as pool:
+            made = list(pool.map(one, range(50)))
+        self.assertEqual([made[number] == alone[number % 5] for number in range(50)], [True] * 50)
+
     def test_a_bad_request_is_an_invalid_argument(self) -> None:
-        self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=-1), "step=-1")
+        self.assert_status(
+            CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=-1), "step=-1"
+        )
         self.assert_nothing_written()
 
     def test_a_message_of_more_than_50_megabytes_is_refused_and_one_below_is_read(self) -> None:
@@ -187,7 +219,11 @@ class StateTest(ServerCase):
         self.backend.free()
         for rpc, message in MEDIA.items():
             with self.subTest(rpc=rpc):
-                self.assert_status(CODE.FAILED_PRECONDITION, lambda: getattr(self.backend.stub, rpc)(message), "model not loaded")
+                self.assert_status(
+                    CODE.FAILED_PRECONDITION,
+                    lambda: getattr(self.backend.stub, rpc)(message),
+                    "model not loaded",
+                )
 
     def test_a_load_that_fails_answers_with_a_result(self) -> None:
         result = self.backend.load("/no/such/model")
@@ -229,8 +265,14 @@ class TokenTest(unittest.TestCase):
         cls.addClassCleanup(cls.backend.stop)
 
     def test_every_rpc_without_the_token_is_unauthenticated(self) -> None:
-        calls = {"Health": EMPTY, "Status": EMPTY, "Free": EMPTY, "GetMetrics": backend_pb2.MetricsRequest(),
-                 "LoadModel": backend_pb2.ModelOptions(Model="x"), **MEDIA}
+        calls = {
+            "Health": EMPTY,
+            "Status": EMPTY,
+            "Free": EMPTY,
+            "GetMetrics": backend_pb2.MetricsRequest(),
+            "LoadModel": backend_pb2.ModelOptions(Model="x"),
+            **MEDIA,
+        }
         for rpc, message in calls.items():
             for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "s3cret-word"),)):
                 with self.subTest(rpc=rpc, metadata=metadata), self.assertRaises(grpc.RpcError) as caught:

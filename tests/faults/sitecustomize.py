@@ -4,6 +4,7 @@ Python imports this module by itself when its folder is on PYTHONPATH (see tests
 of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES names; who stands before it
 leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the process dies in native code instead.
 """
+
 from __future__ import annotations
 
 import ctypes
