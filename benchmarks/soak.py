@@ -1,8 +1,10 @@
-"""A server under random good, bad, cancelled and killed clients, reloaded, freed, stopped and killed on the way.
+"""A server under random good, bad, cancelled and killed clients, reloaded, freed, stopped and killed on the
+way.
 
-Run: ``venv/bin/python benchmarks/soak.py [--minutes N] [--clients N]``. Prints the figures and exits with 1 if a picture was wrong, a
-status was not of the contract, a file was left over, or a stopped server did not end well. The server is stopped
-(SIGTERM) after a third of the time and killed (SIGKILL) after two thirds; memory is compared within each life.
+Run: ``venv/bin/python benchmarks/soak.py [--minutes N] [--clients N]``. Prints the figures and exits with 1
+if a picture was wrong, a status was not of the contract, a file was left over, or a stopped server did not
+end well. The server is stopped (SIGTERM) after a third of the time and killed (SIGKILL) after two thirds;
+memory is compared within each life.
 """
 
 from __future__ import annotations

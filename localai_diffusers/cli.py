@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -69,15 +70,17 @@ def running_server() -> Iterator[Any]:
     import grpc
 
     sys.path.insert(0, str(HOME))
+    import backend_pb2
     import backend_pb2_grpc
 
     address = f"127.0.0.1:{_free_port()}"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, str(HOME / "backend.py"), "--addr", address], stderr=log)
         try:
+            _wait_for_port(address, process, log)
             with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 50 << 20)]) as channel:
                 stub = backend_pb2_grpc.BackendStub(channel)
-                _wait_for_health(stub, process, log)
+                stub.Health(backend_pb2.HealthMessage(), timeout=_START_SECONDS, wait_for_ready=True)
                 yield stub
         finally:
             process.terminate()
@@ -85,22 +88,20 @@ def running_server() -> Iterator[Any]:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _wait_for_health(stub: Any, process: subprocess.Popen[bytes], log: Any) -> None:
-    import backend_pb2
-    import grpc
-
+def _wait_for_port(address: str, process: subprocess.Popen[bytes], log: Any) -> None:
+    """Until something listens there: a gRPC channel that is refused once waits a second before it tries again."""
+    host, _, port = address.partition(":")
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(grpc.RpcError):
-            stub.Health(backend_pb2.HealthMessage(), timeout=2, wait_for_ready=True)
-            return
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.01)
     log.seek(0)
     raise RuntimeError(f"the server did not come up:\n{log.read().decode(errors='replace')}")
 

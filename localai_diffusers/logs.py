@@ -11,14 +11,15 @@ import sys
 
 # What the libraries say at every start and nobody can act on: (logger, a part of the message).
 _NOISE = (
-    # The CPU build of torch has no matching torchvision; a pipeline that needs it gets an error that names it.
+    # torch's CPU build has no matching torchvision; a pipeline that needs it gets an error that names it.
     ("transformers.utils.import_utils", "requires torchvision"),
 )
 
 
 def configure(level: str) -> None:
-    """Send all logging to stderr at ``level``. Call before the libraries are imported: they read their settings then."""
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Send all logging to stderr at ``level``. Call before the libraries are imported: they read it then."""
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=level, format=line)
     logging.captureWarnings(True)
     for name, text in _NOISE:
         logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
@@ -28,11 +29,13 @@ def configure(level: str) -> None:
 
 
 def tell_of_crashes() -> None:
-    """Have a crash in native code leave its stack on stderr, and what it was ("Segmentation fault") as the last line.
+    """Have a crash in native code leave its stack on stderr, and as the last line what it was: "Segmentation
+    fault".
 
-    The core shows a dead backend's last line. faulthandler's own is a list of modules; then it hands over to the handler
-    from before it, and that is libc's ``psignal``, which prints a signal's name. Its second argument, the text before
-    the name, is the kernel's siginfo here: a byte with the number of the signal, and a zero.
+    The core shows a dead backend's last line. faulthandler's own is a list of modules; then it hands over to
+    the handler from before it, and that is libc's ``psignal``, which prints a signal's name. Its second
+    argument, the text before the name, is the kernel's siginfo here: a byte with the signal's number, and a
+    zero.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

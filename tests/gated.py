@@ -26,7 +26,9 @@ EMPTY = backend_pb2.HealthMessage()
 
 
 class GatedBackend(Backend):
-    """A backend with the gates of tests/faults in it: :meth:`hold` a phase, :meth:`wait_at` it, :meth:`release` it."""
+    """A backend with the gates of tests/faults in it: :meth:`hold` a phase, :meth:`wait_at` it,
+    :meth:`release` it.
+    """
 
     def __init__(self, **environ: str) -> None:
         self.gates = Path(tempfile.mkdtemp(prefix="gates-"))
@@ -74,12 +76,15 @@ class GatedBackend(Backend):
         return self.stub.LoadModel.future(backend_pb2.ModelOptions(Options=options, **values), timeout=60)
 
     def request(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Any:
-        """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path."""
+        """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path.
+        """
         values = {"width": 64, "height": 64, "step": 20, "seed": 1, "dst": str(self.folder / name), **fields}
         return backend_pb2.GenerateImageRequest(positive_prompt=prompt, **values)
 
     def start(self, name: str = "out.png", timeout: float = 60, **fields: Any) -> Any:
-        """A GenerateImage that runs while the test goes on: its ``cancel``, ``result`` and ``code`` are at hand."""
+        """A GenerateImage that runs while the test goes on: its ``cancel``, ``result`` and ``code`` are at
+        hand.
+        """
         return self.stub.GenerateImage.future(self.request(name, **fields), timeout=timeout)
 
     def picture(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Path:
@@ -110,7 +115,8 @@ def _shared() -> list[GatedBackend]:
 
 
 def shapes_backend() -> GatedBackend:
-    """One server for all tests that leave it as they found it, with the shapes model; a new one if it died."""
+    """One server for all tests that leave it as they found it, with the shapes model; a new one if it died.
+    """
     running = _shared()
     if running and running[-1].process.poll() is None:
         return running[-1]
@@ -121,7 +127,9 @@ def shapes_backend() -> GatedBackend:
 
 
 class Prober:
-    """Asks for Health every few milliseconds while the block runs; ``times``: the seconds of each, ``missed``: errors."""
+    """Asks for Health every few milliseconds while the block runs; ``times``: the seconds of each,
+    ``missed``: errors.
+    """
 
     def __init__(self, backend: GatedBackend, interval: float = 0.004) -> None:
         self.times: list[float] = []

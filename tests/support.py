@@ -45,7 +45,7 @@ class Backend:
         self.process = subprocess.Popen(
             [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
             env=self.environ, stdout=subprocess.DEVNULL, stderr=self.log_file.open("w"), cwd=self.folder)
-        self.channel = self.new_channel()
+        self.channel = self.new_channel()  # connects at its first call
         self.stub = backend_pb2_grpc.BackendStub(self.channel)
         self.seconds_to_health = self._wait_for_health()
 
@@ -89,16 +89,23 @@ class Backend:
 
     def _wait_for_health(self) -> float:
         """Seconds from the start of the process to the first answer."""
-        for _ in range(400):
+        metadata = (("authorization", f"Bearer {self.environ.get('LOCALAI_GRPC_AUTH_TOKEN', '')}"),)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the backend ended with {self.process.returncode}:\n{self.log}")
-            try:
-                metadata = (("authorization", f"Bearer {self.environ.get('LOCALAI_GRPC_AUTH_TOKEN', '')}"),)
-                self.stub.Health(backend_pb2.HealthMessage(), timeout=2, wait_for_ready=True, metadata=metadata)
+            # A channel that was refused waits a second before it tries again, so the port is asked first.
+            if _is_open(self.port):
+                self.stub.Health(backend_pb2.HealthMessage(), timeout=30, wait_for_ready=True, metadata=metadata)
                 return time.monotonic() - self.started_at
-            except grpc.RpcError:
-                time.sleep(0.05)
+            time.sleep(0.01)
         raise RuntimeError(f"no Health from the backend:\n{self.log}")
+
+
+def _is_open(port: int) -> bool:
+    """Whether something listens on ``port``."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 # --- in this process, without a server -----------------------------------------------------------------------------

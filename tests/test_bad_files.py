@@ -1,4 +1,6 @@
-"""Bad inputs and outputs through the server: the right status within a second, nothing left, nothing harmed."""
+"""Bad inputs and outputs through the server: the right status within a second, nothing left, nothing
+harmed.
+"""
 
 from __future__ import annotations
 

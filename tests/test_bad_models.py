@@ -1,4 +1,6 @@
-"""Broken and hostile models: an error that names the file, nothing executed, and the model before goes on serving."""
+"""Broken and hostile models: an error that names the file, nothing executed, and the model before goes on
+serving.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Absurd requests of every RPC: INVALID_ARGUMENT within a second, naming the field, and the next good one is right."""
+"""Absurd requests of every RPC: INVALID_ARGUMENT within a second, naming the field, and the next good one
+is right.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +186,9 @@ EXPECTED = (CODE.INVALID_ARGUMENT, CODE.RESOURCE_EXHAUSTED)
 
 
 class PropertyTest(ServerCase):
-    """Whatever comes, it is answered by OK or a status of the contract, and the next good request is as ever."""
+    """Whatever comes, it is answered by OK or a status of the contract, and the next good request is as
+    ever.
+    """
 
     def setUp(self) -> None:
         super().setUp()

@@ -1,4 +1,6 @@
-"""Cancellation in every phase: the RPC ends at once, the work at its next step, nothing is left, the next job is right."""
+"""Cancellation in every phase: the RPC ends at once, the work at its next step, nothing is left, the next
+job is right.
+"""
 
 from __future__ import annotations
 

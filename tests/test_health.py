@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from tests.gated import Prober, first_run, shapes_backend
 
-# The promise is 50 ms; a machine that shares its cores with others gets more. benchmarks/soak.py prints the true one.
+# The promise is 50 ms; a machine that shares its cores with others gets more. benchmarks/soak.py prints the
+# true one.
 P99_BAR = 0.25
 STALL_BAR = 1.0  # seconds, while modules are imported
 

@@ -42,10 +42,10 @@ class StartTest(unittest.TestCase):
                 self.assertEqual(backend.stub.Status(EMPTY, timeout=1).state, backend_pb2.StatusResponse.BUSY)
 
     def test_importing_the_server_imports_no_torch(self) -> None:
-        code = "import backend, sys; print([name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules])"
-        shown = subprocess.run(
-            [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True
-        ).stdout
+        heavy = "('torch', 'diffusers', 'numpy')"
+        code = f"import backend, sys; print([name for name in {heavy} if name in sys.modules])"
+        command = [sys.executable, "-c", code]
+        shown = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=True).stdout
         self.assertEqual(shown.strip(), "[]")
 
     def test_a_port_in_use_ends_the_process_with_a_message(self) -> None:
@@ -221,7 +221,7 @@ class StateTest(ServerCase):
             with self.subTest(rpc=rpc):
                 self.assert_status(
                     CODE.FAILED_PRECONDITION,
-                    lambda: getattr(self.backend.stub, rpc)(message),
+                    lambda rpc=rpc, message=message: getattr(self.backend.stub, rpc)(message),
                     "model not loaded",
                 )
 

@@ -1,8 +1,9 @@
 """Gates inside a backend process, so that a test can hold it at a chosen moment.
 
-Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the product knows
-of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES names; who stands before it
-leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the process dies in native code instead.
+Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the
+product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES
+names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
+process dies in native code instead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Module -> (function or Class.method in it, phase). The function waits at the gate of its phase before it runs.
+# Module -> (function or Class.method in it, phase). The function waits at the gate of its phase before it
+# runs.
 GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers.pipelines.pipeline_loading_utils": (("load_sub_model", "load"),),
     "diffusers.models.unets.unet_2d_condition": (("UNet2DConditionModel.forward", "step"),),
