@@ -40,7 +40,7 @@ class Backend:
         self.folder = Path(self._temporary.name)  # goes with this object
         self.port = free_port()
         self.log_file = self.folder / "stderr.log"
-        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "2", **environ}
+        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", **environ}
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],

@@ -18,7 +18,7 @@ PROMPTS = [("red", "circle", "blue"), ("yellow", "square", "black"), ("green", "
 class Batching(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.backend = Backend(OMP_NUM_THREADS="1")
+        cls.backend = Backend()
         result = cls.backend.load(SHAPES_MODEL, Options=["max_batch:4", "guidance_scale:5"])
         assert result.success, result.message
 
