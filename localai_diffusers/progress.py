@@ -7,6 +7,7 @@ tails stderr line by line and a carriage return would make one enormous line of 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import time
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 5.0
 
 
+@functools.cache
 def _bar_class() -> type:
     """tqdm with our checks in it; made on first use, for tqdm comes with the libraries that load late."""
     from tqdm import tqdm
@@ -31,6 +33,7 @@ def _bar_class() -> type:
         """A progress bar that asks the job before each step whether to go on."""
 
         job: Job | None = None
+        monitor_interval = 0  # no thread that looks after each class of bars
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._logged_at = self._began_at = time.monotonic()

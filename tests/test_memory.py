@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 import unittest
@@ -35,6 +36,18 @@ class OutOfMemoryTest(ServerCase):
         self.assertNotIn("never.png", self.backend.outputs())
         self.assertLess(resident_bytes(self.backend.process.pid) - before, 100e6)
 
+    def test_no_generation_or_load_leaves_a_thread(self) -> None:
+        def threads() -> int:
+            return len(os.listdir(f"/proc/{self.backend.process.pid}/task"))
+
+        self.backend.picture(step=1)
+        before = threads()
+        for _ in range(15):
+            self.backend.picture(step=1)
+        for _ in range(5):
+            self.backend.load_shapes()
+        self.assertLessEqual(threads() - before, 2)
+
     def test_memory_after_many_generations_is_what_it_was(self) -> None:
         for _ in range(5):
             self.backend.picture(step=1)
@@ -42,7 +55,7 @@ class OutOfMemoryTest(ServerCase):
         until = time.monotonic() + 3
         while time.monotonic() < until:
             self.backend.picture(step=1)
-        self.assertLess(resident_bytes(self.backend.process.pid) - before, 20e6)
+        self.assertLess(resident_bytes(self.backend.process.pid) - before, 5e6)
 
 
 if __name__ == "__main__":
