@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -210,9 +209,7 @@ def serve(address: str) -> int:
     logs.configure(settings.log_level)
     logs.tell_of_crashes()
     sys.setswitchinterval(SWITCH_SECONDS)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_signal()
     engine = Engine(settings.max_queue)
     try:
         server, port = make_server(address, settings, BackendServicer(settings, engine))
@@ -221,8 +218,22 @@ def serve(address: str) -> int:
     server.start()
     log.info("listening on port %d", port)
     engine.submit(lambda _job: warm_up(), "import of the libraries")
-    stop.wait()
+    os.read(stop, 1)
     return _shut_down(server, engine)
+
+
+def _stop_signal() -> int:
+    """A descriptor that can be read from once SIGTERM or SIGINT came.
+
+    Not an Event that a handler sets: its lock may be held where the handler comes in, and a signal that the kernel
+    gives to another thread does not wake the main one, where handlers run. The pipe is written to in any thread.
+    """
+    stop, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return stop
 
 
 def _shut_down(server: grpc.Server, engine: Engine) -> int:

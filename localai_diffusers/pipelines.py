@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
@@ -78,21 +78,44 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
     location, wanted = _with_base(spec, location, settings)
-    nets = controlnets.find(spec, settings)
     facts = sources.facts_of(spec, location)
     if modular.is_modular(spec, facts):
         return modular.prepare(spec, location, facts, settings, job)
+    return _checked(spec, _chosen(spec, location, facts, wanted, settings, job), settings, job)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is to be loaded: the class, what is known of its model, and the parts that come from elsewhere."""
+
+    cls: type
+    facts: ModelFacts
+    parts: tuple[components.Replacement, ...]
+    is_file: bool
+    notes: tuple[str, ...]
+
+
+def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[str, Wish], settings: Settings, job: Job) -> _Choice:
+    """The class, with everything on this machine that it needs."""
+    nets = controlnets.find(spec, settings)
     cls, notes = _choose(spec, facts, nets)
     job.check()
-    wanted |= ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
+    wanted = wanted | ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
     facts = sources.with_weights(spec, location, facts, cls, settings, wanted)
+    is_file = location.kind.endswith("file")
     if location.kind == "repo":
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
-    if location.kind.endswith("file"):
+    if is_file:
         facts = replace(facts, scheduler_class=pipeline_class.scheduler_of(cls))
     parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(spec, facts, cls, nets, settings)
     facts = components.amended(facts, parts)
     pipeline_class.check_components(cls, facts, wanted)
+    return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
+
+
+def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    """Check the rest that can be, and return what builds the model."""
+    cls, facts = choice.cls, choice.facts
     variant = placement.preferred_variant(spec, facts)
     model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings))
     if spec.scheduler:
@@ -101,19 +124,19 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     ip_adapter.check_encoder(spec, facts)
     where = placement.plan(spec, facts, settings)
     options, more = model_defaults(spec, cls, facts, settings)
-    notes = [*spec.notes, *notes, *where.notes, *more]
+    notes = [*spec.notes, *choice.notes, *where.notes]
     job.check()
 
     def build() -> LoadedModel:
         with watched_loading(job):
             pipeline = loader.load_diffusers_pipeline(
-                class_name=cls.__name__, model_id=str(facts.path), from_single_file=location.kind.endswith("file"),
-                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(parts, where)})
+                class_name=cls.__name__, model_id=str(facts.path), from_single_file=choice.is_file,
+                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)})
         if type(pipeline) is cls:
-            return finish(spec, pipeline, where, options, settings, notes)
+            return finish(spec, pipeline, where, options, settings, notes + more)
         # A class that stands for others (a file of no named class): only now its arguments are known.
         known, said = model_defaults(spec, type(pipeline), facts, settings)
-        return finish(spec, pipeline, where, known, settings, [note for note in notes if note not in more] + said)
+        return finish(spec, pipeline, where, known, settings, notes + said)
 
     return build
 

@@ -4,6 +4,8 @@ job is right.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import subprocess
 import time
@@ -13,6 +15,7 @@ import grpc
 
 import backend_pb2_grpc
 from tests.gated import CODE, EMPTY, GatedBackend, ServerCase, pixels
+from tests.support import Backend
 
 AT_ONCE = 1.0  # seconds; measured 0.01 to 0.03
 PHASES = ("step", "decode", "encode")
@@ -190,6 +193,16 @@ class SigtermTest(unittest.TestCase):
     def test_while_the_libraries_are_imported(self) -> None:
         with GatedBackend() as backend:
             self.assertLess(self.ended_in(backend), 5)
+
+    def test_that_the_kernel_gives_to_another_thread_than_the_main_one(self) -> None:
+        tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+        if tgkill is None:
+            self.skipTest("no tgkill here")
+        with Backend() as backend:
+            process = backend.process
+            threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+            self.assertEqual(tgkill(process.pid, max(threads), signal.SIGTERM), 0)
+            self.assertEqual(process.wait(8), 0)
 
     def test_during_a_load_that_does_not_end(self) -> None:
         with GatedBackend() as backend:
