@@ -5,6 +5,7 @@ The port is bound before torch is imported: the core gives a backend about 40 s,
 Failures of the media RPCs are gRPC statuses (the core ignores their ``Result.success``); LoadModel alone answers with
 its Result.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -112,7 +113,9 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     def Free(self, request: Any, context: grpc.ServicerContext) -> Any:
         if self.engine.free(FREE_SECONDS):
             return backend_pb2.Result(success=True, message="memory freed")
-        return backend_pb2.Result(success=True, message="the running work stops at its next step, then the memory is freed")
+        return backend_pb2.Result(
+            success=True, message="the running work stops at its next step, then the memory is freed"
+        )
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
         state, breakdown = self.engine.state, {}
@@ -135,14 +138,24 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
         return prepare
 
-    def _generate(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any],
-                  generate: Callable[[Any, Any, Job], Any] | None = None) -> Any:
+    def _generate(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
+        read: Callable[[Any, Settings], Any],
+        generate: Callable[[Any, Any, Job], Any] | None = None,
+    ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
         outcome = self._run(request, context, read, generate or _generate)
         return backend_pb2.Result(success=True, message=outcome.message())
 
-    def _run(self, request: Any, context: grpc.ServicerContext, read: Callable[[Any, Settings], Any],
-             work: Callable[[Any, Any, Job], Any]) -> Any:
+    def _run(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
+        read: Callable[[Any, Settings], Any],
+        work: Callable[[Any, Any, Job], Any],
+    ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
             self.engine.require_model()
@@ -190,8 +203,11 @@ def make_server(address: str, settings: Settings, servicer: BackendServicer) -> 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
         interceptors=guard.interceptors(settings, lambda: servicer.engine.identity, HOME),
-        options=[("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                 ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),
+        ],
     )
     backend_pb2_grpc.add_BackendServicer_to_server(servicer, server)
     port = server.add_insecure_port(address)

@@ -51,18 +51,40 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 __all__ = [
-    "GatedModelError", "HubError", "MissingModelError", "ModelFacts", "NoSiblingError", "PipelineImportError",
-    "PipelineRegistry", "UnknownPipelineError", "UnknownTaskError", "UnreachableHubError", "canonical_task",
-    "discover_diffusers_classes", "find_sibling", "find_sibling_name", "get_available_classes",
-    "get_available_pipelines", "get_available_tasks", "get_pipeline_info", "get_pipeline_registry",
-    "get_task_aliases", "inspect_model", "load_diffusers_pipeline", "pick_device", "pipeline_tasks",
-    "resolve_checkpoint_class", "resolve_pipeline_class", "resolve_pipeline_type",
+    "GatedModelError",
+    "HubError",
+    "MissingModelError",
+    "ModelFacts",
+    "NoSiblingError",
+    "PipelineImportError",
+    "PipelineRegistry",
+    "UnknownPipelineError",
+    "UnknownTaskError",
+    "UnreachableHubError",
+    "canonical_task",
+    "discover_diffusers_classes",
+    "find_sibling",
+    "find_sibling_name",
+    "get_available_classes",
+    "get_available_pipelines",
+    "get_available_tasks",
+    "get_pipeline_info",
+    "get_pipeline_registry",
+    "get_task_aliases",
+    "inspect_model",
+    "load_diffusers_pipeline",
+    "pick_device",
+    "pipeline_tasks",
+    "resolve_checkpoint_class",
+    "resolve_pipeline_class",
+    "resolve_pipeline_type",
 ]
 
 log = logging.getLogger(__name__)
 
 
 # -------------------------------------------------------------------------------------------------- errors
+
 
 class UnknownPipelineError(ValueError):
     """No pipeline class has this name."""
@@ -98,6 +120,7 @@ class UnreachableHubError(HubError):
 
 # --------------------------------------------------------------------------------------------- task tables
 
+
 @dataclass(frozen=True)
 class Task:
     """Other names of a task (Hub pipeline tags among them), and words of class names that stand for it."""
@@ -107,17 +130,22 @@ class Task:
 
 
 TASKS: Mapping[str, Task] = {
-    "text-to-image": Task(("txt2img", "text2image", "text2img", "t2i"),
-                          ("TextToImage", "Text2Image", "Text2Img", "T2I")),
-    "image-to-image": Task(("img2img", "image2image", "i2i", "image-text-to-image", "image-variation"),
-                           ("ImageToImage", "Image2Image", "Img2Img", "I2I")),
+    "text-to-image": Task(
+        ("txt2img", "text2image", "text2img", "t2i"), ("TextToImage", "Text2Image", "Text2Img", "T2I")
+    ),
+    "image-to-image": Task(
+        ("img2img", "image2image", "i2i", "image-text-to-image", "image-variation"),
+        ("ImageToImage", "Image2Image", "Img2Img", "I2I"),
+    ),
     "inpainting": Task(("inpaint", "image-inpainting"), ("Inpainting", "Inpaint")),
-    "text-to-video": Task(("txt2vid", "text2video", "text2vid", "txt2video", "t2v"),
-                          ("TextToVideo", "Text2Video", "TextToWorld", "T2V")),
-    "image-to-video": Task(("img2vid", "image2video", "img2video", "i2v", "image-text-to-video"),
-                           ("ImageToVideo", "Image2Video", "Img2Vid", "I2V")),
-    "video-to-video": Task(("vid2vid", "video2video", "v2v"),
-                           ("VideoToVideo", "Video2Video", "VideoToWorld", "V2V")),
+    "text-to-video": Task(
+        ("txt2vid", "text2video", "text2vid", "txt2video", "t2v"), ("TextToVideo", "Text2Video", "TextToWorld", "T2V")
+    ),
+    "image-to-video": Task(
+        ("img2vid", "image2video", "img2video", "i2v", "image-text-to-video"),
+        ("ImageToVideo", "Image2Video", "Img2Vid", "I2V"),
+    ),
+    "video-to-video": Task(("vid2vid", "video2video", "v2v"), ("VideoToVideo", "Video2Video", "VideoToWorld", "V2V")),
     "text-to-audio": Task(("txt2audio", "text2audio", "text-to-music", "text-to-speech"), ("TextToAudio",)),
     "audio-to-audio": Task(("audio2audio",), ("AudioToAudio",)),
     "unconditional-audio-generation": Task(("unconditional-audio",)),
@@ -128,8 +156,10 @@ TASKS: Mapping[str, Task] = {
     "depth-estimation": Task(("monocular-depth-estimation",)),
     "normals-estimation": Task(("normal-estimation", "surface-normal-estimation")),
     "intrinsics-estimation": Task(("intrinsic-image-decomposition",)),
-    "upscaling": Task(("super-resolution", "upscale", "upscaler", "image-upscaling"),
-                      ("LatentUpscale", "Upscale", "LatentUpsample", "SuperResolution", "SR")),
+    "upscaling": Task(
+        ("super-resolution", "upscale", "upscaler", "image-upscaling"),
+        ("LatentUpscale", "Upscale", "LatentUpsample", "SuperResolution", "SR"),
+    ),
     "unconditional-image-generation": Task(("unconditional", "unconditional-image")),
     "text-generation": Task(),
     "image-text-to-text": Task(("image-to-text",)),
@@ -153,15 +183,29 @@ _INPUTS: Mapping[str, frozenset[str]] = {
 }
 # The keyword with which `__call__` builds its output -> what comes out.
 _FIELD_KINDS: Mapping[str, str] = {
-    "images": "image", "image": "image", "rgb": "image", "frames": "video", "video": "video",
-    "audios": "audio", "audio": "audio", "prediction": "prediction", "sequences": "text",
+    "images": "image",
+    "image": "image",
+    "rgb": "image",
+    "frames": "video",
+    "video": "video",
+    "audios": "audio",
+    "audio": "audio",
+    "prediction": "prediction",
+    "sequences": "text",
     "image_embeds": "embeddings",
-    "image_embeddings": "embeddings", "prompt_embeds": "embeddings",
+    "image_embeddings": "embeddings",
+    "prompt_embeds": "embeddings",
 }
 # Import name -> name on the package registry, where they differ.
 _PIP_NAMES: Mapping[str, str] = {
-    "cv2": "opencv-python-headless", "PIL": "pillow", "note_seq": "note-seq", "skimage": "scikit-image",
-    "sklearn": "scikit-learn", "bs4": "beautifulsoup4", "yaml": "pyyaml", "google": "protobuf",
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "note_seq": "note-seq",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "bs4": "beautifulsoup4",
+    "yaml": "pyyaml",
+    "google": "protobuf",
 }
 _SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".gguf", ".pt", ".pth", ".bin")
 _ROOT_CLASS = "DiffusionPipeline"
@@ -169,6 +213,7 @@ _AUTO_PREFIX = "AutoPipelineFor"
 
 
 # ----------------------------------------------------------------------------- reading source, not modules
+
 
 @dataclass(frozen=True)
 class ClassRecord:
@@ -216,8 +261,9 @@ def _diffusers_folder() -> str:
     """
     spec = importlib.util.find_spec("diffusers")
     if spec is None or not spec.submodule_search_locations:
-        raise PipelineImportError("diffusers is not installed; install it with: pip install diffusers",
-                                  name="diffusers")
+        raise PipelineImportError(
+            "diffusers is not installed; install it with: pip install diffusers", name="diffusers"
+        )
     return next(iter(spec.submodule_search_locations))
 
 
@@ -293,8 +339,13 @@ def _auto_mappings() -> Mapping[str, Mapping[str, str]]:
     """
     path = next((record.path for name, record in _catalog().items() if name.startswith(_AUTO_PREFIX)), None)
     tree = ast.parse(_read(path) if path else "")
-    renamed = {alias.asname: alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-               for alias in node.names if alias.asname}
+    renamed = {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
     tables: dict[str, dict[str, str]] = {}
     for node in (row for top in tree.body for row in (top.body if isinstance(top, ast.If) else [top])):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -304,8 +355,11 @@ def _auto_mappings() -> Mapping[str, Mapping[str, str]]:
         table = tables.setdefault(named.id, {})
         single = isinstance(target, ast.Subscript)
         pairs = [(target.slice, node.value)] if single else _literal_pairs(node.value)
-        table.update((key.value, renamed.get(value.id, value.id)) for key, value in pairs
-                     if isinstance(key, ast.Constant) and isinstance(value, ast.Name))
+        table.update(
+            (key.value, renamed.get(value.id, value.id))
+            for key, value in pairs
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Name)
+        )
     return tables
 
 
@@ -320,6 +374,7 @@ def _literal_pairs(node: ast.expr | None) -> list[tuple[ast.expr | None, ast.exp
 
 
 # ------------------------------------------------------------------------------------- traits of one class
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -362,13 +417,14 @@ def _class_source(record: ClassRecord) -> str:
     if start is None:
         return ""
     end = _NEXT_TOP_LEVEL.search(text, start.end())
-    return text[start.start():end.start() if end else len(text)]
+    return text[start.start() : end.start() if end else len(text)]
 
 
 def _header(source: str, method: str) -> re.Match[str] | None:
     """The match whose groups are the parameters and the return annotation of a method."""
-    return re.search(rf"^    def {method}\((.*?)\)[ \t]*(?:->[ \t]*([^\n]*?))?:[ \t]*(?:#[^\n]*)?$", source,
-                     re.MULTILINE | re.DOTALL)
+    return re.search(
+        rf"^    def {method}\((.*?)\)[ \t]*(?:->[ \t]*([^\n]*?))?:[ \t]*(?:#[^\n]*)?$", source, re.MULTILINE | re.DOTALL
+    )
 
 
 def _parameters(source: str) -> dict[str, bool]:
@@ -379,7 +435,7 @@ def _parameters(source: str) -> dict[str, bool]:
         return {}
     plain = spec.posonlyargs + spec.args
     required = {item.arg: index < len(plain) - len(spec.defaults) for index, item in enumerate(plain)}
-    required.update((item.arg, default is None) for item, default in zip(spec.kwonlyargs, spec.kw_defaults))
+    required.update((item.arg, default is None) for item, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
     required.pop("self", None)
     return required
 
@@ -407,7 +463,7 @@ def _traits(name: str) -> Traits:
     optional = _OPTIONAL.search(source)
     components = _parameters(init[1]) if init else dict(parent.components if parent else {})
     spared = set(re.findall(r"\w+", optional[1])) if optional else set()
-    kind = _output_kind(source[call.start():], call[2] or "") if call else ""
+    kind = _output_kind(source[call.start() :], call[2] or "") if call else ""
     return Traits(
         call=_parameters(call[1]) if call else (parent.call if parent else {}),
         components={part: needed and part not in spared for part, needed in components.items()},
@@ -423,6 +479,7 @@ def pipeline_traits(class_name: str) -> Traits:
 
 
 # -------------------------------------------------------------------------------------- tasks of one class
+
 
 def _word_pattern(tasks: Iterable[str]) -> re.Pattern[str]:
     words = sorted((word for task in tasks for word in TASKS[task].words), key=len, reverse=True)
@@ -500,9 +557,15 @@ _SIGNATURE_RULES: Mapping[str, Callable[[str, Traits], list[str]]] = {
 }
 # Where a class name has the word of a task that is not of its output, the word means something else
 # (an inpainting of audio). Tasks that fit more than one kind have no row.
-_TASK_KIND = {"inpainting": "image", "image-to-image": "image", "text-to-image": "image",
-              "text-to-video": "video", "image-to-video": "video", "video-to-video": "video",
-              "audio-to-audio": "audio"}
+_TASK_KIND = {
+    "inpainting": "image",
+    "image-to-image": "image",
+    "text-to-image": "image",
+    "text-to-video": "video",
+    "image-to-video": "video",
+    "video-to-video": "video",
+    "audio-to-audio": "audio",
+}
 
 
 @functools.cache
@@ -562,6 +625,7 @@ def canonical_task(task: str) -> str:
 
 
 # --------------------------------------------------------------------------------------- order and aliases
+
 
 @_once
 def _copies() -> Counter[str]:
@@ -654,6 +718,7 @@ def _build_aliases() -> dict[str, list[str]]:
 
 # -------------------------------------------------------------------------------------------- the registry
 
+
 class PipelineRegistry(Mapping[str, type]):
     """Read-only mapping class name -> class; names are free, looking one up imports its defining module.
 
@@ -701,7 +766,8 @@ def _import_error(record: ClassRecord, error: BaseException) -> PipelineImportEr
         if isinstance(cause, ModuleNotFoundError) and package and package != "diffusers":
             hint = f"install it with: pip install {_PIP_NAMES.get(package, package)}"
             return PipelineImportError(
-                f"{record.name} can't be imported: the package '{package}' is missing; {hint}", name=package)
+                f"{record.name} can't be imported: the package '{package}' is missing; {hint}", name=package
+            )
         cause = cause.__cause__ or cause.__context__
     package = (getattr(error, "name", None) or "").partition(".")[0]
     hint = f"; try: pip install --upgrade {_PIP_NAMES.get(package, package)}" if package else ""
@@ -758,8 +824,9 @@ def _discover(base_class_name: str, include_base: bool) -> dict[str, type]:
     bases = [record for record in _all_records() if record.name == base_class_name]
     if not bases:
         names = sorted({record.name for record in _all_records()})
-        raise ValueError(f"Could not find base class '{base_class_name}' in diffusers. "
-                         f"{_closest(base_class_name, names)}")
+        raise ValueError(
+            f"Could not find base class '{base_class_name}' in diffusers. {_closest(base_class_name, names)}"
+        )
     base = _import_class(bases[0])
     found = {base_class_name: base} if include_base else {}
     for record in _subclasses(_all_records(), base_class_name):
@@ -779,6 +846,7 @@ def get_available_classes(base_class_name: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------- names in, names out
+
 
 def _closest(word: str, choices: Iterable[str], count: int = 5) -> str:
     """`Did you mean …?` with the nearest names, or nothing; spelling and case differences count little."""
@@ -802,9 +870,11 @@ def _unknown_pipeline(name: str, start: str = "Unknown pipeline class '{}'. ") -
 
 
 def _unknown_task(task: str) -> UnknownTaskError:
-    return UnknownTaskError(f"Unknown task '{task}'. {_closest(task, get_available_tasks())}"
-                            f"Available tasks: {', '.join(TASKS)}, and every model family "
-                            "(get_available_tasks() lists them)")
+    return UnknownTaskError(
+        f"Unknown task '{task}'. {_closest(task, get_available_tasks())}"
+        f"Available tasks: {', '.join(TASKS)}, and every model family "
+        "(get_available_tasks() lists them)"
+    )
 
 
 @_once
@@ -834,6 +904,7 @@ def _known_alias(task: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ siblings
+
 
 def _sibling_by_mapping(name: str, task: str) -> str | None:
     """diffusers' own answer: the class of the same family key in the task's AutoPipeline table."""
@@ -875,7 +946,8 @@ def find_sibling_name(class_name: str, task: str) -> str:
         others = get_task_aliases().get(wanted, [])
         raise NoSiblingError(
             f"{name} does {', '.join(pipeline_tasks(name)) or 'no task of its own'} and has no sibling for "
-            f"'{wanted}' on the same weights. Classes for it: {_some(others, 'see get_task_aliases()', 10)}")
+            f"'{wanted}' on the same weights. Classes for it: {_some(others, 'see get_task_aliases()', 10)}"
+        )
     return found
 
 
@@ -889,6 +961,7 @@ def find_sibling(pipeline: str | type, task: str) -> type:
 
 
 # --------------------------------------------------------------------------------- what a model says it is
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -908,8 +981,13 @@ class ModelFacts:
     note: str = ""
 
 
-def inspect_model(model_id: str, token: str | bool | None = None, revision: str | None = None,
-                  cache_dir: str | None = None, local_files_only: bool = False) -> ModelFacts:
+def inspect_model(
+    model_id: str,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+) -> ModelFacts:
     """Find out which pipeline class a model names; nothing but small JSON files is read.
 
     A local folder is read from `model_index.json` or `modular_model_index.json`. For a repo id the Hub is
@@ -957,8 +1035,7 @@ def _facts_of_index(model_id: str, source: str, named: Any, modular: bool = Fals
     return ModelFacts(model_id, source, name, modular=modular or "ModularPipeline" in name, note=note)
 
 
-def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None,
-                   cache_dir: str | None) -> ModelFacts:
+def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None, cache_dir: str | None) -> ModelFacts:
     hub = _huggingface_hub()
     try:
         info = hub.model_info(model_id, token=token, revision=revision, timeout=10)
@@ -986,8 +1063,10 @@ def _facts_of_file(hub: Any, model_id: str, file: str, **where: Any) -> ModelFac
 def _facts_in_cache(model_id: str, revision: str | None, cache_dir: str | None) -> ModelFacts | None:
     try:
         hub = _huggingface_hub()
-        paths = [hub.try_to_load_from_cache(model_id, file, cache_dir=cache_dir, revision=revision)
-                 for file in ("model_index.json", "modular_model_index.json")]
+        paths = [
+            hub.try_to_load_from_cache(model_id, file, cache_dir=cache_dir, revision=revision)
+            for file in ("model_index.json", "modular_model_index.json")
+        ]
     except (HubError, ValueError):
         return None
     found = next((path for path in paths if isinstance(path, str)), None)
@@ -998,8 +1077,10 @@ def _huggingface_hub() -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise UnreachableHubError("the Hub can't be asked: the package 'huggingface_hub' is missing; install "
-                                  "it with: pip install huggingface_hub, or give a local folder") from error
+        raise UnreachableHubError(
+            "the Hub can't be asked: the package 'huggingface_hub' is missing; install "
+            "it with: pip install huggingface_hub, or give a local folder"
+        ) from error
 
 
 def _hub_error(model_id: str, error: BaseException) -> HubError | None:
@@ -1013,24 +1094,32 @@ def _hub_error(model_id: str, error: BaseException) -> HubError | None:
     where = os.environ.get("HF_ENDPOINT") or "the Hugging Face Hub"
     closed = status in (401, 403) and "RepositoryNotFoundError" not in kinds
     if closed or kinds & {"GatedRepoError", "DisabledRepoError"}:
-        return GatedModelError(f"'{model_id}' is gated or not open to this token (HTTP {status}): accept its "
-                               f"terms at {where}, then set HF_TOKEN to a token of that account")
+        return GatedModelError(
+            f"'{model_id}' is gated or not open to this token (HTTP {status}): accept its "
+            f"terms at {where}, then set HF_TOKEN to a token of that account"
+        )
     if "RemoteEntryNotFoundError" in kinds:
         file = str(getattr(response, "url", "")).rpartition("/")[2]
         return MissingModelError(f"'{model_id}' has no file '{file}' on {where}: is it a diffusers pipeline?")
     if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError"} or status == 404:
-        return MissingModelError(f"'{model_id}' was not found on {where} (HTTP {status}): check its spelling "
-                                 "and revision; for a private model set HF_TOKEN")
+        return MissingModelError(
+            f"'{model_id}' was not found on {where} (HTTP {status}): check its spelling "
+            "and revision; for a private model set HF_TOKEN"
+        )
     if "HFValidationError" in kinds:
         return MissingModelError(f"'{model_id}' is neither a path on this machine nor a repo id (owner/name)")
     if "OfflineModeIsEnabled" in kinds or "LocalEntryNotFoundError" in kinds:
-        return UnreachableHubError(f"'{model_id}' is not in the local cache and {where} can't be asked: "
-                                   "unset HF_HUB_OFFLINE, check the network, or give a local folder")
+        return UnreachableHubError(
+            f"'{model_id}' is not in the local cache and {where} can't be asked: "
+            "unset HF_HUB_OFFLINE, check the network, or give a local folder"
+        )
     network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
     if status is not None or network or isinstance(error, (ConnectionError, TimeoutError)):
         said = f"HTTP {status}" if status is not None else type(error).__name__
-        return UnreachableHubError(f"{where} gave no answer about '{model_id}' ({said}): check the network "
-                                   "and HF_ENDPOINT, or give a local folder")
+        return UnreachableHubError(
+            f"{where} gave no answer about '{model_id}' ({said}): check the network "
+            "and HF_ENDPOINT, or give a local folder"
+        )
     return None
 
 
@@ -1046,8 +1135,8 @@ def _hub_error_within(model_id: str, error: BaseException) -> HubError | None:
 
 # ------------------------------------------------------------------------------------------------- resolve
 
-def resolve_pipeline_class(class_name: str | None = None, task: str | None = None,
-                           model_id: str | None = None) -> type:
+
+def resolve_pipeline_class(class_name: str | None = None, task: str | None = None, model_id: str | None = None) -> type:
     """The pipeline class for a class name, else for a task (fitted to the model if given), else for a model.
 
     Class names are case-insensitive; a task is any alias of `get_task_aliases()`. With a model alone that
@@ -1057,8 +1146,10 @@ def resolve_pipeline_class(class_name: str | None = None, task: str | None = Non
     """
     if not (class_name or task or model_id):
         listed = _some(get_available_pipelines(), "get_available_pipelines() lists them")
-        raise ValueError("Must provide at least one of: class_name, task, or model_id. "
-                         f"Available pipelines: {listed}. Available tasks: {', '.join(TASKS)}")
+        raise ValueError(
+            "Must provide at least one of: class_name, task, or model_id. "
+            f"Available pipelines: {listed}. Available tasks: {', '.join(TASKS)}"
+        )
     if class_name:
         return get_pipeline_registry()[_known_name(class_name)]
     alias = _known_alias(task) if task else ""
@@ -1117,9 +1208,15 @@ def _class_named_by(facts: ModelFacts) -> type:
 
 # ---------------------------------------------------------------------------------------------------- load
 
-def load_diffusers_pipeline(class_name: str | None = None, task: str | None = None,
-                            model_id: str | None = None, from_single_file: bool = False,
-                            device: str | None = None, **kwargs: Any) -> Any:
+
+def load_diffusers_pipeline(
+    class_name: str | None = None,
+    task: str | None = None,
+    model_id: str | None = None,
+    from_single_file: bool = False,
+    device: str | None = None,
+    **kwargs: Any,
+) -> Any:
     """Load a pipeline from a local folder, a single checkpoint file, a URL of one, or a Hub repo id.
 
     The class is `class_name`, else the one that does `task` on this model, else the model's own.
@@ -1169,16 +1266,17 @@ def _hub_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kwargs[key] for key in known if key in kwargs}
 
 
-def _load_pretrained(class_name: str | None, task: str | None, model_id: str,
-                     kwargs: Mapping[str, Any]) -> Any:
+def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
     if class_name:
         chosen = resolve_pipeline_class(class_name=class_name)
     else:
         alias = _known_alias(task) if task else ""  # a wrong task is told before the Hub is asked
         facts = inspect_model(model_id, **_hub_options(kwargs))
         if facts.modular:
-            raise ValueError(f"'{model_id}' is a modular pipeline ({facts.class_name}); load it with "
-                             "diffusers.ModularPipeline.from_pretrained")
+            raise ValueError(
+                f"'{model_id}' is a modular pipeline ({facts.class_name}); load it with "
+                "diffusers.ModularPipeline.from_pretrained"
+            )
         if facts.source == "folder" and not facts.class_name:
             raise ValueError(f"'{model_id}' can't be loaded as a pipeline: {facts.note}")
         chosen = _class_for(alias, facts)
@@ -1210,8 +1308,7 @@ def _expose_deprecated_packages(libraries: Iterable[str]) -> None:
     packages of diffusers itself is imported.
     """
     home = "diffusers.pipelines.deprecated"
-    deprecated = {record.module.split(".")[3] for record in _catalog().values()
-                  if record.module.startswith(home + ".")}
+    deprecated = {record.module.split(".")[3] for record in _catalog().values() if record.module.startswith(home + ".")}
     wanted = deprecated.intersection(libraries)
     if not wanted:
         return
@@ -1222,8 +1319,7 @@ def _expose_deprecated_packages(libraries: Iterable[str]) -> None:
                 setattr(pipelines, name, importlib.import_module(f"{home}.{name}"))
 
 
-def _load_single_file(class_name: str | None, task: str | None, model_id: str,
-                      kwargs: Mapping[str, Any]) -> Any:
+def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
     if os.path.isdir(model_id):
         raise ValueError(f"'{model_id}' is a folder, not a checkpoint file: load it without from_single_file")
     if model_id.startswith(("/", "./", "../")) and not os.path.exists(model_id):
@@ -1233,14 +1329,17 @@ def _load_single_file(class_name: str | None, task: str | None, model_id: str,
         return chosen.from_single_file(model_id, **kwargs)
     named = chosen.__name__ if chosen is not None else ""
     if named and named != _ROOT_CLASS and not named.startswith(_AUTO_PREFIX):
-        raise ValueError(f"{named} can't load a single file (it has no from_single_file): give the model's "
-                         "folder or repo id")
+        raise ValueError(
+            f"{named} can't load a single file (it has no from_single_file): give the model's folder or repo id"
+        )
     if named.startswith(_AUTO_PREFIX):
         task = pipeline_tasks(named)[0]
     chosen = resolve_checkpoint_class(model_id, task, **kwargs)
     if not hasattr(chosen, "from_single_file"):
-        raise ValueError(f"'{model_id}' belongs to {chosen.__name__}, which can't load a single file: give "
-                         "the model's folder or repo id")
+        raise ValueError(
+            f"'{model_id}' belongs to {chosen.__name__}, which can't load a single file: give "
+            "the model's folder or repo id"
+        )
     return chosen.from_single_file(model_id, **kwargs)
 
 
@@ -1256,12 +1355,16 @@ def resolve_checkpoint_class(model_id: str, task: str | None = None, **kwargs: A
     try:
         facts = inspect_model(str(config), **_hub_options(kwargs))
     except HubError as error:
-        said = (f"'{model_id}' names no pipeline class, and its family's can't be looked up: {error}. "
-                "Offline, pass config= a local folder with a model_index.json, or class_name=")
+        said = (
+            f"'{model_id}' names no pipeline class, and its family's can't be looked up: {error}. "
+            "Offline, pass config= a local folder with a model_index.json, or class_name="
+        )
         raise type(error)(said) from error
     if not facts.class_name:
-        raise ValueError(f"'{model_id}' names no pipeline class, and neither does '{config}' ({facts.note}): "
-                         "pass config= a local folder whose model_index.json names the class, or class_name=")
+        raise ValueError(
+            f"'{model_id}' names no pipeline class, and neither does '{config}' ({facts.note}): "
+            "pass config= a local folder whose model_index.json names the class, or class_name="
+        )
     return _class_for(alias, facts)
 
 
@@ -1269,8 +1372,11 @@ def _config_repo(model_id: str, kwargs: Mapping[str, Any]) -> str:
     """The Hub repo whose configuration fits a checkpoint's weights, by diffusers' own table."""
     with _import_lock:
         utils = importlib.import_module("diffusers.loaders.single_file_utils")
-    weights = _shapes(model_id) if model_id.endswith(".safetensors") and os.path.isfile(model_id) else \
-        utils.load_single_file_checkpoint(model_id, **_hub_options(kwargs))
+    weights = (
+        _shapes(model_id)
+        if model_id.endswith(".safetensors") and os.path.isfile(model_id)
+        else utils.load_single_file_checkpoint(model_id, **_hub_options(kwargs))
+    )
     kind = utils.infer_diffusers_model_type(weights)
     # diffusers answers "v1" for whatever it doesn't know, a language model's weights included
     known = ("model.diffusion_model.", "cond_stage_model.")
@@ -1291,6 +1397,7 @@ def _shapes(path: str) -> dict[str, SimpleNamespace]:
 
 
 # ---------------------------------------------------------------------------------------------------- info
+
 
 def get_pipeline_info(class_name: str) -> dict[str, Any]:
     """What a pipeline is and takes; imports the class.
@@ -1313,7 +1420,7 @@ def get_pipeline_info(class_name: str) -> dict[str, Any]:
         "docstring": (cls.__doc__ or "").strip(),
         "supports_single_file": hasattr(cls, "from_single_file"),
         "supports_lora": hasattr(cls, "load_lora_weights"),
-        "inputs": {} if auto else _describe(getattr(cls, "__call__", None)),
+        "inputs": {} if auto else _describe(cls.__call__),
         "output": "" if auto else _traits(name).kind,
         "components": {} if auto else _describe(cls.__init__, getattr(cls, "_optional_components", ())),
     }
@@ -1330,7 +1437,9 @@ def _describe(function: Callable[..., Any] | None, optional: Iterable[str] = ())
     for name, item in inspect.signature(function).parameters.items():
         if name != "self" and item.kind not in (item.VAR_KEYWORD, item.VAR_POSITIONAL):
             known = item.annotation is not empty
-            rows[name] = {"required": item.default is empty and name not in optional,
-                          "default": None if item.default is empty else item.default,
-                          "type": inspect.formatannotation(item.annotation) if known else ""}
+            rows[name] = {
+                "required": item.default is empty and name not in optional,
+                "default": None if item.default is empty else item.default,
+                "type": inspect.formatannotation(item.annotation) if known else "",
+            }
     return rows

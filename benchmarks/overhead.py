@@ -3,6 +3,7 @@
 Run: ``venv/bin/python benchmarks/overhead.py [--pictures N]``. Everything is measured in this one run, on the shipped
 model, so that the machine's speed cancels out of the ratios. Medians are printed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,8 +22,10 @@ from tests.support import SHAPES_MODEL, Backend  # noqa: E402
 
 PROMPT = "a red circle on a blue background"
 STEPS = 20
-LISTING = "import time; t = time.perf_counter(); import diffusers_dynamic_loader as l; n = len(l.get_available_pipelines()); " \
-          "print(n, time.perf_counter() - t)"
+LISTING = (
+    "import time; t = time.perf_counter(); import diffusers_dynamic_loader as l; n = len(l.get_available_pipelines()); "
+    "print(n, time.perf_counter() - t)"
+)
 
 
 def say(text: str) -> None:
@@ -39,15 +42,22 @@ def seconds(work: Any) -> float:
 
 def listing() -> tuple[int, float]:
     """Number of pipelines and median seconds to list them, each in a fresh interpreter (its own start not counted)."""
-    runs = [subprocess.run([sys.executable, "-c", LISTING], cwd=HOME, capture_output=True, text=True, check=True).stdout.split()
-            for _ in range(5)]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", LISTING], cwd=HOME, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(5)
+    ]
     return int(runs[0][0]), statistics.median(float(run[1]) for run in runs)
 
 
 def through_the_server(backend: Backend, pictures: int) -> tuple[list[float], list[float]]:
     """Seconds of each load and of each picture, over gRPC."""
     loads = [seconds(lambda: backend.load(SHAPES_MODEL)) for _ in range(5)]
-    made = [seconds(lambda seed=seed: backend.image(PROMPT, width=64, height=64, step=STEPS, seed=seed)) for seed in range(pictures)]
+    made = [
+        seconds(lambda seed=seed: backend.image(PROMPT, width=64, height=64, step=STEPS, seed=seed))
+        for seed in range(pictures)
+    ]
     return loads, made
 
 
@@ -85,7 +95,9 @@ def main() -> None:
     for _ in range(5):
         with Backend() as backend:
             starts.append(backend.seconds_to_health)
-    say(f"exec to first Health: {statistics.median(starts):.2f} s (of {len(starts)} starts, {min(starts):.2f} to {max(starts):.2f})")
+    say(
+        f"exec to first Health: {statistics.median(starts):.2f} s (of {len(starts)} starts, {min(starts):.2f} to {max(starts):.2f})"
+    )
     with Backend(OMP_NUM_THREADS="1") as backend:
         first = seconds(lambda: backend.load(SHAPES_MODEL))
         say(f"first load, the libraries' import included: {first:.1f} s")
@@ -94,7 +106,9 @@ def main() -> None:
     plain_loads, plain_made = plainly(pictures, threads=1)
     for what, ours, plain in (("load", loads, plain_loads), (f"picture of {STEPS} steps", made, plain_made)):
         mine, theirs = statistics.median(ours), statistics.median(plain)
-        say(f"{what}: {mine:.3f} s through the server, {theirs:.3f} s plain, {(mine - theirs) * 1000:+.0f} ms ({mine / theirs:.2f}x)")
+        say(
+            f"{what}: {mine:.3f} s through the server, {theirs:.3f} s plain, {(mine - theirs) * 1000:+.0f} ms ({mine / theirs:.2f}x)"
+        )
 
 
 if __name__ == "__main__":

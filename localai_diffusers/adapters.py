@@ -2,6 +2,7 @@
 
 Found and checked before the load (:func:`plan`), put on before the pipeline gets its place (:func:`apply`).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -64,14 +65,22 @@ def _loras(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
     if not spec.loras:
         return ()
     if not _takes_lora(cls):
-        raise LoadError(f"LoraAdapter(s) {', '.join(name for name, _scale in spec.loras)}: {cls.__name__} takes no LoRA")
+        raise LoadError(
+            f"LoraAdapter(s) {', '.join(name for name, _scale in spec.loras)}: {cls.__name__} takes no LoRA"
+        )
     wanted = _weight_names(spec)
-    return tuple(_lora(spec, index, name, scale, wanted[index], settings) for index, (name, scale) in enumerate(spec.loras))
+    return tuple(
+        _lora(spec, index, name, scale, wanted[index], settings) for index, (name, scale) in enumerate(spec.loras)
+    )
 
 
 def _takes_lora(cls: type) -> bool:
     """By the mixin; the root class stands for a single file whose own class is known only when it is loaded."""
-    return hasattr(cls, "load_lora_weights") or not hasattr(cls, "_optional_components") or cls.__name__ == "DiffusionPipeline"
+    return (
+        hasattr(cls, "load_lora_weights")
+        or not hasattr(cls, "_optional_components")
+        or cls.__name__ == "DiffusionPipeline"
+    )
 
 
 def _weight_names(spec: LoadSpec) -> list[str]:
@@ -79,8 +88,10 @@ def _weight_names(spec: LoadSpec) -> list[str]:
     option = spec.load_options.get("lora_weight_name") or ""
     names = [str(name).strip() for name in (option if isinstance(option, list) else str(option).split(","))]
     if len(names) not in (1, len(spec.loras)):
-        raise LoadError(f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: give one for all, or "
-                        "one each")
+        raise LoadError(
+            f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: give one for all, or "
+            "one each"
+        )
     return names * len(spec.loras) if len(names) == 1 else names
 
 
@@ -110,10 +121,14 @@ def _load(pipeline: Any, lora: Lora) -> None:
     except ImportError as error:
         raise LoadError(f"LoraAdapter {lora.label!r} needs peft: {error}") from error
     except Exception as error:  # converters of foreign formats fail with anything on a file they don't know
-        raise LoadError(f"LoraAdapter {lora.label!r} does not fit {type(pipeline).__name__}: {_first_lines(error)}") from error
+        raise LoadError(
+            f"LoraAdapter {lora.label!r} does not fit {type(pipeline).__name__}: {_first_lines(error)}"
+        ) from error
     fitted = [part for part, names in pipeline.get_list_adapters().items() if lora.name in names]
     if not fitted:
-        raise LoadError(f"LoraAdapter {lora.label!r} fits no layer of {type(pipeline).__name__}: it was made for another model")
+        raise LoadError(
+            f"LoraAdapter {lora.label!r} fits no layer of {type(pipeline).__name__}: it was made for another model"
+        )
     log.info("LoRA %s on %s, scale %g", lora.label, ", ".join(fitted), lora.scale)
 
 

@@ -3,6 +3,7 @@
 A relative name stands under ModelPath, or beside the model's own file where that lies inside ModelPath, and may not
 leave it; what is not there is taken as a Hub repo.
 """
+
 from __future__ import annotations
 
 import os
@@ -38,8 +39,10 @@ def find(spec: LoadSpec, name: str, field: str) -> Location:
     local = _on_disk(spec, name, field)
     if local is not None:
         return Location("folder" if local.is_dir() else "file", path=local)
-    nowhere = LoadError(f"{field} {name!r} is neither a file or folder under ModelPath {spec.model_path!r} nor a Hub repo id "
-                        "(owner/name)")
+    nowhere = LoadError(
+        f"{field} {name!r} is neither a file or folder under ModelPath {spec.model_path!r} nor a Hub repo id "
+        "(owner/name)"
+    )
     deep = name.count("/") > 1 and "://" not in name  # owner/name/path/to/file
     if os.path.isabs(name) or (name.endswith(WEIGHT_SUFFIXES) and "://" not in name and not deep):
         raise nowhere
@@ -85,7 +88,9 @@ def fetch(spec: LoadSpec, location: Location, field: str, patterns: Iterable[str
             return Path(huggingface_hub.hf_hub_download(location.repo, location.file, **options))
         return Path(huggingface_hub.snapshot_download(location.repo, allow_patterns=list(patterns) or None, **options))
     except (OSError, ValueError) as error:
-        raise LoadError(f"{field} {str(location)!r} is not on this machine, and the Hub did not give it: {error}") from error
+        raise LoadError(
+            f"{field} {str(location)!r} is not on this machine, and the Hub did not give it: {error}"
+        ) from error
 
 
 def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual: Iterable[str]) -> Path:
@@ -126,7 +131,9 @@ def _the_weight(names: list[str], place: str, field: str, usual: Iterable[str]) 
     chosen = next((name for name in usual if name in safe), None) or (safe[0] if len(safe) == 1 else None)
     if chosen is None:
         have = f"holds {', '.join(safe[:8])}" if safe else "holds no weights"
-        raise LoadError(f"{field} {place!r} {have}: name the one to load ({field} with its file, or the weight_name option)")
+        raise LoadError(
+            f"{field} {place!r} {have}: name the one to load ({field} with its file, or the weight_name option)"
+        )
     return chosen
 
 

@@ -3,6 +3,7 @@
 Each keeps its own prompt and seed and is answered by itself. A member that was cancelled is left out of the answer; if
 the call fails, every member runs alone, so that one bad member does not spoil the others.
 """
+
 from __future__ import annotations
 
 import logging
@@ -32,7 +33,14 @@ def batch_for(model: LoadedModel | None, request: GenerationRequest) -> Batch | 
     limit = 1 if model is None else int(model.spec.placement_options.get("max_batch") or 1)
     if model is None or limit < 2 or not _is_text_alone(request) or not _takes_lists(model):
         return None
-    shape = (request.width, request.height, request.steps, request.guidance, request.clip_skip, bool(request.negative_prompt))
+    shape = (
+        request.width,
+        request.height,
+        request.steps,
+        request.guidance,
+        request.clip_skip,
+        bool(request.negative_prompt),
+    )
     return Batch((id(model), *shape), limit, request, _run)
 
 
@@ -60,8 +68,11 @@ def _run(jobs: Sequence[Job], model: LoadedModel | None) -> None:
         return
     log.info("%d requests ran as one call", len(wanted))
     for job, call, image in zip(wanted, calls, images, strict=True):
-        job.run(lambda job, call=call, image=image: generation.write(
-            model, _request(job), model.pipeline, call, Payload("image", images=(image,)), job))
+        job.run(
+            lambda job, call=call, image=image: generation.write(
+                model, _request(job), model.pipeline, call, Payload("image", images=(image,)), job
+            )
+        )
 
 
 def _images(model: LoadedModel, calls: list[Call], group: JobGroup) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 Nothing is passed that the signature does not take, nothing is made up that the pipeline has a default for. Order of
 who speaks: the request's fields, then the model's options, then the pipeline's own defaults.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -95,10 +96,18 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
 
 def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
     """A pipeline that starts from a picture takes ``strength`` of the steps; where that is none it fails, so: one."""
-    said = {name: arguments.get(name, parameters[name].default) for name in ("num_inference_steps", "strength")
-            if name in parameters}
+    said = {
+        name: arguments.get(name, parameters[name].default)
+        for name in ("num_inference_steps", "strength")
+        if name in parameters
+    }
     steps, strength = said.get("num_inference_steps"), said.get("strength")
-    if not isinstance(steps, int) or not isinstance(strength, (int, float)) or not 0 < strength <= 1 or steps * strength >= 1:
+    if (
+        not isinstance(steps, int)
+        or not isinstance(strength, (int, float))
+        or not 0 < strength <= 1
+        or steps * strength >= 1
+    ):
         return {}
     notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
     return {"num_inference_steps": math.ceil(1 / strength)}
@@ -109,12 +118,18 @@ def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str
     if not inverts(type(pipeline)) or not request.images:
         return None
     names = inspect.signature(pipeline.invert).parameters
-    steps = {name: request.steps for name in ("num_inversion_steps", "num_inference_steps") if name in names and request.steps}
+    steps = {
+        name: request.steps
+        for name in ("num_inversion_steps", "num_inference_steps")
+        if name in names and request.steps
+    }
     shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
     return {**shared, **steps, "image": request.images[0]}
 
 
-def _guidance(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults, arguments: Mapping[str, Any]) -> dict[str, float]:
+def _guidance(
+    request: GenerationRequest, pipeline: Any, defaults: ModelDefaults, arguments: Mapping[str, Any]
+) -> dict[str, float]:
     """An explicit true_cfg_scale among the options or params stays as it is."""
     said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
     chosen = next((value for value in said if value is not None), None)
@@ -149,7 +164,9 @@ def _other_text(prompt: str, pipeline: Any, arguments: Mapping[str, Any]) -> dic
     """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is edited),
     or the class that it names, by number or label. What the options say of them stays."""
     parameters = parameters_of(pipeline)
-    names = [name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))]
+    names = [
+        name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))
+    ]
     found: dict[str, Any] = {name: prompt for name in names if name not in arguments or name == names[-1]}
     if "class_labels" in parameters and "class_labels" not in arguments:
         found |= _class_label(prompt.strip(), getattr(pipeline, "labels", None) or {})
@@ -161,8 +178,10 @@ def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
     if name.isdigit():
         return {"class_labels": [int(name)]}
     if labels and name not in labels:
-        raise InvalidRequest(f"prompt {name!r} names no class of this model{did_you_mean(name, labels)}: give one of its {len(labels)} "
-                             "labels or a class's number")
+        raise InvalidRequest(
+            f"prompt {name!r} names no class of this model{did_you_mean(name, labels)}: give one of its {len(labels)} "
+            "labels or a class's number"
+        )
     return {"class_labels": [labels[name]]} if labels else {}
 
 
@@ -187,7 +206,9 @@ def _clip_skip(layers: int, pipeline: Any) -> int | None:
     if isinstance(every, int):
         most = every - 1 if getattr(pipeline, "text_encoder_2", None) is not None else every
         if layers > most:
-            raise InvalidRequest(f"CLIPSkip={layers} must be at most {most}: this model's text encoder has {every} layers")
+            raise InvalidRequest(
+                f"CLIPSkip={layers} must be at most {most}: this model's text encoder has {every} layers"
+            )
     return layers or None
 
 

@@ -1,4 +1,5 @@
 """Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it, or why none does."""
+
 from __future__ import annotations
 
 import importlib
@@ -74,15 +75,23 @@ def _row(name: str, registry: Mapping[str, type], zoo: frozenset[str] | None) ->
         return Row(name, done, tuple(traits.call), traits.kind, (), reason=str(error), in_zoo=in_zoo)
     inputs = tuple(key for key in parameters if key in _TEXT_INPUTS or takes_media(key, parameters))
     reason = _reason(name, traits, parameters)
-    rpcs = () if reason else (("UpscaleImage", "GenerateImage") if "upscaling" in done and traits.kind == "image"
-                              else _RPCS[traits.kind])
+    rpcs = (
+        ()
+        if reason
+        else (
+            ("UpscaleImage", "GenerateImage") if "upscaling" in done and traits.kind == "image" else _RPCS[traits.kind]
+        )
+    )
     return Row(name, done, inputs, traits.kind, rpcs, tuple(_needed_options(parameters)), reason, in_zoo)
 
 
 def _needed_options(parameters: Parameters) -> list[str]:
     """Required arguments that only the model's options can give: no text, no media."""
-    return [name for name, parameter in parameters.items() if parameter.default is EMPTY and name not in _TEXT_INPUTS
-            and not takes_media(name, parameters)]
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is EMPTY and name not in _TEXT_INPUTS and not takes_media(name, parameters)
+    ]
 
 
 def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
@@ -91,7 +100,9 @@ def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
         return "runs on onnxruntime, which this backend does not install: load the PyTorch class of the same family"
     if traits.kind not in _RPCS:
         return f"makes {traits.kind or 'something else'}, not a picture, video, sound or mesh{combined_hint(name)}"
-    tensors = [key for key in _needed_options(parameters) if key.endswith(TENSOR_WORDS) and not accepted_types(parameters[key])]
+    tensors = [
+        key for key in _needed_options(parameters) if key.endswith(TENSOR_WORDS) and not accepted_types(parameters[key])
+    ]
     tensors += [key for key in image_parameters(parameters) if key == "hint"]
     if tensors:
         return f"needs {', '.join(tensors)}, which only another pipeline makes{combined_hint(name)}"
@@ -103,10 +114,22 @@ def table(found: list[Row]) -> str:
     lines = [("class", "tasks", "inputs", "output", "RPC or reason", "zoo")]
     for row in found:
         options = f" (options: {', '.join(row.needs_options)})" if row.needs_options and row.rpcs else ""
-        lines.append((row.name, ", ".join(row.tasks), ", ".join(row.inputs), row.output,
-                      " ".join(row.rpcs) + options if row.rpcs else f"- {row.reason}", {True: "yes", False: "", None: "?"}[row.in_zoo]))
+        lines.append(
+            (
+                row.name,
+                ", ".join(row.tasks),
+                ", ".join(row.inputs),
+                row.output,
+                " ".join(row.rpcs) + options if row.rpcs else f"- {row.reason}",
+                {True: "yes", False: "", None: "?"}[row.in_zoo],
+            )
+        )
     widths = [max(len(line[column]) for line in lines) for column in (0, 1, 2, 3)]
-    text = ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[5].ljust(3), line[4]])
-            for line in lines]
+    text = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[5].ljust(3), line[4]])
+        for line in lines
+    ]
     served = sum(bool(row.rpcs) for row in found)
-    return "\n".join([*text, "", f"{len(found)} classes, {served} served, {sum(bool(row.in_zoo) for row in found)} run by the zoo"])
+    return "\n".join(
+        [*text, "", f"{len(found)} classes, {served} served, {sum(bool(row.in_zoo) for row in found)} run by the zoo"]
+    )

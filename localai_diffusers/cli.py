@@ -2,6 +2,7 @@
 
 ``demo`` and ``generate`` start the real server on a free port and talk gRPC to it, so that they show what LocalAI gets.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -45,8 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     generate.add_argument("--size", default="512x512", help="WIDTHxHEIGHT in pixels (default: %(default)s)")
     generate.add_argument("--steps", type=int, default=0, help="0: the pipeline's default")
     generate.add_argument("--seed", type=int, default=-1, help="-1: random")
-    generate.add_argument("--pipeline-type", default="", help="a class name, a task, a family; empty: the model's own class")
-    generate.add_argument("--option", action="append", default=[], metavar="KEY:VALUE", help="as in options: of a model's YAML")
+    generate.add_argument(
+        "--pipeline-type", default="", help="a class name, a task, a family; empty: the model's own class"
+    )
+    generate.add_argument(
+        "--option", action="append", default=[], metavar="KEY:VALUE", help="as in options: of a model's YAML"
+    )
     generate.add_argument("--output", default="output.png")
     generate.set_defaults(run=_generate)
     catalogue = commands.add_parser("catalogue", help="every pipeline class of diffusers: tasks, inputs, output, RPC")
@@ -111,9 +116,15 @@ def _load(stub: Any, model: str, pipeline_type: str = "", options: tuple[str, ..
 
     began = time.monotonic()
     path = Path(model)
-    result = stub.LoadModel(backend_pb2.ModelOptions(
-        Model=model, ModelFile=str(path.resolve()) if path.exists() else "", PipelineType=pipeline_type, Options=options,
-        Threads=threads))
+    result = stub.LoadModel(
+        backend_pb2.ModelOptions(
+            Model=model,
+            ModelFile=str(path.resolve()) if path.exists() else "",
+            PipelineType=pipeline_type,
+            Options=options,
+            Threads=threads,
+        )
+    )
     if not result.success:
         raise SystemExit(result.message)
     _say(f"{result.message} ({time.monotonic() - began:.1f} s)")
@@ -135,8 +146,11 @@ def _demo(options: argparse.Namespace) -> int:
         start = time.monotonic()
         for number, prompt in enumerate(DEMO_PROMPTS):
             dst = Path(folder, f"{number}.png")
-            stub.GenerateImage(backend_pb2.GenerateImageRequest(
-                positive_prompt=prompt, width=64, height=64, step=_DEMO_STEPS, seed=number + 1, dst=str(dst)))
+            stub.GenerateImage(
+                backend_pb2.GenerateImageRequest(
+                    positive_prompt=prompt, width=64, height=64, step=_DEMO_STEPS, seed=number + 1, dst=str(dst)
+                )
+            )
             drawn.append((prompt, dst))
         seconds = time.monotonic() - start
         _sheet(drawn).save(options.output)
@@ -165,8 +179,9 @@ def _sheet(drawn: list[tuple[str, Path]], scale: int = 3, columns: int = 3) -> A
 
 
 def _generate(options: argparse.Namespace) -> int:
-    import backend_pb2
     import grpc
+
+    import backend_pb2
 
     width, _, height = options.size.partition("x")
     dst = Path(options.output).resolve()
@@ -174,9 +189,18 @@ def _generate(options: argparse.Namespace) -> int:
     with running_server() as stub:
         _load(stub, options.model, options.pipeline_type, tuple(options.option))
         try:
-            result = stub.GenerateImage(backend_pb2.GenerateImageRequest(
-                positive_prompt=options.prompt, negative_prompt=options.negative_prompt, width=int(width), height=int(height),
-                step=options.steps, seed=options.seed, src=src, dst=str(dst)))
+            result = stub.GenerateImage(
+                backend_pb2.GenerateImageRequest(
+                    positive_prompt=options.prompt,
+                    negative_prompt=options.negative_prompt,
+                    width=int(width),
+                    height=int(height),
+                    step=options.steps,
+                    seed=options.seed,
+                    src=src,
+                    dst=str(dst),
+                )
+            )
         except grpc.RpcError as error:
             raise SystemExit(f"{error.code().name}: {error.details()}") from None
     _say(f"{dst}: {result.message}")

@@ -2,6 +2,7 @@
 
 Look here first when a pin moves: what is no longer needed can go.
 """
+
 from __future__ import annotations
 
 import contextlib

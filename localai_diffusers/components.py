@@ -3,6 +3,7 @@
 LocalAI also sends its companion artifacts in that form. Each is found and checked before the load (:func:`prepare`),
 then read in the load's dtype and passed to the pipeline instead of the model's own, which is never read.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -26,8 +27,15 @@ log = logging.getLogger(__name__)
 _ROOT = "DiffusionPipeline"
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Numbers in two components' configs that must be the same, or the model cannot compute.
-_MUST_AGREE = ("hidden_size", "d_model", "latent_channels", "cross_attention_dim", "joint_attention_dim",
-               "pooled_projection_dim", "caption_channels")
+_MUST_AGREE = (
+    "hidden_size",
+    "d_model",
+    "latent_channels",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "caption_channels",
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,11 @@ def wishes(spec: LoadSpec, cls: type) -> dict[str, Wish]:
     Raises LoadError for a VAE or text encoder on a pipeline that has none.
     """
     names = expected(cls)
-    found = {name: Wish(f"option {name}", value) for name, value in spec.call_arguments.items()
-             if name in names and isinstance(value, str)}
+    found = {
+        name: Wish(f"option {name}", value)
+        for name, value in spec.call_arguments.items()
+        if name in names and isinstance(value, str)
+    }
     vae, clip = spec.load_options.get("vae"), spec.load_options.get("clip_model") or spec.clip_model
     if vae:
         found["vae"] = Wish("option vae", str(vae))
@@ -60,13 +71,15 @@ def wishes(spec: LoadSpec, cls: type) -> dict[str, Wish]:
         found["text_encoder"] = Wish("CLIPModel", str(clip), spec.clip_subfolder)
     for name, wish in found.items():
         if names and name not in names:
-            raise LoadError(f"{wish.field} {wish.name!r}: {cls.__name__} has no component {name}. It has "
-                            f"{', '.join(sorted(names))}")
+            raise LoadError(
+                f"{wish.field} {wish.name!r}: {cls.__name__} has no component {name}. It has {', '.join(sorted(names))}"
+            )
     return found
 
 
-def prepare(spec: LoadSpec, facts: ModelFacts, cls: type, wanted: Mapping[str, Wish],
-            settings: Settings) -> tuple[Replacement, ...]:
+def prepare(
+    spec: LoadSpec, facts: ModelFacts, cls: type, wanted: Mapping[str, Wish], settings: Settings
+) -> tuple[Replacement, ...]:
     """A replacement for each wish (and the tokenizer beside a text encoder), its files on this machine and intact.
 
     Raises LoadError naming the field for what is missing, broken, or made for another model.
@@ -76,7 +89,11 @@ def prepare(spec: LoadSpec, facts: ModelFacts, cls: type, wanted: Mapping[str, W
         place, beside = _place(spec, name, wish)
         found[name] = _replacement(spec, facts, cls, name, wish, place, settings)
         tokenizer = name.replace("text_encoder", "tokenizer")
-        if beside is not None and tokenizer not in wanted and tokenizer in (expected(cls) or facts.components or (tokenizer,)):
+        if (
+            beside is not None
+            and tokenizer not in wanted
+            and tokenizer in (expected(cls) or facts.components or (tokenizer,))
+        ):
             found[tokenizer] = _replacement(spec, facts, cls, tokenizer, wish, beside, settings)
     return tuple(found.values())
 
@@ -112,8 +129,12 @@ def _place(spec: LoadSpec, name: str, wish: Wish) -> tuple[Path, Path | None]:
     A wish may name the component's own folder, a whole pipeline (whose component of that name is meant), or a file.
     """
     location = artifacts.find(spec, wish.name, wish.field)
-    wanted = [f"{wish.subfolder or name}/*", f"{(wish.subfolder or name).replace('text_encoder', 'tokenizer')}/*",
-              *artifacts.CONFIG_PATTERNS, "*.safetensors"]
+    wanted = [
+        f"{wish.subfolder or name}/*",
+        f"{(wish.subfolder or name).replace('text_encoder', 'tokenizer')}/*",
+        *artifacts.CONFIG_PATTERNS,
+        "*.safetensors",
+    ]
     path = artifacts.fetch(spec, location, wish.field, wanted)
     if path.is_file():
         return path, None
@@ -134,8 +155,9 @@ def _tokenizer_beside(path: Path, subfolder: str) -> Path | None:
 # --- what it is --------------------------------------------------------------------------------------------------
 
 
-def _replacement(spec: LoadSpec, facts: ModelFacts, cls: type, name: str, wish: Wish, place: Path,
-                 settings: Settings) -> Replacement:
+def _replacement(
+    spec: LoadSpec, facts: ModelFacts, cls: type, name: str, wish: Wish, place: Path, settings: Settings
+) -> Replacement:
     if place.is_dir() and not any((place / file).is_file() for file in _CONFIG_FILES):
         return _replacement(spec, facts, cls, name, wish, _lone_file(place, wish), settings)
     artifacts.check_weights(place, spec, settings)
@@ -150,17 +172,21 @@ def _replacement(spec: LoadSpec, facts: ModelFacts, cls: type, name: str, wish: 
     if place.is_file():
         files = (model_files.weight_file(name, place),)
         root = _config_root(spec, facts)
-        return Replacement(name, (library, class_name), files,
-                           lambda dtype: transformer_file.load(component, place, root, name, dtype))
-    return Replacement(name, (library, class_name), weight_files(name, place), folder_loader(component, place, spec, settings))
+        return Replacement(
+            name, (library, class_name), files, lambda dtype: transformer_file.load(component, place, root, name, dtype)
+        )
+    return Replacement(
+        name, (library, class_name), weight_files(name, place), folder_loader(component, place, spec, settings)
+    )
 
 
 def _lone_file(folder: Path, wish: Wish) -> Path:
     """A snapshot of a repo that is nothing but one file of weights."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix in model_files.SAFE_SUFFIXES]
     if len(files) != 1:
-        raise LoadError(f"{wish.field} {wish.name!r}: {folder} has no config.json, and {len(files)} files of weights: name the "
-                        "file")
+        raise LoadError(
+            f"{wish.field} {wish.name!r}: {folder} has no config.json, and {len(files)} files of weights: name the file"
+        )
     return files[0]
 
 
@@ -177,7 +203,9 @@ def check_agreement(config: Mapping[str, Any], own: Mapping[str, Any], what: str
     theirs, ours = (str(part.get("model_type") or "").partition("_")[0] for part in (config, own))
     if theirs and ours and theirs != ours:
         raise LoadError(f"{what} is of type {theirs}, and {whose} of type {ours}: it was made for another model family")
-    config = {**config, **(config.get("text_config") or {})} if ours else config  # a whole CLIP holds the text encoder's
+    config = (
+        {**config, **(config.get("text_config") or {})} if ours else config
+    )  # a whole CLIP holds the text encoder's
     for key in _MUST_AGREE:
         theirs, ours = config.get(key), own.get(key)
         if isinstance(theirs, int) and isinstance(ours, int) and theirs != ours:
@@ -188,7 +216,9 @@ def _check_sort(component: type, own: tuple[str, str] | None, wish: Wish) -> Non
     """Raise LoadError for a class of another sort than the model's own: a U-Net for a VAE, by where the classes live."""
     replaced = component_class(*own) if own else None
     if replaced is not None and _sort(replaced) and _sort(component) and _sort(component) != _sort(replaced):
-        raise LoadError(f"{wish.field} {wish.name!r} is a {component.__name__}, which cannot stand for a {replaced.__name__}")
+        raise LoadError(
+            f"{wish.field} {wish.name!r} is a {component.__name__}, which cannot stand for a {replaced.__name__}"
+        )
 
 
 def _sort(cls: type) -> tuple[str, ...]:
@@ -230,8 +260,15 @@ def _config_root(spec: LoadSpec, facts: ModelFacts) -> str | None:
     if facts.path.is_dir():
         return str(facts.path)
     config = spec.load_options.get("config")
-    return str(artifacts.fetch(spec, artifacts.find(spec, str(config), "option config"), "option config",
-                               artifacts.CONFIG_PATTERNS)) if config else None
+    return (
+        str(
+            artifacts.fetch(
+                spec, artifacts.find(spec, str(config), "option config"), "option config", artifacts.CONFIG_PATTERNS
+            )
+        )
+        if config
+        else None
+    )
 
 
 # --- reading it ------------------------------------------------------------------------------------------------
@@ -239,8 +276,11 @@ def _config_root(spec: LoadSpec, facts: ModelFacts) -> str | None:
 
 def weight_files(name: str, folder: Path) -> tuple[WeightFile, ...]:
     """The files of weights in a component's folder, as the component ``name``'s."""
-    return tuple(model_files.weight_file(name, file) for file in sorted(folder.iterdir())
-                 if file.suffix in artifacts.WEIGHT_SUFFIXES)
+    return tuple(
+        model_files.weight_file(name, file)
+        for file in sorted(folder.iterdir())
+        if file.suffix in artifacts.WEIGHT_SUFFIXES
+    )
 
 
 def folder_loader(component: type, folder: Path, spec: LoadSpec, settings: Settings) -> Callable[[Any], Any]:
@@ -254,12 +294,16 @@ def folder_loader(component: type, folder: Path, spec: LoadSpec, settings: Setti
         options: dict[str, Any] = {"dtype": dtype, "variant": _only_variant(folder)}
         if not artifacts.allows_pickle(spec, settings):
             options["use_safetensors"] = True
-        return component.from_pretrained(str(folder), **{key: value for key, value in options.items() if value is not None})
+        return component.from_pretrained(
+            str(folder), **{key: value for key, value in options.items() if value is not None}
+        )
 
     return read
 
 
 def _only_variant(folder: Path) -> str | None:
     """The variant of a folder that has no plain weights."""
-    variants = {model_files.variant_of(file.name) for file in folder.iterdir() if file.suffix in artifacts.WEIGHT_SUFFIXES}
+    variants = {
+        model_files.variant_of(file.name) for file in folder.iterdir() if file.suffix in artifacts.WEIGHT_SUFFIXES
+    }
     return None if "" in variants else next(iter(sorted(variants)), None)

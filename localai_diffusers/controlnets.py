@@ -3,6 +3,7 @@
 No family is known here: which pipeline takes a net is read from the types in its constructor's signature, and whether
 it fits the model from the model's other components.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -54,8 +55,10 @@ def _net(spec: LoadSpec, name: str, settings: Settings) -> Net:
     config = components.config_of(path)
     class_name = str(config.get("_class_name") or "")
     if path.is_dir() and not class_name:
-        raise LoadError(f"{_FIELD} {name!r} has no config.json that names its class: give the folder or repo of a diffusers "
-                        "ControlNet, or a single .safetensors file")
+        raise LoadError(
+            f"{_FIELD} {name!r} has no config.json that names its class: give the folder or repo of a diffusers "
+            "ControlNet, or a single .safetensors file"
+        )
     if (path / model_files.INDEX_FILE).is_file():
         raise LoadError(f"{_FIELD} {name!r} is a whole pipeline ({class_name}): give its controlnet folder")
     artifacts.check_weights(path, spec, settings)
@@ -68,8 +71,9 @@ def with_controlnet(facts: ModelFacts, nets: tuple[Net, ...]) -> ModelFacts:
     return components.amended(facts, [part] if nets else [])
 
 
-def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...],
-                   misfit: Callable[[type, type, ModelFacts], str]) -> type:
+def pipeline_class(
+    cls: type, facts: ModelFacts, nets: tuple[Net, ...], misfit: Callable[[type, type, ModelFacts], str]
+) -> type:
     """The class that runs ``cls``'s model with these ControlNets: itself, or a sibling that takes them.
 
     ``misfit`` says why a class does not fit a model ("" if it does). Raises LoadError naming the ControlNet's class and
@@ -78,7 +82,9 @@ def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...],
     if not nets:
         return cls
     if not components.expected(cls):
-        raise LoadError(f"{_FIELD} {nets[0].label!r}: say what the model is, e.g. pipeline_type: StableDiffusionPipeline")
+        raise LoadError(
+            f"{_FIELD} {nets[0].label!r}: say what the model is, e.g. pipeline_type: StableDiffusionPipeline"
+        )
     judged = with_controlnet(facts, nets)
     taken: set[str] = set()
     for candidate in _candidates(cls, facts):
@@ -89,8 +95,10 @@ def pipeline_class(cls: type, facts: ModelFacts, nets: tuple[Net, ...],
             return candidate
         taken |= {kind.__name__ for kind in accepted if "Multi" not in kind.__name__}
     wrong = next((net for net in nets if net.class_name not in taken), nets[0])
-    raise LoadError(f"{_FIELD} {wrong.label!r} is a {wrong.class_name or 'lone file'}; pipelines of this model ({cls.__name__}) "
-                    f"take {' or '.join(sorted(taken)) or 'no ControlNet'}: it was made for another model family")
+    raise LoadError(
+        f"{_FIELD} {wrong.label!r} is a {wrong.class_name or 'lone file'}; pipelines of this model ({cls.__name__}) "
+        f"take {' or '.join(sorted(taken)) or 'no ControlNet'}: it was made for another model family"
+    )
 
 
 def _candidates(cls: type, facts: ModelFacts) -> Iterator[type]:
@@ -100,7 +108,9 @@ def _candidates(cls: type, facts: ModelFacts) -> Iterator[type]:
     """
     if COMPONENT in components.expected(cls):
         yield cls
-    names = [name for name in loader.get_task_aliases()[COMPONENT] if facts.components or _stem(name) == _stem(cls.__name__)]
+    names = [
+        name for name in loader.get_task_aliases()[COMPONENT] if facts.components or _stem(name) == _stem(cls.__name__)
+    ]
     with contextlib.suppress(ValueError):
         names.insert(0, loader.find_sibling_name(cls.__name__, COMPONENT))
     tasks = loader.pipeline_tasks(cls.__name__)[:1]
@@ -123,7 +133,9 @@ def _is_accepted(net: Net, accepted: Iterable[type]) -> bool:
     return net.class_name in {kind.__name__ for kind in accepted}
 
 
-def prepare(spec: LoadSpec, facts: ModelFacts, cls: type, nets: tuple[Net, ...], settings: Settings) -> tuple[Replacement, ...]:
+def prepare(
+    spec: LoadSpec, facts: ModelFacts, cls: type, nets: tuple[Net, ...], settings: Settings
+) -> tuple[Replacement, ...]:
     """The ``controlnet`` component for ``cls``: one net, or a list for diffusers' Multi form; nothing without nets.
 
     Raises LoadError for a net whose widths are not the model's.
@@ -161,8 +173,20 @@ def _reader(spec: LoadSpec, cls: type, net: Net, settings: Settings) -> Callable
         if found is None:
             raise LoadError(f"{_FIELD} {net.label!r} is a {net.class_name}, which this diffusers does not have")
         return components.folder_loader(found, net.path, spec, settings)
-    kind = next(kind for kind in sorted(_accepted(cls), key=lambda kind: kind.__name__) if hasattr(kind, "from_single_file"))
+    kind = next(
+        kind for kind in sorted(_accepted(cls), key=lambda kind: kind.__name__) if hasattr(kind, "from_single_file")
+    )
     config = spec.load_options.get("controlnet_config")
-    root = str(artifacts.fetch(spec, artifacts.find(spec, str(config), "option controlnet_config"), "option controlnet_config",
-                               _PATTERNS)) if config else None
+    root = (
+        str(
+            artifacts.fetch(
+                spec,
+                artifacts.find(spec, str(config), "option controlnet_config"),
+                "option controlnet_config",
+                _PATTERNS,
+            )
+        )
+        if config
+        else None
+    )
     return lambda dtype: transformer_file.load(kind, net.path, root, "", dtype)

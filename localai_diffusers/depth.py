@@ -1,4 +1,5 @@
 """Depth: a depth-estimation pipeline's map, for the response's arrays and for exported files."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import call_arguments
-from .jobs import Job
 from .errors import InvalidRequest, NotSupported
+from .jobs import Job
 from .loaded_model import LoadedModel
 from .pipeline_call import call_pipeline
 from .requests import GenerationRequest
@@ -43,7 +44,9 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
     call = call_arguments.build(request, model.pipeline, model.defaults)
     payload = payloads.payload_from_output(call_pipeline(model.pipeline, call, job), sampling_rate=None)
     if not payload.arrays:
-        raise NotSupported(f"{type(model.pipeline).__name__} estimates no depth: load a depth-estimation pipeline (Marigold)")
+        raise NotSupported(
+            f"{type(model.pipeline).__name__} estimates no depth: load a depth-estimation pipeline (Marigold)"
+        )
     values = payload.arrays[0]
     return DepthMap(_within_limit(values), tuple(EXPORTS[name](values, request.dst) for name in exports))
 
@@ -60,7 +63,9 @@ def _export_png(values: np.ndarray, dst: str) -> str:
     from .media import payloads
 
     path = str(Path(dst).with_suffix(".png"))
-    payloads.write_payload(payloads.Payload("depth", arrays=(values,)), path, fps=1.0, metadata=None, check=lambda: None)
+    payloads.write_payload(
+        payloads.Payload("depth", arrays=(values,)), path, fps=1.0, metadata=None, check=lambda: None
+    )
     return path
 
 

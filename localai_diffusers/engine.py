@@ -4,6 +4,7 @@ A diffusers pipeline keeps state (scheduler steps, hooks), so two calls at once 
 and generation is a job of one worker thread, first come first served; the gRPC handlers only wait for their job, so
 that a client that leaves gets its answer at once while the work stops at its next step.
 """
+
 from __future__ import annotations
 
 import gc
@@ -79,8 +80,10 @@ class Engine:
                 raise Cancelled("the backend is shutting down")
             self._queue = deque(waiting for waiting in self._queue if not waiting.cancelled)
             if len(self._queue) >= self._max_queue:
-                raise QueueFull(f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
-                                f"{self._max_queue}): try again later")
+                raise QueueFull(
+                    f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
+                    f"{self._max_queue}): try again later"
+                )
             self._queue.append(job)
             self._changed.notify_all()
         return job
@@ -92,6 +95,7 @@ class Engine:
         the earlier model serving. Then the earlier model is dropped and the second half builds the new one; a failure
         there leaves none. The job's result is the new model.
         """
+
         def work(job: Job) -> Any:
             build = prepare(job, self._slot.model)
             had_model = self._slot.model is not None
@@ -108,7 +112,9 @@ class Engine:
 
         return self.submit(work, f"load of {identity!r}", is_load=True)
 
-    def generate(self, work: Callable[[Job, Any], T], name: str, identity: str = "", batch: Batch | None = None) -> Job[T]:
+    def generate(
+        self, work: Callable[[Job, Any], T], name: str, identity: str = "", batch: Batch | None = None
+    ) -> Job[T]:
         """Queue ``work(job, model)`` on the model that is loaded when its turn comes.
 
         ``identity``: the model that the request means; another one may have been loaded while it waited. ``batch``:
@@ -234,6 +240,8 @@ class Engine:
         if len(sys.modules) > self._frozen_modules:
             gc.freeze()
             self._frozen_modules = len(sys.modules)
+
+
 def _after_drop(error: BaseException, had_model: bool, name: str) -> BackendError:
     ours = as_ours(error, name)
     if had_model and not isinstance(ours, Cancelled):

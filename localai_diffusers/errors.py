@@ -5,6 +5,7 @@ into statuses: FAILED_PRECONDITION (or the words "model not loaded") makes a dis
 load again, UNAVAILABLE evicts the model. Hence only :class:`ModelNotLoaded` maps to the former and nothing to the
 latter, and :func:`one_line` takes the trigger words out of foreign error texts.
 """
+
 from __future__ import annotations
 
 import re

@@ -3,6 +3,7 @@
 The file holds the transformer alone; the rest comes from BFL_REPO. A .safetensors transformer and its T5 are quantized
 to 8-bit floats by optimum-quanto, which halves what a 24 GB card must hold; a .gguf keeps its own quantization.
 """
+
 from __future__ import annotations
 
 import logging
@@ -15,8 +16,8 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 
 from . import adapters, model_files, paths, placement, schedulers, sources
-from .jobs import Job
 from .errors import LoadError
+from .jobs import Job
 from .load_spec import LoadSpec
 from .loaded_model import LoadedModel, finish, model_defaults
 from .model_files import ModelFacts
@@ -37,10 +38,14 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     """
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if location.path is None:
-        raise LoadError(f"Model {spec.identity!r}: {PIPELINE_TYPE} needs the transformer's own file (.safetensors or .gguf) "
-                        "or folder on this machine")
+        raise LoadError(
+            f"Model {spec.identity!r}: {PIPELINE_TYPE} needs the transformer's own file (.safetensors or .gguf) "
+            "or folder on this machine"
+        )
     facts = model_files.file_facts(location.path) if location.kind == "file" else None
-    base = paths.resolve(str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model")
+    base = paths.resolve(
+        str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model"
+    )
     base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)
@@ -59,8 +64,14 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
             job.check()
             text_encoder_2 = _quantized(_text_encoder(base, dtype, safe))
             job.check()
-            pipeline = loader.load_diffusers_pipeline(class_name=_PIPELINE, model_id=base, transformer=transformer,
-                                                      text_encoder_2=text_encoder_2, dtype=dtype, use_safetensors=safe)
+            pipeline = loader.load_diffusers_pipeline(
+                class_name=_PIPELINE,
+                model_id=base,
+                transformer=transformer,
+                text_encoder_2=text_encoder_2,
+                dtype=dtype,
+                use_safetensors=safe,
+            )
         return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
 
     return build
@@ -70,7 +81,9 @@ def _base_facts(base: str, allow_pickle: bool) -> ModelFacts:
     """Facts of a base folder, its weights (but the transformer's, which come from the file) checked; of a repo none."""
     if not Path(base).is_dir():
         if os.path.isabs(base):
-            raise LoadError(f"BFL_REPO (or option base_model) {base!r} is missing: it must be a Flux pipeline's folder or Hub repo")
+            raise LoadError(
+                f"BFL_REPO (or option base_model) {base!r} is missing: it must be a Flux pipeline's folder or Hub repo"
+            )
         return ModelFacts(Path(base))
     facts = model_files.folder_facts(Path(base))
     rest = {name: kind for name, kind in facts.components.items() if name != "transformer"}
@@ -100,7 +113,9 @@ def _transformer(path: Path, base: str, dtype: Any) -> Any:
 def _text_encoder(base: str, dtype: Any, use_safetensors: bool | None) -> Any:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", dtype=dtype, use_safetensors=use_safetensors)
+    return T5EncoderModel.from_pretrained(
+        base, subfolder="text_encoder_2", dtype=dtype, use_safetensors=use_safetensors
+    )
 
 
 def _quantized(model: Any) -> Any:

@@ -1,4 +1,5 @@
 """One generation on the loaded model: the right pipeline, its arguments, the call, the file."""
+
 from __future__ import annotations
 
 import logging
@@ -70,15 +71,18 @@ def _payload(pipeline: Any, output: Any) -> Payload:
     return payload
 
 
-def write(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job) -> Outcome:
+def write(
+    model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job
+) -> Outcome:
     """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
     from .media import payloads
 
     metadata = None
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
-    description = payloads.write_payload(payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata,
-                                         check=job.check)
+    description = payloads.write_payload(
+        payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata, check=job.check
+    )
     asked = tuple(call.arguments.get(name) for name in ("width", "height"))
     if payload.images and all(isinstance(side, int) for side in asked) and payload.images[0].size != asked:
         call.notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")

@@ -3,6 +3,7 @@
 Inside LocalAI's tree its own ``common/grpc_auth.py`` does all three, so that they stay LocalAI's; alone, this room
 does what the core's contract says of them.
 """
+
 from __future__ import annotations
 
 import hmac

@@ -1,4 +1,5 @@
 """Where a guidance scale goes, and what it is when nobody says."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights, a request's last picture feeds them."""
+
 from __future__ import annotations
 
 import json
@@ -20,8 +21,12 @@ from .signatures import image_parameters, parameters_of
 log = logging.getLogger(__name__)
 
 _FIELD = "option ip_adapter"
-_USUAL_NAMES = ("ip-adapter.safetensors", "ip_adapter.safetensors", "ip-adapter_sd15.safetensors",
-                "ip-adapter_sdxl.safetensors")
+_USUAL_NAMES = (
+    "ip-adapter.safetensors",
+    "ip_adapter.safetensors",
+    "ip-adapter_sd15.safetensors",
+    "ip-adapter_sdxl.safetensors",
+)
 _PREFIXES = ("image_proj.", "ip_adapter.", "ip_adapter_proj_model.", "double_blocks.")
 _ENCODER = "image_encoder"
 _ARGUMENT = "ip_adapter_image"
@@ -84,8 +89,11 @@ def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
         return {}
     folder = adapter.file.parent / _ENCODER
     parts = {_ENCODER: "config.json", "feature_extractor": "preprocessor_config.json"}
-    return {name: Wish(_FIELD, str(folder)) for name, needed in parts.items()
-            if name in components.expected(cls) and (folder / needed).is_file()}
+    return {
+        name: Wish(_FIELD, str(folder))
+        for name, needed in parts.items()
+        if name in components.expected(cls) and (folder / needed).is_file()
+    }
 
 
 def check_encoder(spec: LoadSpec, facts: ModelFacts) -> None:
@@ -95,8 +103,10 @@ def check_encoder(spec: LoadSpec, facts: ModelFacts) -> None:
 
 
 def _no_encoder(name: str) -> LoadError:
-    return LoadError(f"{_FIELD} {name!r} needs an image encoder: there is no folder {_ENCODER} beside it, so name one with "
-                     f"options: {_ENCODER}:folder-or-repo")
+    return LoadError(
+        f"{_FIELD} {name!r} needs an image encoder: there is no folder {_ENCODER} beside it, so name one with "
+        f"options: {_ENCODER}:folder-or-repo"
+    )
 
 
 def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
@@ -109,7 +119,9 @@ def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
         pipeline.load_ip_adapter(str(adapter.file.parent), subfolder="", weight_name=adapter.file.name)
         pipeline.set_ip_adapter_scale(adapter.scale)
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError) as error:
-        raise LoadError(f"{_FIELD} {adapter.file.name!r} does not fit {type(pipeline).__name__}: {str(error)[:400]}") from error
+        raise LoadError(
+            f"{_FIELD} {adapter.file.name!r} does not fit {type(pipeline).__name__}: {str(error)[:400]}"
+        ) from error
     log.info("IP-Adapter %s, scale %g", adapter.file.name, adapter.scale)
 
 

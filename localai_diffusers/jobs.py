@@ -1,4 +1,5 @@
 """One piece of work for the pipeline's thread: its control while it runs, and the handle of whoever waits for it."""
+
 from __future__ import annotations
 
 import logging
@@ -98,8 +99,10 @@ def as_ours(error: BaseException, name: str) -> BackendError:
     """The error as one of ours; the unexpected with its traceback in the log."""
     if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
         log.error("%s ran out of memory: %s", name, status_message(error))
-        return OutOfMemory(f"{name} ran out of memory ({status_message(error)}). Ask for a smaller size, fewer frames, or "
-                           "load with low_vram: true, options: offload:sequential or vae_tiling:true")
+        return OutOfMemory(
+            f"{name} ran out of memory ({status_message(error)}). Ask for a smaller size, fewer frames, or "
+            "load with low_vram: true, options: offload:sequential or vae_tiling:true"
+        )
     if isinstance(error, BackendError):
         return error
     log.error("%s failed\n%s", name, "".join(traceback.format_exception(error)))

@@ -2,6 +2,7 @@
 
 Below this room nothing knows protobuf. ``ModelOptions`` is read by attribute only, so any object with its fields does.
 """
+
 from __future__ import annotations
 
 import json
@@ -57,8 +58,13 @@ PLACEMENT_OPTIONS: dict[str, str] = {
 }
 
 # Other spellings of the same option.
-_SYNONYMS = {"cfg_scale": "guidance_scale", "dtype": "torch_dtype", "cpu_offload": "offload", "steps": "num_inference_steps",
-             "step": "num_inference_steps"}
+_SYNONYMS = {
+    "cfg_scale": "guidance_scale",
+    "dtype": "torch_dtype",
+    "cpu_offload": "offload",
+    "steps": "num_inference_steps",
+    "step": "num_inference_steps",
+}
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][+-]?[0-9]+)?")
@@ -102,7 +108,6 @@ class LoadSpec:
     multi_gpu: bool = False
     threads: int = 0
     trust_remote_code: bool = False
-    quantization: str = ""
     load_options: Mapping[str, Any] = field(default_factory=dict)
     placement_options: Mapping[str, Any] = field(default_factory=dict)
     call_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +124,11 @@ def from_model_options(request: Any) -> LoadSpec:
     for name in ("ModelFile", "ModelPath", "PipelineType", "SchedulerType", "CLIPModel", "ControlNet", "LoraAdapter"):
         _check_text(name, getattr(request, name))
     options, notes = _sorted_options(request.Options, request.EngineArgs)
+    if request.Quantization.strip():
+        notes += (
+            f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a Flux "
+            "transformer with pipeline_type FluxTransformer2DModel",
+        )
     pipeline_type = request.PipelineType.strip()
     legacy = LEGACY_TYPES.get(pipeline_type, LegacyType(pipeline_type))
     return LoadSpec(
@@ -142,7 +152,6 @@ def from_model_options(request: Any) -> LoadSpec:
         multi_gpu=request.TensorParallelSize > 1,
         threads=_at_least("Threads", request.Threads, 0),
         trust_remote_code=request.TrustRemoteCode,
-        quantization=request.Quantization.strip(),
         load_options=options.load,
         placement_options=_checked(options.placement),
         call_arguments=options.call,

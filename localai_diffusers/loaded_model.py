@@ -1,4 +1,5 @@
 """The model that serves: a pipeline in its place, its siblings on the same weights, and what every call starts from."""
+
 from __future__ import annotations
 
 import logging
@@ -52,12 +53,21 @@ class LoadedModel:
         import torch
 
         parts = getattr(self.pipeline, "components", {})
-        return {name: sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
-                for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        return {
+            name: sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+            for name, part in parts.items()
+            if isinstance(part, torch.nn.Module)
+        }
 
 
-def finish(spec: LoadSpec, pipeline: Any, where: DevicePlan, defaults: ModelDefaults, settings: Settings,
-           notes: Iterable[str] = ()) -> LoadedModel:
+def finish(
+    spec: LoadSpec,
+    pipeline: Any,
+    where: DevicePlan,
+    defaults: ModelDefaults,
+    settings: Settings,
+    notes: Iterable[str] = (),
+) -> LoadedModel:
     """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
     said = [*notes, *adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))]
     if spec.scheduler:

@@ -1,4 +1,5 @@
 """Logging to stderr: one format, a level from the environment, and known noise of the libraries left out."""
+
 from __future__ import annotations
 
 import contextlib

@@ -3,6 +3,7 @@
 One rule for every pipeline: the request's pictures in order fill the picture parameters, the main image first, then
 the mask, then the others in the signature's order; a parameter that takes a list takes what is left.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -53,7 +54,12 @@ def _pictures(request: GenerationRequest, parameters: Parameters, cls: type) -> 
     for name in names:
         if not images:
             break
-        if name == names[-1] and len(images) > 1 and takes_list(parameters[name]) and not _starts_from(name, names, parameters):
+        if (
+            name == names[-1]
+            and len(images) > 1
+            and takes_list(parameters[name])
+            and not _starts_from(name, names, parameters)
+        ):
             found[name], images = images, []
         else:
             found[name] = images.pop(0)
@@ -72,7 +78,9 @@ def _as_video(images: list[Any], parameters: Parameters) -> dict[str, Any]:
 def _too_many(request: GenerationRequest, parameters: Parameters, class_name: str) -> InvalidRequest:
     every = image_parameters(parameters) + mask_parameters(parameters)
     takes = f"{len(every)} ({', '.join(every)})" if every else "none"
-    return InvalidRequest(f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {class_name} takes {takes}")
+    return InvalidRequest(
+        f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {class_name} takes {takes}"
+    )
 
 
 def _starts_from(name: str, names: list[str], parameters: Parameters) -> bool:
@@ -128,8 +136,11 @@ def _mask_for_each_frame(found: Mapping[str, Any], parameters: Parameters) -> di
     masks = {name: found[name] for name in video_masks(parameters) if found.get(name) is not None}
     if not isinstance(video, list):
         return {}
-    still = {name: mask if not isinstance(mask, list) else mask[0] for name, mask in masks.items()
-             if not isinstance(mask, list) or len(mask) == 1}
+    still = {
+        name: mask if not isinstance(mask, list) else mask[0]
+        for name, mask in masks.items()
+        if not isinstance(mask, list) or len(mask) == 1
+    }
     return {name: [mask] * len(video) for name, mask in still.items()}
 
 
@@ -146,7 +157,9 @@ def _sound(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
 def _heard(name: str, data: bytes, field: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
     from .media import audio, payloads
 
-    track = audio.read_audio(data, field, payloads.sampling_rate_of(pipeline), max_seconds=request.settings.max_audio_seconds)
+    track = audio.read_audio(
+        data, field, payloads.sampling_rate_of(pipeline), max_seconds=request.settings.max_audio_seconds
+    )
     return media_forms.sound(name, track, pipeline)
 
 
@@ -155,8 +168,13 @@ def _named(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
     it takes."""
     parameters = parameters_of(pipeline)
     by_frame = (*video_parameters(parameters), *video_masks(parameters))
-    readers = {**dict.fromkeys(audio_parameters(parameters), _read_sound), **dict.fromkeys(image_parameters(parameters), _read_picture),
-               **dict.fromkeys(mask_parameters(parameters), _read_mask), LAST_IMAGE: _read_picture, **dict.fromkeys(by_frame, _read_video)}
+    readers = {
+        **dict.fromkeys(audio_parameters(parameters), _read_sound),
+        **dict.fromkeys(image_parameters(parameters), _read_picture),
+        **dict.fromkeys(mask_parameters(parameters), _read_mask),
+        LAST_IMAGE: _read_picture,
+        **dict.fromkeys(by_frame, _read_video),
+    }
     found: dict[str, Any] = {}
     for name, value in request.params.items():
         if name not in readers or name not in parameters:
@@ -174,11 +192,16 @@ def _data(name: str, value: str, request: GenerationRequest) -> bytes:
     return files.decode_reference(value, f"params[{name!r}]", request.settings.max_source_bytes)
 
 
-def _read_picture(name: str, value: str, request: GenerationRequest, _pipeline: Any, mode: str = "RGB") -> dict[str, Any]:
+def _read_picture(
+    name: str, value: str, request: GenerationRequest, _pipeline: Any, mode: str = "RGB"
+) -> dict[str, Any]:
     from .media import images
 
-    return {name: images.read_image(_data(name, value, request), f"params[{name!r}]", max_pixels=request.settings.max_source_pixels,
-                                    mode=mode)}
+    return {
+        name: images.read_image(
+            _data(name, value, request), f"params[{name!r}]", max_pixels=request.settings.max_source_pixels, mode=mode
+        )
+    }
 
 
 def _read_mask(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
@@ -188,8 +211,14 @@ def _read_mask(name: str, value: str, request: GenerationRequest, pipeline: Any)
 def _read_video(name: str, value: str, request: GenerationRequest, _pipeline: Any) -> dict[str, Any]:
     from .media import videos
 
-    return {name: videos.read_video(_data(name, value, request), f"params[{name!r}]", max_frames=request.settings.max_frames,
-                                    max_pixels=request.settings.max_source_pixels)}
+    return {
+        name: videos.read_video(
+            _data(name, value, request),
+            f"params[{name!r}]",
+            max_frames=request.settings.max_frames,
+            max_pixels=request.settings.max_source_pixels,
+        )
+    }
 
 
 def _read_sound(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
@@ -221,7 +250,11 @@ def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, n
     sizes_itself = upscales(type(pipeline)) or "processing_resolution" in parameters
     if main is None or not hasattr(main, "resize") or several or sizes_itself:
         return found
-    size = _video_size(main, found, request, pipeline) if request.rpc == "GenerateVideo" else _bounded_size(main, request, pipeline)
+    size = (
+        _video_size(main, found, request, pipeline)
+        if request.rpc == "GenerateVideo"
+        else _bounded_size(main, request, pipeline)
+    )
     if size is None:
         return found
     if size != main.size:
@@ -234,7 +267,9 @@ def _bounded_size(main: Any, request: GenerationRequest, pipeline: Any) -> tuple
     return sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
 
 
-def _video_size(main: Any, found: Mapping[str, Any], request: GenerationRequest, pipeline: Any) -> tuple[int, int] | None:
+def _video_size(
+    main: Any, found: Mapping[str, Any], request: GenerationRequest, pipeline: Any
+) -> tuple[int, int] | None:
     """The size that is asked for, one side alone with the other by the picture's aspect; for a picture without any the
     pipeline's default; None where the pipeline decides (a photo's own size would be far too large a video)."""
     parameters = parameters_of(pipeline)
@@ -259,7 +294,9 @@ def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
     return ImageOps.fit(value, size) if crop else value.resize(size)
 
 
-def output_size(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, int]:
+def output_size(
+    request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]
+) -> dict[str, int]:
     """Width and height where the signature has them: the main image's, else what is asked for to the nearest multiple."""
     parameters = parameters_of(pipeline)
     if "width" not in parameters or "height" not in parameters:

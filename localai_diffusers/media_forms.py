@@ -1,4 +1,5 @@
 """The form in which an argument takes its media: one picture, a list, a tensor, an object with a place in time."""
+
 from __future__ import annotations
 
 import re
@@ -55,7 +56,9 @@ def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:
     import torch
 
     pictures = frames if isinstance(frames, list) else [frames]
-    pixels = numpy.stack([numpy.asarray(picture.convert("L" if is_mask else "RGB"), numpy.float32) for picture in pictures])
+    pixels = numpy.stack(
+        [numpy.asarray(picture.convert("L" if is_mask else "RGB"), numpy.float32) for picture in pictures]
+    )
     tensor = torch.from_numpy(pixels[..., None] if is_mask else pixels / 255.0).permute(0, 3, 1, 2)[None]
     return tensor.transpose(1, 2).contiguous() if shape[1:2] and shape[1].startswith("channel") else tensor
 
@@ -66,20 +69,29 @@ def _grid(value: Any) -> list[list[Any]]:
     pictures = value if isinstance(value, list) else [value]
     if len(pictures) % 2 == 0:
         return [[*pictures, None]]
-    return [[pictures[index], pictures[index + 1] if index + 1 < len(pictures) else None] for index in range(0, len(pictures), 2)]
+    return [
+        [pictures[index], pictures[index + 1] if index + 1 < len(pictures) else None]
+        for index in range(0, len(pictures), 2)
+    ]
 
 
 def tagged(prompt: str, media: Mapping[str, Any]) -> str:
     """The prompt with a tag for each picture that must have one and lacks it."""
     for name, tag in _TAGS.items():
         pictures = media.get(name) or []
-        tags = [tag.format(number + 1) for number in range(len(pictures) if isinstance(pictures, list) else 1)] if pictures else []
+        tags = (
+            [tag.format(number + 1) for number in range(len(pictures) if isinstance(pictures, list) else 1)]
+            if pictures
+            else []
+        )
         missing = [text for text in tags if text not in prompt]
         prompt = " ".join([*missing, prompt]) if missing else prompt
     return prompt
 
 
-def conditions(kinds: Mapping[str, Condition], pictures: Sequence[Any], last: Any, video: Any, frames: int) -> dict[str, list[Any]]:
+def conditions(
+    kinds: Mapping[str, Condition], pictures: Sequence[Any], last: Any, video: Any, frames: int
+) -> dict[str, list[Any]]:
     """Condition objects: the pictures from the start on, the last one at the end, a clip at the start.
 
     A clip goes to the parameter of references where there is one beside the other, pictures to the one with places.
@@ -126,10 +138,17 @@ def sound(name: str, track: Any, pipeline: Any) -> dict[str, Any]:
     else:
         value = torch.from_numpy(track.samples)
         channels = config_value(getattr(pipeline, "vae", None), "audio_channels")
-        value = value.expand(channels, -1).contiguous() if len(value) == 1 and isinstance(channels, int) and channels > 1 else value
+        value = (
+            value.expand(channels, -1).contiguous()
+            if len(value) == 1 and isinstance(channels, int) and channels > 1
+            else value
+        )
         value = value[None] if _is_batch(name, type(pipeline).__call__.__doc__ or "") else value
-    rates = {key: torch.tensor(track.rate) if "Tensor" in str(parameter.annotation) else track.rate
-             for key, parameter in parameters.items() if key.endswith("audio_sampling_rate")}
+    rates = {
+        key: torch.tensor(track.rate) if "Tensor" in str(parameter.annotation) else track.rate
+        for key, parameter in parameters.items()
+        if key.endswith("audio_sampling_rate")
+    }
     return {name: value, **rates}
 
 

@@ -1,4 +1,5 @@
 """The ``parameters`` text chunk of a picture, in the form that A1111's web UI began and viewers read."""
+
 from __future__ import annotations
 
 import os
@@ -10,7 +11,9 @@ from .requests import GenerationRequest
 from .signatures import parameters_of
 
 
-def parameters_text(request: GenerationRequest, model: LoadedModel, pipeline: Any, call: Call, size: tuple[int, int]) -> str:
+def parameters_text(
+    request: GenerationRequest, model: LoadedModel, pipeline: Any, call: Call, size: tuple[int, int]
+) -> str:
     """Steps, scheduler, guidance, seed, size, model and pipeline; with LOCALAI_DIFFUSERS_METADATA=full the prompts too.
 
     Outputs are served to others, so prompts are left out by default and the model is named without its path.

@@ -2,6 +2,7 @@
 
 Reads configs and headers only, never weights, so that a load can be refused before anything is allocated.
 """
+
 from __future__ import annotations
 
 import json
@@ -25,9 +26,13 @@ _BLOCKS_FILE = "modular_config.json"  # names the code of a modular pipeline's o
 SAFE_SUFFIXES = (".safetensors", ".gguf")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
-_HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
-                      r"(?P<revision>[^/]+)/(?P<file>.+)")
-_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?(?:tree/(?P<revision>[^/]+)/?)?")
+_HUB_URL = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
+    r"(?P<revision>[^/]+)/(?P<file>.+)"
+)
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?(?:tree/(?P<revision>[^/]+)/?)?"
+)
 _HUB_SCHEMES = ("huggingface://", "hf://")
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -189,7 +194,9 @@ def _has_own_blocks(path: Path) -> bool:
 def file_facts(path: Path) -> ModelFacts:
     """Facts of a single-file checkpoint. Raises LoadError for what cannot be a diffusion model's weights."""
     if path.suffix not in SAFE_SUFFIXES + PICKLE_SUFFIXES:
-        raise LoadError(f"{path} is no checkpoint: its name must end in one of {', '.join(SAFE_SUFFIXES + PICKLE_SUFFIXES)}")
+        raise LoadError(
+            f"{path} is no checkpoint: its name must end in one of {', '.join(SAFE_SUFFIXES + PICKLE_SUFFIXES)}"
+        )
     if path.suffix == ".gguf":
         _refuse_language_model(path)
     return ModelFacts(path, files=(weight_file("", path),))
@@ -202,8 +209,10 @@ def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) ->
     """
     for weights in facts.chosen_files(variant):
         if weights.path.suffix in PICKLE_SUFFIXES and not allow_pickle:
-            raise LoadError(f"{weights.path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "
-                            "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true")
+            raise LoadError(
+                f"{weights.path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "
+                "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true"
+            )
     _check_every_component(facts)
     for weights in facts.chosen_files(variant):
         for index in weights.path.parent.glob("*.safetensors.index*.json"):
@@ -249,8 +258,10 @@ def _indexed_facts(path: Path, index: dict[str, Any]) -> ModelFacts:
     components = {name: value for name, value in named.items() if value is not None}
     name = index.get("_class_name")
     # ["module", "Class"] names a Python file inside the repo, as does a component from a library of that kind.
-    own_code = isinstance(name, list) or any((path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
-                                             for part, (library, _class) in components.items())
+    own_code = isinstance(name, list) or any(
+        (path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
+        for part, (library, _class) in components.items()
+    )
     if isinstance(name, list):
         name = name[-1] if name else ""
     if not isinstance(name, str) or not name:

@@ -2,6 +2,7 @@
 
 One class does all of its tasks: the inputs decide. Its components come from its own folder, or from repos that it names.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -30,7 +31,9 @@ def is_modular(spec: LoadSpec, facts: ModelFacts) -> bool:
     return facts.is_modular or _ROOT in spec.pipeline_type
 
 
-def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+def prepare(
+    spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job
+) -> Callable[[], LoadedModel]:
     """As :func:`pipelines.prepare`. Raises LoadError for code without trust and for what only classic pipelines take."""
     facts = _on_disk(spec, location, facts, settings)
     _check(spec, facts)
@@ -66,12 +69,20 @@ def _on_disk(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Se
 def _check(spec: LoadSpec, facts: ModelFacts) -> None:
     foreign = sorted({library for library, _class in facts.components.values() if not _is_known(library)})
     if (facts.remote_code or foreign) and not spec.trust_remote_code:
-        raise LoadError(f"{facts.path} brings its own code ({', '.join(foreign) or facts.class_name}), which is run only with "
-                        "trust_remote_code: true")
-    replaced = {"ControlNet": spec.controlnets, "CLIPModel": spec.clip_model, "option vae": spec.load_options.get("vae")}
+        raise LoadError(
+            f"{facts.path} brings its own code ({', '.join(foreign) or facts.class_name}), which is run only with "
+            "trust_remote_code: true"
+        )
+    replaced = {
+        "ControlNet": spec.controlnets,
+        "CLIPModel": spec.clip_model,
+        "option vae": spec.load_options.get("vae"),
+    }
     for field, value in replaced.items():
         if value:
-            raise LoadError(f"{field}: a modular pipeline takes its components from its own {model_files.MODULAR_INDEX_FILE}")
+            raise LoadError(
+                f"{field}: a modular pipeline takes its components from its own {model_files.MODULAR_INDEX_FILE}"
+            )
 
 
 def _is_known(library: str) -> bool:
@@ -103,13 +114,21 @@ def _of_blocks(spec: LoadSpec, facts: ModelFacts, where: DevicePlan) -> Any:
     if cls is None:
         raise LoadError(f"this diffusers has no modular pipeline class {name}")
     if cls is diffusers.ModularPipeline or facts.remote_code:
-        return diffusers.ModularPipeline.from_pretrained(str(facts.path), components_manager=manager,
-                                                         trust_remote_code=spec.trust_remote_code)
+        return diffusers.ModularPipeline.from_pretrained(
+            str(facts.path), components_manager=manager, trust_remote_code=spec.trust_remote_code
+        )
     return cls(pretrained_model_name_or_path=str(facts.path), components_manager=manager)
 
 
-def _components(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, variant: str | None, settings: Settings,
-                pipeline: Any, job: Job) -> Iterator[tuple[str, Any]]:
+def _components(
+    spec: LoadSpec,
+    facts: ModelFacts,
+    where: DevicePlan,
+    variant: str | None,
+    settings: Settings,
+    pipeline: Any,
+    job: Job,
+) -> Iterator[tuple[str, Any]]:
     """(name, component) of all that is loaded, from the model's own folder where it has it, else from the repo named for it.
 
     One by one, for ``load_components`` only warns of one that fails.
@@ -120,8 +139,11 @@ def _components(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, variant: s
         options = _module_options(name, where, settings, spec) if _is_module(part) else {}
         if (facts.path / name).is_dir():
             options |= {"pretrained_model_name_or_path": str(facts.path), "subfolder": name, "revision": None}
-            options["variant"] = variant if any(w.component == name and model_files.variant_of(w.path.name) == variant
-                                                for w in facts.files) else None
+            options["variant"] = (
+                variant
+                if any(w.component == name and model_files.variant_of(w.path.name) == variant for w in facts.files)
+                else None
+            )
         elif not _is_elsewhere(name, part.pretrained_model_name_or_path, facts):
             continue  # a task's that this model does not have, say a ControlNet
         yield name, part.load(**options)

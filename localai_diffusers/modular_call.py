@@ -3,6 +3,7 @@
 The rest of the house reads a pipeline's class: signature, name, progress bar, offload. A modular pipeline has these on
 the instance, in its blocks.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -43,8 +44,11 @@ def _parameters(pipeline: Any) -> Iterator[inspect.Parameter]:
         hint = "" if entry.type_hint is None else str(entry.type_hint)
         if entry.name and not (entry.name in made and "Tensor" in hint):
             required = entry.required and entry.default is None and entry.name not in made
-            yield _keyword(entry.name, inspect.Parameter.empty if required else entry.default,
-                           inspect.Parameter.empty if entry.type_hint is None else entry.type_hint)
+            yield _keyword(
+                entry.name,
+                inspect.Parameter.empty if required else entry.default,
+                inspect.Parameter.empty if entry.type_hint is None else entry.type_hint,
+            )
     scale = getattr(getattr(getattr(pipeline, "guider", None), "config", None), "guidance_scale", None)
     if scale is not None and "guidance_scale" not in blocks.input_names:
         yield _keyword("guidance_scale", scale, float)
@@ -55,7 +59,9 @@ def _at_scale(guider: Any, scale: float) -> Any:
     return guider if guider.config.guidance_scale == scale else guider.new(guidance_scale=scale)
 
 
-def _keyword(name: str, default: Any = inspect.Parameter.empty, annotation: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def _keyword(
+    name: str, default: Any = inspect.Parameter.empty, annotation: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -1,4 +1,5 @@
 """Names from a model's YAML -> files: relative ones stand under ModelPath and stay inside it."""
+
 from __future__ import annotations
 
 import os

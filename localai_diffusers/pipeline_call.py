@@ -1,4 +1,5 @@
 """The call of a pipeline under the step hook, and what its complaints mean: the request's fault, or the unexpected."""
+
 from __future__ import annotations
 
 import re
@@ -28,17 +29,23 @@ def call_on_weights(pipeline: Any, own: type, call: Call, job: Job) -> Any:
     try:
         return call_pipeline(pipeline, call, job)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        several = {name: len(value) for name in image_parameters(parameters_of(pipeline))
-                   if isinstance(value := call.arguments.get(name), list) and len(value) > 1}
+        several = {
+            name: len(value)
+            for name in image_parameters(parameters_of(pipeline))
+            if isinstance(value := call.arguments.get(name), list) and len(value) > 1
+        }
         if job.step or is_out_of_memory(error) or (isinstance(error, BackendError) and not several):
             raise
         if several:
             name, count = next(iter(several.items()))
-            raise InvalidRequest(f"the request brings {count} pictures for {name}, of which {type(pipeline).__name__} takes 1 "
-                                 f"({error})") from error
+            raise InvalidRequest(
+                f"the request brings {count} pictures for {name}, of which {type(pipeline).__name__} takes 1 ({error})"
+            ) from error
         if type(pipeline) is not own:
-            raise InvalidRequest(f"these weights run as {own.__name__} ({tasks.described_inputs(own)}) and not as "
-                                 f"{type(pipeline).__name__}, which the request needs: {error}") from error
+            raise InvalidRequest(
+                f"these weights run as {own.__name__} ({tasks.described_inputs(own)}) and not as "
+                f"{type(pipeline).__name__}, which the request needs: {error}"
+            ) from error
         if LAST_IMAGE in call.arguments:
             raise InvalidRequest(f"end_image: these weights take no last picture ({error})") from error
         raise

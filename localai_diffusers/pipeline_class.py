@@ -1,4 +1,5 @@
 """Which pipeline class a load uses: the one that is asked for where it fits the model, else the model's own."""
+
 from __future__ import annotations
 
 import importlib
@@ -26,14 +27,20 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
     sibling of the model's own class. Raises LoadError for an unknown name, remote code without trust, or no class.
     """
     if facts.remote_code and not spec.trust_remote_code:
-        raise LoadError(f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true")
+        raise LoadError(
+            f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true"
+        )
     if spec.load_options.get("custom_pipeline") and not spec.trust_remote_code:
-        raise LoadError(f"option custom_pipeline:{spec.load_options['custom_pipeline']} is code, which is run only with "
-                        "trust_remote_code: true")
+        raise LoadError(
+            f"option custom_pipeline:{spec.load_options['custom_pipeline']} is code, which is run only with "
+            "trust_remote_code: true"
+        )
     asked = spec.pipeline_type
     own = _own_class(facts)
     if own is None and facts.remote_code:
-        return _default_class(facts), [f"PipelineType {asked} gives way to {facts.class_name}, the repo's own code"] if asked else []
+        return _default_class(facts), [
+            f"PipelineType {asked} gives way to {facts.class_name}, the repo's own code"
+        ] if asked else []
     if not asked:
         return _for_task("image-to-image", own, facts) if spec.img2img else (own or _default_class(facts), [])
     if is_class_name(asked):
@@ -54,7 +61,9 @@ def _own_class(facts: ModelFacts) -> type | None:
     except ValueError as error:
         if facts.remote_code:
             return None
-        raise LoadError(f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have: {error}") from None
+        raise LoadError(
+            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have: {error}"
+        ) from None
 
 
 def _default_class(facts: ModelFacts) -> type:
@@ -154,8 +163,11 @@ def required_components(cls: type) -> set[str]:
     """Components that the class cannot be built without."""
     expected, _ = cls._get_signature_keys(cls)
     parameters = inspect.signature(cls.__init__).parameters
-    return {name for name in expected if name not in cls._optional_components
-            and parameters[name].default is inspect.Parameter.empty} - {"self"}
+    return {
+        name
+        for name in expected
+        if name not in cls._optional_components and parameters[name].default is inspect.Parameter.empty
+    } - {"self"}
 
 
 def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
@@ -163,8 +175,11 @@ def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
     name: SDXL's second text encoder in an SD 1.5 repo, where an SDXL refiner's index has null for its first."""
     parameters = inspect.signature(cls.__init__).parameters
     named = {*facts.components, *facts.index, *_DISPENSABLE}
-    return {name for name in cls._optional_components if name in parameters and name not in named
-            and parameters[name].default is inspect.Parameter.empty}
+    return {
+        name
+        for name in cls._optional_components
+        if name in parameters and name not in named and parameters[name].default is inspect.Parameter.empty
+    }
 
 
 def _type_fits(cls: type, name: str, facts: ModelFacts) -> bool:
@@ -209,8 +224,10 @@ def check_components(cls: type, facts: ModelFacts, replaced: Collection[str]) ->
             facts.config(name, file)
         library, class_name = facts.components[name]
         if not _has_own_module(facts, name, library) and not _is_known(library, class_name):
-            raise LoadError(f"{facts.path / model_files.INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
-                            "is none of the installed diffusers or transformers: upgrade them, or correct the entry")
+            raise LoadError(
+                f"{facts.path / model_files.INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
+                "is none of the installed diffusers or transformers: upgrade them, or correct the entry"
+            )
 
 
 def _has_own_module(facts: ModelFacts, name: str, library: str) -> bool:
@@ -230,8 +247,13 @@ def _is_known(library: str, class_name: str) -> bool:
             return any(hasattr(importlib.import_module(library), name) for name in names)
         except (ImportError, RuntimeError):  # it is there and lacks a package: the load tells which
             return True
-    return library in pipeline_loading_utils.LOADABLE_CLASSES or (library.isidentifier() and (
-        hasattr(pipelines, library) or importlib.util.find_spec(f"diffusers.pipelines.deprecated.{library}") is not None))
+    return library in pipeline_loading_utils.LOADABLE_CLASSES or (
+        library.isidentifier()
+        and (
+            hasattr(pipelines, library)
+            or importlib.util.find_spec(f"diffusers.pipelines.deprecated.{library}") is not None
+        )
+    )
 
 
 def scheduler_of(cls: type) -> str:
@@ -239,5 +261,9 @@ def scheduler_of(cls: type) -> str:
     if not hasattr(cls, "_get_signature_types"):
         return ""
     kinds = [kind for kind in cls._get_signature_types().get("scheduler", ()) if isinstance(kind, type)]
-    named = [kind.__name__ for kind in kinds if kind is not inspect.Signature.empty and kind.__name__ != "KarrasDiffusionSchedulers"]
+    named = [
+        kind.__name__
+        for kind in kinds
+        if kind is not inspect.Signature.empty and kind.__name__ != "KarrasDiffusionSchedulers"
+    ]
     return named[0] if len(named) == 1 else ""

@@ -3,6 +3,7 @@
 :func:`prepare` does everything that can fail without touching the model that serves now, and returns the second half,
 which allocates.
 """
+
 from __future__ import annotations
 
 import logging
@@ -12,11 +13,24 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import (adapters, components, controlnets, flux_quantized, ip_adapter, model_files, modular, paths, pipeline_class, placement,
-               schedulers, sources, transformer_file)
+from . import (
+    adapters,
+    components,
+    controlnets,
+    flux_quantized,
+    ip_adapter,
+    model_files,
+    modular,
+    paths,
+    pipeline_class,
+    placement,
+    schedulers,
+    sources,
+    transformer_file,
+)
 from .artifacts import Wish
-from .jobs import Job
 from .errors import BackendError, LoadError
+from .jobs import Job
 from .load_spec import LoadSpec
 from .loaded_model import LoadedModel, finish, model_defaults
 from .model_files import Location, ModelFacts
@@ -27,8 +41,16 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 # Passed to from_pretrained or from_single_file as they are.
-_PASSED_ON = ("revision", "local_files_only", "custom_pipeline", "low_cpu_mem_usage", "disable_mmap", "max_memory",
-              "offload_folder", "original_config")
+_PASSED_ON = (
+    "revision",
+    "local_files_only",
+    "custom_pipeline",
+    "low_cpu_mem_usage",
+    "disable_mmap",
+    "max_memory",
+    "offload_folder",
+    "original_config",
+)
 
 
 def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
@@ -95,7 +117,9 @@ class _Choice:
     notes: tuple[str, ...]
 
 
-def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[str, Wish], settings: Settings, job: Job) -> _Choice:
+def _chosen(
+    spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[str, Wish], settings: Settings, job: Job
+) -> _Choice:
     """The class, with everything on this machine that it needs."""
     nets = controlnets.find(spec, settings)
     cls, notes = _choose(spec, facts, nets)
@@ -107,7 +131,9 @@ def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
     if is_file:
         facts = replace(facts, scheduler_class=pipeline_class.scheduler_of(cls))
-    parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(spec, facts, cls, nets, settings)
+    parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(
+        spec, facts, cls, nets, settings
+    )
     facts = components.amended(facts, parts)
     pipeline_class.check_components(cls, facts, wanted)
     return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
@@ -130,8 +156,11 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     def build() -> LoadedModel:
         with watched_loading(job):
             pipeline = loader.load_diffusers_pipeline(
-                class_name=cls.__name__, model_id=str(facts.path), from_single_file=choice.is_file,
-                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)})
+                class_name=cls.__name__,
+                model_id=str(facts.path),
+                from_single_file=choice.is_file,
+                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)},
+            )
         if type(pipeline) is cls:
             return finish(spec, pipeline, where, options, settings, notes + more)
         # A class that stands for others (a file of no named class): only now its arguments are known.
@@ -159,8 +188,9 @@ def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]
 # --- arguments of the load ---------------------------------------------------------------------------------------
 
 
-def _arguments(spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, variant: str | None,
-               settings: Settings) -> dict[str, Any]:
+def _arguments(
+    spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, variant: str | None, settings: Settings
+) -> dict[str, Any]:
     """Keyword arguments for from_pretrained or from_single_file."""
     import torch
 
@@ -168,8 +198,12 @@ def _arguments(spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, 
     arguments: dict[str, Any] = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     dtype = where.torch_dtype()
     if facts.path.is_dir():
-        arguments |= {"dtype": dtype, "variant": variant, "use_safetensors": sources.use_safetensors(spec, settings),
-                      "trust_remote_code": spec.trust_remote_code}
+        arguments |= {
+            "dtype": dtype,
+            "variant": variant,
+            "use_safetensors": sources.use_safetensors(spec, settings),
+            "trust_remote_code": spec.trust_remote_code,
+        }
         if where.device_map:
             arguments["device_map"] = where.device_map
     else:

@@ -1,4 +1,5 @@
 """Where a pipeline computes and in what form: device, dtype, offload, and the switches that trade memory for speed."""
+
 from __future__ import annotations
 
 import logging
@@ -20,13 +21,37 @@ OFFLOADS = ("none", "model", "sequential", "group")
 _ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
 
 DTYPES: Mapping[str, str] = {
-    "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "f16": "float16", "float16": "float16", "half": "float16",
-    "fp32": "float32", "f32": "float32", "float32": "float32", "float": "float32",
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "float16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float32": "float32",
+    "float": "float32",
 }
 # The safetensors dtype of stored weights -> the dtype that they compute in. 8-bit floats are storage only.
-_STORED: Mapping[str, str] = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-                              "F8_E4M3": "bfloat16", "F8_E5M2": "bfloat16"}
-_ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "float32": 4, "float16": 2, "bfloat16": 2}
+_STORED: Mapping[str, str] = {
+    "F64": "float32",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "bfloat16",
+    "F8_E5M2": "bfloat16",
+}
+_ITEM_SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+}
 
 
 class ComponentRule(NamedTuple):
@@ -44,10 +69,13 @@ class ComponentRule(NamedTuple):
 COMPONENT_RULES: Mapping[str, ComponentRule] = {
     "AutoencoderKLWan": ComponentRule(
         "the Wan authors decode in fp32: in half precision the VAE's long causal convolutions band and flicker",
-        dtype="float32"),
+        dtype="float32",
+    ),
     "SanaTransformer2DModel": ComponentRule(
         "Sana's linear attention overflows in fp16, so its repos ship a bf16 variant of the weights",
-        half="bfloat16", variant="bf16"),
+        half="bfloat16",
+        variant="bf16",
+    ),
     "AutoencoderKLAllegro": ComponentRule("diffusers implements its decoding in tiles only", tiling=True),
 }
 
@@ -88,7 +116,9 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
     device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype), notes)
     dtype = choose_dtype(spec, facts, device, stored_dtype)
     rules = {name: rule for name, (_library, cls) in facts.components.items() if (rule := COMPONENT_RULES.get(cls))}
-    differing = {name: rule.dtype for name, rule in rules.items() if rule.dtype and rule.dtype != dtype and not spec.dtype}
+    differing = {
+        name: rule.dtype for name, rule in rules.items() if rule.dtype and rule.dtype != dtype and not spec.dtype
+    }
     offload = _offload(spec, settings, device, notes)
     device_map = _device_map(spec, device, notes)
     return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes))
@@ -119,8 +149,10 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
     accelerator = _accelerator(settings)
     if spec.cuda:
         if accelerator == "cpu":
-            raise LoadError("CUDA is true (cuda: in the model's YAML) but this machine has no accelerator that torch can use "
-                            "(CUDA, ROCm, XPU or MPS): set options: device:cpu, or install the requirements of your accelerator")
+            raise LoadError(
+                "CUDA is true (cuda: in the model's YAML) but this machine has no accelerator that torch can use "
+                "(CUDA, ROCm, XPU or MPS): set options: device:cpu, or install the requirements of your accelerator"
+            )
         return _checked_device(accelerator, spec.main_gpu)
     if accelerator == "cpu":
         return "cpu"
@@ -128,8 +160,10 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
     needed, free = needed_bytes() * _ROOM_FACTOR + _ROOM_BYTES, free_memory(device)
     if free is None or needed <= free or spec.low_vram:
         return device
-    notes.append(f"the weights need about {needed / 2**30:.1f} GiB with room to work and {device} has {free / 2**30:.1f} GiB free: "
-                 "this model runs on the CPU (cuda: true or low_vram: true would use the accelerator)")
+    notes.append(
+        f"the weights need about {needed / 2**30:.1f} GiB with room to work and {device} has {free / 2**30:.1f} GiB free: "
+        "this model runs on the CPU (cuda: true or low_vram: true would use the accelerator)"
+    )
     return "cpu"
 
 
@@ -154,13 +188,17 @@ def _checked_device(name: str, main_gpu: int | None) -> str:
         return "cpu"
     module = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
     if module is None or not hasattr(module, "is_available") or not module.is_available():
-        raise LoadError(f"device {name!r} is not available to torch on this machine: set options: device:cpu, or install the "
-                        "requirements of that accelerator")
+        raise LoadError(
+            f"device {name!r} is not available to torch on this machine: set options: device:cpu, or install the "
+            "requirements of that accelerator"
+        )
     if device.type == "mps":
         return "mps"
     index = device.index if device.index is not None else main_gpu or 0
     if index >= module.device_count():
-        raise LoadError(f"device {device.type}:{index} (MainGPU or option device) does not exist: there are {module.device_count()}")
+        raise LoadError(
+            f"device {device.type}:{index} (MainGPU or option device) does not exist: there are {module.device_count()}"
+        )
     return f"{device.type}:{index}"
 
 
@@ -178,7 +216,9 @@ def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str) -> int:
     """Bytes of the weights in the dtype that they will have on an accelerator."""
     dtype = DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype)
     files = facts.chosen_files(preferred_variant(spec, facts))
-    return sum(int(weights.size * _ITEM_SIZES[dtype] / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])) for weights in files)
+    return sum(
+        int(weights.size * _ITEM_SIZES[dtype] / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])) for weights in files
+    )
 
 
 # --- dtype ---------------------------------------------------------------------------------------------------------
@@ -228,7 +268,9 @@ def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) 
     asked = spec.placement_options.get("offload")
     if asked is None:
         asked = "model" if spec.low_vram and not settings.disable_cpu_offload else "none"
-    mode = {True: "model", False: "none"}.get(asked, str(asked).lower()) if isinstance(asked, bool) else str(asked).lower()
+    mode = (
+        {True: "model", False: "none"}.get(asked, str(asked).lower()) if isinstance(asked, bool) else str(asked).lower()
+    )
     if mode not in OFFLOADS:
         raise LoadError(f"option offload:{asked} is unknown: use one of {', '.join(OFFLOADS)}")
     if mode != "none" and device == "cpu":
@@ -239,7 +281,7 @@ def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) 
 
 
 def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
-    """"balanced" over several GPUs, where asked for and where there are several; diffusers takes no other spread."""
+    """ "balanced" over several GPUs, where asked for and where there are several; diffusers takes no other spread."""
     asked = spec.placement_options.get("device_map") or ("balanced" if spec.multi_gpu else None)
     if asked is None:
         return None
@@ -250,7 +292,9 @@ def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
     module = getattr(torch, device.partition(":")[0], None)
     count = module.device_count() if device != "cpu" and module is not None and hasattr(module, "device_count") else 0
     if count < 2:
-        notes.append(f"several GPUs are asked for (TensorParallelSize or device_map) and there are {count}: {device} is used")
+        notes.append(
+            f"several GPUs are asked for (TensorParallelSize or device_map) and there are {count}: {device} is used"
+        )
         return None
     return "balanced"
 
@@ -269,7 +313,9 @@ def place(pipeline: Any, where: DevicePlan) -> None:
     elif where.offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=where.device)
     else:
-        pipeline.enable_group_offload(onload_device=where.device, offload_type="leaf_level", use_stream=where.kind == "cuda")
+        pipeline.enable_group_offload(
+            onload_device=where.device, offload_type="leaf_level", use_stream=where.kind == "cuda"
+        )
 
 
 def _denoisers(pipeline: Any) -> list[Any]:

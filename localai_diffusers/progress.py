@@ -4,6 +4,7 @@ There are three ways in: ``callback_on_step_end`` where the signature has it, th
 hook before every component runs, which reaches those that have neither. On a terminal the bar is tqdm's; elsewhere it is a plain log line now and then, because the core
 tails stderr line by line and a carriage return would make one enormous line of it.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -63,7 +64,13 @@ def _bar_class() -> type:
             if self.disable and (now - self._logged_at >= LOG_EVERY_SECONDS or self._count == total):
                 self._logged_at = now
                 rate = self._count / max(now - self._began_at, 1e-9)
-                log.info("%s%d/%d, %.2f it/s", f"{self.desc}: " if getattr(self, "desc", None) else "", self._count, total, rate)
+                log.info(
+                    "%s%d/%d, %.2f it/s",
+                    f"{self.desc}: " if getattr(self, "desc", None) else "",
+                    self._count,
+                    total,
+                    rate,
+                )
             if self.job is not None:
                 self.job.report(self._count, total)
 
@@ -112,6 +119,7 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
 def _callbacks(parameters: Any, job: Job) -> dict[str, Any]:
     """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of them
     (Paradigms) breaks when it is given one."""
+
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         job.check()
         return values

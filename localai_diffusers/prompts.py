@@ -4,6 +4,7 @@ COMPEL=1 goes through compel, SD_EMBED=1 through sd_embed (A1111's syntax; it co
 Which of their functions fits is told by the types of the pipeline's text encoders and by its signature. What neither
 knows keeps its plain prompt, with a note.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -31,7 +32,11 @@ class Family(NamedTuple):
 
 
 _SD = (("CLIPTextModel",), ("prompt_embeds",), ("pooled_prompt_embeds", "prompt_attention_mask"))
-_XL = (("CLIPTextModel", "CLIPTextModelWithProjection"), ("prompt_embeds", "pooled_prompt_embeds"), ("prompt_attention_mask",))
+_XL = (
+    ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    ("prompt_embeds", "pooled_prompt_embeds"),
+    ("prompt_attention_mask",),
+)
 _FLUX = (("CLIPTextModel", "T5EncoderModel"), ("prompt_embeds", "pooled_prompt_embeds"), ("prompt_attention_mask",))
 _COMPEL: tuple[Family, ...] = (
     Family(*_SD, "CompelForSD"),
@@ -43,8 +48,12 @@ _COMPEL: tuple[Family, ...] = (
 _SD_EMBED: tuple[Family, ...] = (
     Family(*_SD, "get_weighted_text_embeddings_sd15"),
     Family(*_XL, "get_weighted_text_embeddings_sdxl"),
-    Family(("CLIPTextModelWithProjection", "CLIPTextModelWithProjection", "T5EncoderModel"),
-           ("prompt_embeds", "pooled_prompt_embeds"), (), "get_weighted_text_embeddings_sd3"),
+    Family(
+        ("CLIPTextModelWithProjection", "CLIPTextModelWithProjection", "T5EncoderModel"),
+        ("prompt_embeds", "pooled_prompt_embeds"),
+        (),
+        "get_weighted_text_embeddings_sd3",
+    ),
     Family(*_FLUX, "get_weighted_text_embeddings_flux1"),
 )
 
@@ -57,8 +66,10 @@ def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[
     if not isinstance(arguments.get("prompt"), str):
         return []
     notes = []
-    for is_on, variable, families, build in ((settings.sd_embed, "SD_EMBED", _SD_EMBED, _by_sd_embed),
-                                             (settings.compel, "COMPEL", _COMPEL, _by_compel)):
+    for is_on, variable, families, build in (
+        (settings.sd_embed, "SD_EMBED", _SD_EMBED, _by_sd_embed),
+        (settings.compel, "COMPEL", _COMPEL, _by_compel),
+    ):
         if not is_on:
             continue
         family = _family(families, pipeline)
@@ -77,14 +88,26 @@ def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
     names = [type(components[name]).__name__ for name in _ENCODERS if components.get(name) is not None]
     for family in families:
         fits = len(names) == len(family.encoders) and all(
-            name == own or (own == "Gemma2" and name.startswith(own)) for name, own in zip(names, family.encoders, strict=True))
-        if fits and all(name in parameters for name in family.takes) and not any(name in parameters for name in family.lacks):
+            name == own or (own == "Gemma2" and name.startswith(own))
+            for name, own in zip(names, family.encoders, strict=True)
+        )
+        if (
+            fits
+            and all(name in parameters for name in family.takes)
+            and not any(name in parameters for name in family.lacks)
+        ):
             return family
     return None
 
 
-def _attempt(variable: str, build: Callable[..., Mapping[str, Any]], family: Family, arguments: Mapping[str, Any],
-             pipeline: Any, notes: list[str]) -> Mapping[str, Any] | None:
+def _attempt(
+    variable: str,
+    build: Callable[..., Mapping[str, Any]],
+    family: Family,
+    arguments: Mapping[str, Any],
+    pipeline: Any,
+    notes: list[str],
+) -> Mapping[str, Any] | None:
     try:
         return build(family, arguments, pipeline, notes)
     except ImportError as error:
@@ -127,10 +150,14 @@ def _by_compel(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
         second = arguments.get("negative_prompt_2") if negative is not None else None
         styles = {"style_prompt": arguments.get("prompt_2"), "negative_style_prompt": second}
     made = encoder(arguments["prompt"], negative_prompt=negative, **styles)
-    embeddings = {"prompt_embeds": made.embeds, "pooled_prompt_embeds": made.pooled_embeds,
-                  "prompt_attention_mask": made.attention_mask, "negative_prompt_embeds": made.negative_embeds,
-                  "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
-                  "negative_prompt_attention_mask": made.negative_attention_mask}
+    embeddings = {
+        "prompt_embeds": made.embeds,
+        "pooled_prompt_embeds": made.pooled_embeds,
+        "prompt_attention_mask": made.attention_mask,
+        "negative_prompt_embeds": made.negative_embeds,
+        "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
+        "negative_prompt_attention_mask": made.negative_attention_mask,
+    }
     return _zeroed(embeddings) if _zeroes_empty(arguments, pipeline) else embeddings
 
 
@@ -149,8 +176,10 @@ def _zeroes_empty(arguments: Mapping[str, Any], pipeline: Any) -> bool:
 
 
 def _zeroed(embeddings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value * 0 if name.startswith("negative_") and value is not None else value
-            for name, value in embeddings.items()}
+    return {
+        name: value * 0 if name.startswith("negative_") and value is not None else value
+        for name, value in embeddings.items()
+    }
 
 
 def _skip_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> None:

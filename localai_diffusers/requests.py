@@ -3,6 +3,7 @@
 This runs on the handler's thread, before the job queues, so that a bad request is refused at once however long the
 queue. 0 and "" mean "unset" on the wire, except where a field's own rule below says otherwise.
 """
+
 from __future__ import annotations
 
 import math
@@ -59,10 +60,19 @@ def from_image_request(request: Any, settings: Settings) -> GenerationRequest:
     files.check_destination(request.dst)
     images, mask, from_json = _image_sources(request, settings)
     return GenerationRequest(
-        "GenerateImage", request.dst, prompt, negative, width, height, steps,
+        "GenerateImage",
+        request.dst,
+        prompt,
+        negative,
+        width,
+        height,
+        steps,
         # The core's inpainting endpoint always sends seed 0, so there it says nothing.
         seed=_seed(request.seed, zero_is_random=from_json),
-        clip_skip=clip_skip, images=images, mask=mask, is_inpainting=from_json,
+        clip_skip=clip_skip,
+        images=images,
+        mask=mask,
+        is_inpainting=from_json,
     )
 
 
@@ -85,8 +95,9 @@ def _image_sources(request: Any, settings: Settings) -> tuple[tuple[Image.Image,
 def _inpaint_pair(path: str, settings: Settings) -> tuple[Image.Image, Image.Image] | None:
     from .media import images
 
-    return images.read_inpaint_json(path, "src", max_pixels=settings.max_source_pixels,
-                                    max_bytes=settings.max_source_bytes)
+    return images.read_inpaint_json(
+        path, "src", max_pixels=settings.max_source_pixels, max_bytes=settings.max_source_bytes
+    )
 
 
 def _picture(name: str, path: str, settings: Settings) -> Image.Image:
@@ -106,15 +117,23 @@ def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
     files.check_destination(request.dst)
     images, video = _start(request.start_image, settings)
     return GenerationRequest(
-        "GenerateVideo", request.dst, prompt, negative, width, height, _steps(request.step, settings),
+        "GenerateVideo",
+        request.dst,
+        prompt,
+        negative,
+        width,
+        height,
+        _steps(request.step, settings),
         guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
-        images=images, video=video,
+        images=images,
+        video=video,
         last_image=_reference("end_image", request.end_image, settings),
         audio=_sound("audio", request.audio, settings),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
         fps=_bounded("fps", request.fps, 0, 240),
-        params=_params(request.params), settings=settings,
+        params=_params(request.params),
+        settings=settings,
     )
 
 
@@ -148,9 +167,14 @@ def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
     prompt = prompt or said.pop("caption", "")
     if said.get("instrumental") and not said.get("lyrics"):
         said["lyrics"] = "[Instrumental]"  # how ACE-Step is told so, which has no argument for it
-    return GenerationRequest("SoundGeneration", request.dst, prompt, audio=_sound("src", request.src, settings),
-                             fields={name: value for name, value in said.items() if value is not None},
-                             settings=settings)
+    return GenerationRequest(
+        "SoundGeneration",
+        request.dst,
+        prompt,
+        audio=_sound("src", request.src, settings),
+        fields={name: value for name, value in said.items() if value is not None},
+        settings=settings,
+    )
 
 
 def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
@@ -160,8 +184,12 @@ def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
     files.check_destination(request.dst)
     images = (_picture("src", request.src, settings),) if request.src else ()
     return GenerationRequest(
-        "Generate3D", request.dst, _prompt("params.prompt", request.params.get("prompt", ""), settings), images=images,
-        steps=_steps(request.step, settings), guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
+        "Generate3D",
+        request.dst,
+        _prompt("params.prompt", request.params.get("prompt", ""), settings),
+        images=images,
+        steps=_steps(request.step, settings),
+        guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
         params={name: value for name, value in _params(request.params).items() if name != "prompt"},
     )
@@ -202,7 +230,9 @@ def _start(value: str, settings: Settings) -> tuple[tuple[Image.Image, ...], lis
         return (images.read_image(data, "start_image", max_pixels=settings.max_source_pixels),), None
     except InvalidRequest as not_a_picture:
         try:
-            frames = videos.read_video(data, "start_image", max_frames=settings.max_frames, max_pixels=settings.max_source_pixels)
+            frames = videos.read_video(
+                data, "start_image", max_frames=settings.max_frames, max_pixels=settings.max_source_pixels
+            )
         except InvalidRequest:
             raise not_a_picture from None
         return (), frames
@@ -236,8 +266,10 @@ def _params(params: Mapping[str, str]) -> dict[str, Any]:
 def _prompt(name: str, text: str, settings: Settings) -> str:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > settings.max_prompt_bytes:
-        raise InvalidRequest(f"{name} is {size} bytes long: at most {settings.max_prompt_bytes} are taken "
-                             "(LOCALAI_DIFFUSERS_MAX_PROMPT_BYTES)")
+        raise InvalidRequest(
+            f"{name} is {size} bytes long: at most {settings.max_prompt_bytes} are taken "
+            "(LOCALAI_DIFFUSERS_MAX_PROMPT_BYTES)"
+        )
     if "\0" in text:
         raise InvalidRequest(f"{name} holds a NUL character: remove it")
     return text
@@ -248,8 +280,10 @@ def _size(request: Any, settings: Settings) -> tuple[int | None, int | None]:
     side = settings.max_pixels // 8
     width, height = _bounded("width", request.width, 0, side), _bounded("height", request.height, 0, side)
     if width and height and width * height > settings.max_pixels:
-        raise InvalidRequest(f"width x height = {width}x{height} is {width * height} pixels: at most {settings.max_pixels} "
-                             "are made (LOCALAI_DIFFUSERS_MAX_PIXELS)")
+        raise InvalidRequest(
+            f"width x height = {width}x{height} is {width * height} pixels: at most {settings.max_pixels} "
+            "are made (LOCALAI_DIFFUSERS_MAX_PIXELS)"
+        )
     return width, height
 
 

@@ -3,6 +3,7 @@
 Names are those of LocalAI's documentation and model editor with the incumbent's classes behind them, the usual names
 of newer schedulers, and any scheduler class by its own name. ``k_`` in front asks for Karras sigmas.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -34,30 +35,32 @@ def _dpm(algorithm: str) -> Mapping[str, Any]:
 
 # The first twelve are the incumbent's (names from A1111 and k-diffusion, see huggingface/diffusers#4167), then the model
 # editor's three that the incumbent refuses, then what came later.
-NAMES: Mapping[str, Scheduler] = MappingProxyType({
-    "ddim": Scheduler("DDIMScheduler"),
-    "pndm": Scheduler("PNDMScheduler"),
-    "heun": Scheduler("HeunDiscreteScheduler"),
-    "unipc": Scheduler("UniPCMultistepScheduler"),
-    "euler": Scheduler("EulerDiscreteScheduler"),
-    "euler_a": Scheduler("EulerAncestralDiscreteScheduler"),
-    "lms": Scheduler("LMSDiscreteScheduler"),
-    "dpm_2": Scheduler("KDPM2DiscreteScheduler"),
-    "dpm_2_a": Scheduler("KDPM2AncestralDiscreteScheduler"),
-    "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", _dpm("dpmsolver++")),
-    "dpmpp_sde": Scheduler("DPMSolverSinglestepScheduler"),
-    "dpmpp_2m_sde": Scheduler("DPMSolverMultistepScheduler", _dpm("sde-dpmsolver++")),
-    "ddpm": Scheduler("DDPMScheduler"),
-    "dpm_multistep": Scheduler("DPMSolverMultistepScheduler"),
-    "dpm_singlestep": Scheduler("DPMSolverSinglestepScheduler"),
-    "deis": Scheduler("DEISMultistepScheduler"),
-    "lcm": Scheduler("LCMScheduler"),
-    "tcd": Scheduler("TCDScheduler"),
-    "sa_solver": Scheduler("SASolverScheduler"),
-    "flow_match_euler": Scheduler("FlowMatchEulerDiscreteScheduler"),
-    "flow_match_heun": Scheduler("FlowMatchHeunDiscreteScheduler"),
-    "flow_match_lcm": Scheduler("FlowMatchLCMScheduler"),
-})
+NAMES: Mapping[str, Scheduler] = MappingProxyType(
+    {
+        "ddim": Scheduler("DDIMScheduler"),
+        "pndm": Scheduler("PNDMScheduler"),
+        "heun": Scheduler("HeunDiscreteScheduler"),
+        "unipc": Scheduler("UniPCMultistepScheduler"),
+        "euler": Scheduler("EulerDiscreteScheduler"),
+        "euler_a": Scheduler("EulerAncestralDiscreteScheduler"),
+        "lms": Scheduler("LMSDiscreteScheduler"),
+        "dpm_2": Scheduler("KDPM2DiscreteScheduler"),
+        "dpm_2_a": Scheduler("KDPM2AncestralDiscreteScheduler"),
+        "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", _dpm("dpmsolver++")),
+        "dpmpp_sde": Scheduler("DPMSolverSinglestepScheduler"),
+        "dpmpp_2m_sde": Scheduler("DPMSolverMultistepScheduler", _dpm("sde-dpmsolver++")),
+        "ddpm": Scheduler("DDPMScheduler"),
+        "dpm_multistep": Scheduler("DPMSolverMultistepScheduler"),
+        "dpm_singlestep": Scheduler("DPMSolverSinglestepScheduler"),
+        "deis": Scheduler("DEISMultistepScheduler"),
+        "lcm": Scheduler("LCMScheduler"),
+        "tcd": Scheduler("TCDScheduler"),
+        "sa_solver": Scheduler("SASolverScheduler"),
+        "flow_match_euler": Scheduler("FlowMatchEulerDiscreteScheduler"),
+        "flow_match_heun": Scheduler("FlowMatchHeunDiscreteScheduler"),
+        "flow_match_lcm": Scheduler("FlowMatchLCMScheduler"),
+    }
+)
 
 
 def parse_name(name: str) -> tuple[Scheduler, bool]:
@@ -77,8 +80,10 @@ def parse_name(name: str) -> tuple[Scheduler, bool]:
     every = [*NAMES, *(KARRAS_PREFIX + known for known in NAMES), *classes.values()]
     close = difflib.get_close_matches(wanted, every, 3, 0.5)
     hint = f"Did you mean {', '.join(close)}? " if close else ""
-    raise LoadError(f"SchedulerType {name!r} is unknown. {hint}Available: {', '.join(NAMES)}, each with {KARRAS_PREFIX} in front "
-                    "for Karras sigmas, and every diffusers scheduler class by name")
+    raise LoadError(
+        f"SchedulerType {name!r} is unknown. {hint}Available: {', '.join(NAMES)}, each with {KARRAS_PREFIX} in front "
+        "for Karras sigmas, and every diffusers scheduler class by name"
+    )
 
 
 def make(name: str, current: Any, in_latent_space: bool) -> tuple[Any, list[str]]:
@@ -90,8 +95,10 @@ def make(name: str, current: Any, in_latent_space: bool) -> tuple[Any, list[str]
     cls = _scheduler_class(wanted.class_name)
     flow = _is_flow(type(current), current.config)
     if not _can_drive(cls, flow):
-        raise LoadError(f"SchedulerType {name!r} ({cls.__name__}) cannot drive this model, which is "
-                        f"{'a flow-matching' if flow else 'not a flow-matching'} one. Those that can: {', '.join(_able(flow))}")
+        raise LoadError(
+            f"SchedulerType {name!r} ({cls.__name__}) cannot drive this model, which is "
+            f"{'a flow-matching' if flow else 'not a flow-matching'} one. Those that can: {', '.join(_able(flow))}"
+        )
     extra = dict(wanted.config)
     parameters = inspect.signature(cls.__init__).parameters
     if flow and "use_flow_sigmas" in parameters:
@@ -100,7 +107,9 @@ def make(name: str, current: Any, in_latent_space: bool) -> tuple[Any, list[str]
         extra["clip_sample"] = False  # the class's default clips at +-1, which is right for pixels, not for latents
     notes = []
     if karras and "use_karras_sigmas" not in parameters:
-        notes.append(f"SchedulerType {name!r}: {cls.__name__} has no Karras sigmas, the {KARRAS_PREFIX} prefix is ignored")
+        notes.append(
+            f"SchedulerType {name!r}: {cls.__name__} has no Karras sigmas, the {KARRAS_PREFIX} prefix is ignored"
+        )
     elif karras:
         extra["use_karras_sigmas"] = True
     return cls.from_config(current.config, **extra), notes
@@ -114,8 +123,10 @@ def check(name: str, config: Mapping[str, Any]) -> None:
         return
     flow = "FlowMatch" in own or _config_says_flow(config)
     if not _can_drive(_scheduler_class(wanted.class_name), flow):
-        raise LoadError(f"SchedulerType {name!r} ({wanted.class_name}) cannot drive this model, whose own scheduler is {own}. "
-                        f"Those that can: {', '.join(_able(flow))}")
+        raise LoadError(
+            f"SchedulerType {name!r} ({wanted.class_name}) cannot drive this model, whose own scheduler is {own}. "
+            f"Those that can: {', '.join(_able(flow))}"
+        )
 
 
 def _scheduler_classes() -> list[str]:

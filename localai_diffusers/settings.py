@@ -2,6 +2,7 @@
 
 Each row of :data:`VARIABLES` is one variable; the README's table is made from the same rows.
 """
+
 from __future__ import annotations
 
 import os
@@ -107,18 +108,34 @@ class Variable(NamedTuple):
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("PYTHON_GRPC_MAX_WORKERS", "max_workers", _positive,
-             "Least number of gRPC threads. Jobs on the pipeline are serialized whatever it says."),
-    Variable("LOCALAI_DIFFUSERS_LOG_LEVEL", "log_level", _choice(*LOG_LEVELS, upper=True), "Level of the log on stderr."),
+    Variable(
+        "PYTHON_GRPC_MAX_WORKERS",
+        "max_workers",
+        _positive,
+        "Least number of gRPC threads. Jobs on the pipeline are serialized whatever it says.",
+    ),
+    Variable(
+        "LOCALAI_DIFFUSERS_LOG_LEVEL", "log_level", _choice(*LOG_LEVELS, upper=True), "Level of the log on stderr."
+    ),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
     Variable("LOCALAI_DIFFUSERS_DEVICE", "device", str.strip, "Device for every model: cpu, cuda, cuda:1, xpu, mps."),
-    Variable("LOCALAI_DIFFUSERS_METADATA", "metadata", _choice(*METADATA_MODES),
-             "Text chunk in pictures: `default` without prompts, `full` with them, `off`."),
+    Variable(
+        "LOCALAI_DIFFUSERS_METADATA",
+        "metadata",
+        _choice(*METADATA_MODES),
+        "Text chunk in pictures: `default` without prompts, `full` with them, `off`.",
+    ),
     Variable("LOCALAI_DIFFUSERS_MAX_QUEUE", "max_queue", _positive, "Jobs that may wait; one more is refused at once."),
     Variable("LOCALAI_DIFFUSERS_MAX_PIXELS", "max_pixels", _positive, "Largest width x height of an output."),
-    Variable("LOCALAI_DIFFUSERS_MAX_SOURCE_PIXELS", "max_source_pixels", _positive,
-             "Largest width x height of a picture that comes in."),
-    Variable("LOCALAI_DIFFUSERS_MAX_SOURCE_BYTES", "max_source_bytes", _positive, "Largest file that is read as an input."),
+    Variable(
+        "LOCALAI_DIFFUSERS_MAX_SOURCE_PIXELS",
+        "max_source_pixels",
+        _positive,
+        "Largest width x height of a picture that comes in.",
+    ),
+    Variable(
+        "LOCALAI_DIFFUSERS_MAX_SOURCE_BYTES", "max_source_bytes", _positive, "Largest file that is read as an input."
+    ),
     Variable("LOCALAI_DIFFUSERS_MAX_FRAMES", "max_frames", _positive, "Most frames of a video."),
     Variable("LOCALAI_DIFFUSERS_MAX_STEPS", "max_steps", _positive, "Most inference steps of a request."),
     Variable("LOCALAI_DIFFUSERS_MAX_PROMPT_BYTES", "max_prompt_bytes", _positive, "Longest prompt, in UTF-8 bytes."),
@@ -130,10 +147,19 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SAFETENSORS", "safetensors", _flag, "0 allows weights that are not safetensors (pickles run code)."),
     Variable("CHUNK_SIZE", "chunk_size", _positive, "decode_chunk_size of pipelines that have one."),
     Variable("FPS", "fps", _positive, "Frame rate of a video made through GenerateImage."),
-    Variable("FRAMES", "frames", _positive, "Frames of a video for which neither the request nor the model's options name a number."),
+    Variable(
+        "FRAMES",
+        "frames",
+        _positive,
+        "Frames of a video for which neither the request nor the model's options name a number.",
+    ),
     Variable("DISABLE_CPU_OFFLOAD", "disable_cpu_offload", _flag, "1 turns the offload of low_vram off."),
     Variable("BFL_REPO", "bfl_repo", str.strip, "Base repo or folder of the quantized FluxTransformer2DModel path."),
     Variable("LOCALAI_BACKEND_PARENT_WATCH", "parent_watch", _flag, "0 lets the process outlive its parent."),
-    Variable("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL", "parent_watch_interval", _positive_float,
-             "Seconds between two looks at the parent."),
+    Variable(
+        "LOCALAI_BACKEND_PARENT_WATCH_INTERVAL",
+        "parent_watch_interval",
+        _positive_float,
+        "Seconds between two looks at the parent.",
+    ),
 )

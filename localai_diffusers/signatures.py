@@ -2,6 +2,7 @@
 
 The catalogue's 306 classes share names and annotations, not a base method, so both are read here and nowhere else.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,8 +29,13 @@ def _parameters(call: Callable[..., Any]) -> Parameters:
     except (NameError, TypeError, SyntaxError, AttributeError):  # an annotation that only a type checker can read
         signature = inspect.signature(call)
     skip = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return types.MappingProxyType({name: parameter for name, parameter in signature.parameters.items()
-                                   if name != "self" and parameter.kind not in skip})
+    return types.MappingProxyType(
+        {
+            name: parameter
+            for name, parameter in signature.parameters.items()
+            if name != "self" and parameter.kind not in skip
+        }
+    )
 
 
 def parameters_of(pipeline: Any) -> Parameters:
@@ -46,9 +52,36 @@ _VIDEO_WORDS = ("video", "frames", "controls")
 _AUDIO_WORDS = ("audio", "waveforms")
 _MASK_WORDS = ("mask",)
 # Names with these words are about media but take none, or belong to an adapter that the request does not feed.
-_NOT_MEDIA = frozenset({"num", "embeds", "latents", "attention", "padding", "prompt", "adapter", "negative", "guidance", "gligen",
-                        "phrases", "strength", "fake", "text", "masked", "user", "render", "pixel", "camera", "keep", "freeze",
-                        "sample", "atom37", "attn", "resized", "processed"})
+_NOT_MEDIA = frozenset(
+    {
+        "num",
+        "embeds",
+        "latents",
+        "attention",
+        "padding",
+        "prompt",
+        "adapter",
+        "negative",
+        "guidance",
+        "gligen",
+        "phrases",
+        "strength",
+        "fake",
+        "text",
+        "masked",
+        "user",
+        "render",
+        "pixel",
+        "camera",
+        "keep",
+        "freeze",
+        "sample",
+        "atom37",
+        "attn",
+        "resized",
+        "processed",
+    }
+)
 _MEDIA_TYPES = ("Image", "Tensor", "ndarray", "Any")
 
 
@@ -60,8 +93,11 @@ def image_parameters(parameters: Parameters) -> list[str]:
 
 def mask_parameters(parameters: Parameters) -> list[str]:
     """Names of the parameters that take a mask, in the signature's order."""
-    return [name for name, parameter in parameters.items() if _takes_media(parameter)
-            and (name == "mask_image" or name in _media(parameters, _MASK_WORDS))]
+    return [
+        name
+        for name, parameter in parameters.items()
+        if _takes_media(parameter) and (name == "mask_image" or name in _media(parameters, _MASK_WORDS))
+    ]
 
 
 def video_parameters(parameters: Parameters) -> list[str]:
@@ -100,20 +136,31 @@ def _condition(annotation: Any) -> Condition | None:
     inner = (part for member in members for part in (member, *typing.get_args(member)))
     kind = next((part for part in inner if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
     names = [known.name for known in dataclasses.fields(kind)] if kind else []
-    image, video = (next((name for name in known if name in names), "") for known in (("image", "frames"), ("video", "frames")))
+    image, video = (
+        next((name for name in known if name in names), "") for known in (("image", "frames"), ("video", "frames"))
+    )
     place = next((name for name in ("frame_index", "index") if name in names), None)
-    return Condition(kind, image, video, place) if kind and image and video and not _needs_more(kind, (image, video)) else None
+    return (
+        Condition(kind, image, video, place)
+        if kind and image and video and not _needs_more(kind, (image, video))
+        else None
+    )
 
 
 def _needs_more(kind: Any, media: tuple[str, ...]) -> bool:
     """Whether the dataclass asks for more than the media (a robot's actions)."""
     absent = dataclasses.MISSING
-    return any(known.default is absent and known.default_factory is absent and known.name not in media for known in dataclasses.fields(kind))
+    return any(
+        known.default is absent and known.default_factory is absent and known.name not in media
+        for known in dataclasses.fields(kind)
+    )
 
 
 def video_masks(parameters: Parameters) -> list[str]:
     """Names of the parameters that say which frames' parts of ``video`` are to be made anew: a mask a frame."""
-    names = [name for name in (*mask_parameters(parameters), *video_parameters(parameters)) if "mask" in name.split("_")]
+    names = [
+        name for name in (*mask_parameters(parameters), *video_parameters(parameters)) if "mask" in name.split("_")
+    ]
     return names if VIDEO in video_parameters(parameters) else []
 
 
@@ -154,7 +201,9 @@ def takes_only_list(parameter: inspect.Parameter) -> bool:
 
 def takes_a_picture(parameter: inspect.Parameter) -> bool:
     """Whether the annotation names a picture by itself, outside of any list."""
-    return any("Image.Image" in str(kind) for kind in _members(parameter.annotation) if typing.get_origin(kind) is not list)
+    return any(
+        "Image.Image" in str(kind) for kind in _members(parameter.annotation) if typing.get_origin(kind) is not list
+    )
 
 
 def is_optional(parameter: inspect.Parameter) -> bool:
@@ -163,7 +212,11 @@ def is_optional(parameter: inspect.Parameter) -> bool:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+    return (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
 
 
 def takes_only_tensor(parameter: inspect.Parameter) -> bool:
@@ -227,7 +280,9 @@ def check_options(options: Mapping[str, Any], parameters: Parameters, class_name
     result = CheckedOptions()
     for name, value in options.items():
         if name not in parameters:
-            result.notes.append(f"option {name!r} is no argument of {class_name} and is ignored{did_you_mean(name, parameters)}")
+            result.notes.append(
+                f"option {name!r} is no argument of {class_name} and is ignored{did_you_mean(name, parameters)}"
+            )
             continue
         _check_type(f"option {name}:{value!r}", value, parameters[name], class_name)
         result.accepted[name] = value
@@ -255,12 +310,14 @@ def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_n
     if tensors:
         raise InvalidRequest(f"{class_name} needs {', '.join(tensors)}, which only another pipeline makes{hint}")
     if missing:
-        raise InvalidRequest(f"{class_name} needs {', '.join(missing)}, which the request does not bring: set it in the model's "
-                             f"options (e.g. options: {missing[0]}:...) or, in a video request, in params")
+        raise InvalidRequest(
+            f"{class_name} needs {', '.join(missing)}, which the request does not bring: set it in the model's "
+            f"options (e.g. options: {missing[0]}:...) or, in a video request, in params"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the closest of the known names, "" if none is close."""
+    """ " (did you mean 'x'?)" for the closest of the known names, "" if none is close."""
     close = difflib.get_close_matches(name, list(known), 1, 0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

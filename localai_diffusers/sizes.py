@@ -1,4 +1,5 @@
 """Width, height and frame counts that a model can make, from its components' configs."""
+
 from __future__ import annotations
 
 import math
@@ -6,7 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 _DENOISERS = ("transformer", "unet", "prior", "decoder")
-_SPATIAL_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor")
+_SPATIAL_FACTORS = (
+    "vae_scale_factor",
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+)
 _TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
 # What the signatures call the number of frames.
 FRAME_COUNTS = ("num_frames", "video_length", "frames")
@@ -36,9 +42,13 @@ def _multiples(pipeline: Any) -> Iterator[int]:
         factor = config_value(getattr(pipeline, name, None), "vae_scale_factor")
         if isinstance(factor, int) and factor > 0:
             yield factor
-    prior = config_value(pipeline, "resolution_multiple") or config_value(getattr(pipeline, "prior_pipe", None), "resolution_multiple")
+    prior = config_value(pipeline, "resolution_multiple") or config_value(
+        getattr(pipeline, "prior_pipe", None), "resolution_multiple"
+    )
     if isinstance(prior, (int, float)):
-        yield round(3 * prior)  # Stable Cascade: latents of 42.67 pixels each, of which three are the least whole and even number
+        yield round(
+            3 * prior
+        )  # Stable Cascade: latents of 42.67 pixels each, of which three are the least whole and even number
     if getattr(pipeline, "vae", None) is None and not factors:
         yield _downsampling(getattr(pipeline, "unet", None))
 

@@ -1,4 +1,5 @@
 """Where a load's files come from: a folder, a checkpoint, or the Hub, downloaded as diffusers does it."""
+
 from __future__ import annotations
 
 import contextlib
@@ -27,8 +28,11 @@ def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
         return _file_facts(spec, location.path)
     if location.kind == "repo_file":
         return _file_facts(spec, download_file(spec, location))
-    known = loader.inspect_model(location.repo, revision=_revision(spec, location),
-                                 local_files_only=bool(spec.load_options.get("local_files_only")))
+    known = loader.inspect_model(
+        location.repo,
+        revision=_revision(spec, location),
+        local_files_only=bool(spec.load_options.get("local_files_only")),
+    )
     return ModelFacts(Path(location.repo), known.class_name, known.modular, known.custom)
 
 
@@ -39,11 +43,15 @@ def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
     folder = Path(paths.resolve(str(config), spec.model_path, "option config")) if config else None
     if folder is not None and (folder / model_files.INDEX_FILE).is_file():
         index = model_files.indexed_facts(folder)
-        return replace(facts, class_name=index.class_name, components=index.components, index=index.index, configs=folder)
+        return replace(
+            facts, class_name=index.class_name, components=index.components, index=index.index, configs=folder
+        )
     own = _class_of_weights(spec, path)
     if own is None:
         return facts
-    return replace(facts, class_name=own.__name__, components=dict.fromkeys(pipeline_class.required_components(own), ("", "")))
+    return replace(
+        facts, class_name=own.__name__, components=dict.fromkeys(pipeline_class.required_components(own), ("", ""))
+    )
 
 
 def _class_of_weights(spec: LoadSpec, path: Path) -> type | None:
@@ -61,8 +69,9 @@ def _class_of_weights(spec: LoadSpec, path: Path) -> type | None:
         return None
 
 
-def with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: type, settings: Settings,
-                  replaced: Iterable[str] = ()) -> ModelFacts:
+def with_weights(
+    spec: LoadSpec, location: Location, facts: ModelFacts, cls: type, settings: Settings, replaced: Iterable[str] = ()
+) -> ModelFacts:
     """For a repo: its files downloaded as diffusers does it (resumable, only what ``cls`` needs), as a folder's facts.
 
     Of the ``replaced`` components only the configs.
@@ -71,8 +80,12 @@ def with_weights(spec: LoadSpec, location: Location, facts: ModelFacts, cls: typ
         return facts
     import diffusers
 
-    options = {"revision": _revision(spec, location), "local_files_only": spec.load_options.get("local_files_only"),
-               "use_safetensors": use_safetensors(spec, settings), "trust_remote_code": spec.trust_remote_code}
+    options = {
+        "revision": _revision(spec, location),
+        "local_files_only": spec.load_options.get("local_files_only"),
+        "use_safetensors": use_safetensors(spec, settings),
+        "trust_remote_code": spec.trust_remote_code,
+    }
     options = {name: value for name, value in options.items() if value is not None} | dict.fromkeys(replaced)
     download = diffusers.DiffusionPipeline.download
     wanted = spec.load_options.get("variant") or ("fp16" if spec.f16 else None)
@@ -90,8 +103,14 @@ def snapshot(spec: LoadSpec, location: Location, ignored: Iterable[str] = ()) ->
     """The whole repo but the files that ``ignored`` matches, as a folder."""
     import huggingface_hub
 
-    return Path(huggingface_hub.snapshot_download(location.repo, revision=_revision(spec, location), ignore_patterns=list(ignored),
-                                                  local_files_only=bool(spec.load_options.get("local_files_only"))))
+    return Path(
+        huggingface_hub.snapshot_download(
+            location.repo,
+            revision=_revision(spec, location),
+            ignore_patterns=list(ignored),
+            local_files_only=bool(spec.load_options.get("local_files_only")),
+        )
+    )
 
 
 def _download_configs(spec: LoadSpec, location: Location, names: Iterable[str]) -> None:
@@ -100,16 +119,23 @@ def _download_configs(spec: LoadSpec, location: Location, names: Iterable[str]) 
 
     for name in names:
         with contextlib.suppress(OSError, ValueError):
-            huggingface_hub.hf_hub_download(location.repo, f"{name}/config.json", revision=_revision(spec, location),
-                                            local_files_only=bool(spec.load_options.get("local_files_only")))
+            huggingface_hub.hf_hub_download(
+                location.repo,
+                f"{name}/config.json",
+                revision=_revision(spec, location),
+                local_files_only=bool(spec.load_options.get("local_files_only")),
+            )
 
 
 def download_file(spec: LoadSpec, location: Location) -> Path:
     import huggingface_hub
 
     only_local = bool(spec.load_options.get("local_files_only"))
-    return Path(huggingface_hub.hf_hub_download(location.repo, location.file, revision=_revision(spec, location),
-                                                local_files_only=only_local))
+    return Path(
+        huggingface_hub.hf_hub_download(
+            location.repo, location.file, revision=_revision(spec, location), local_files_only=only_local
+        )
+    )
 
 
 def _revision(spec: LoadSpec, location: Location) -> str | None:

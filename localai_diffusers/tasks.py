@@ -1,4 +1,5 @@
 """Which pipeline on the loaded weights fits what a request brings: the loaded one, or a sibling of its family."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,7 +31,10 @@ from .signatures import (
 from .sizes import config_value
 
 # What :func:`wanted_task` may answer.
-SIBLING_TASKS = ("inpainting", *(f"{source}-to-{made}" for made in ("image", "video", "3d") for source in ("text", "image", "video")))
+SIBLING_TASKS = (
+    "inpainting",
+    *(f"{source}-to-{made}" for made in ("image", "video", "3d") for source in ("text", "image", "video")),
+)
 
 
 def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
@@ -45,12 +49,17 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
     if request.is_inpainting and not masks:
         return "inpainting"
     clips = bool(videos or condition_parameters(parameters))
-    if (request.video and not clips) or (request.images and not (images or masks or takes_pictures_as_it_is(pipeline_class))) \
-            or _lacks(pipeline_class, request):
+    if (
+        (request.video and not clips)
+        or (request.images and not (images or masks or takes_pictures_as_it_is(pipeline_class)))
+        or _lacks(pipeline_class, request)
+    ):
         return f"{brings}-to-{output}"
     if len(request.images) == 1 and request.mask is None and needs_mask(pipeline_class):
-        raise InvalidRequest(f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
-                             "picture came: send both as ref_images, or the inpainting request")
+        raise InvalidRequest(
+            f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
+            "picture came: send both as ref_images, or the inpainting request"
+        )
     return None
 
 
@@ -59,15 +68,22 @@ def takes_pictures_as_it_is(pipeline_class: type) -> bool:
     or as frames of its video."""
     parameters = parameters_of(pipeline_class)
     videos = video_parameters(parameters)
-    as_frames = any(takes_a_picture(parameters[name]) for name in videos) or bool(video_masks(parameters)) or (
-        bool(videos) and bool({"image-to-video", "controlnet"} & set(tasks_of(pipeline_class))))
+    as_frames = (
+        any(takes_a_picture(parameters[name]) for name in videos)
+        or bool(video_masks(parameters))
+        or (bool(videos) and bool({"image-to-video", "controlnet"} & set(tasks_of(pipeline_class))))
+    )
     return as_frames or inverts(pipeline_class) or bool(condition_parameters(parameters))
 
 
 def inverts(pipeline_class: type) -> bool:
     """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call, which takes none."""
     invert = getattr(pipeline_class, "invert", None)
-    return callable(invert) and "image" in inspect.signature(invert).parameters and not image_parameters(parameters_of(pipeline_class))
+    return (
+        callable(invert)
+        and "image" in inspect.signature(invert).parameters
+        and not image_parameters(parameters_of(pipeline_class))
+    )
 
 
 def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
@@ -104,7 +120,8 @@ def makes(pipeline_class: type, kind: str) -> bool:
     """Whether "image", "video", "audio" or "3d" comes out of the class, by its tasks or by its output's fields."""
     done = tasks_of(pipeline_class)
     return any(task.endswith((f"-to-{kind}", f"-{kind}-generation")) for task in done) or (
-        bool(done) and loader.pipeline_traits(pipeline_class.__name__).kind == kind)
+        bool(done) and loader.pipeline_traits(pipeline_class.__name__).kind == kind
+    )
 
 
 def makes_video(pipeline_class: type) -> bool:
@@ -120,7 +137,9 @@ def check_output(rpc: str, pipeline_class: type) -> None:
     wanted = _MADE.get(rpc)
     if wanted and tasks_of(pipeline_class) and not makes(pipeline_class, wanted):
         kind = loader.pipeline_traits(pipeline_class.__name__).kind
-        raise NotSupported(f"{rpc} is for models that make {wanted}: {pipeline_class.__name__} makes {kind or 'something else'}")
+        raise NotSupported(
+            f"{rpc} is for models that make {wanted}: {pipeline_class.__name__} makes {kind or 'something else'}"
+        )
 
 
 def upscales(pipeline_class: type) -> bool:
@@ -138,13 +157,17 @@ _PART_WORDS = ("Prior", "Decoder", "Emb2Emb", "Controlnet", "Img2Img", "Inpaint"
 
 
 def combined_hint(class_name: str) -> str:
-    """": load X" for the class that combines the parts of the same family, "" where there is none."""
+    """ ": load X" for the class that combines the parts of the same family, "" where there is none."""
     stem = class_name.removesuffix("Pipeline")
     for word in _PART_WORDS:
         stem = stem.replace(word, "")
     names = [name for name in loader.get_available_pipelines() if name.startswith(stem) and "Combined" in name]
     same = [name for name in names if all((word in name) == (word in class_name) for word in ("Img2Img", "Inpaint"))]
-    if not names and f"{stem}Pipeline" in loader.get_available_pipelines() and stem != class_name.removesuffix("Pipeline"):
+    if (
+        not names
+        and f"{stem}Pipeline" in loader.get_available_pipelines()
+        and stem != class_name.removesuffix("Pipeline")
+    ):
         names = [f"{stem}Pipeline"]  # no class combines them: the one that takes what this one makes
     return f": load {min(same or names, key=len)}" if names else ""
 
@@ -204,7 +227,9 @@ def relatives(pipeline_class: type, task: str) -> tuple[type, ...]:
     if not tasks_of(pipeline_class):
         return ()
     found = [cls for cls in _in_package(pipeline_class) if task in tasks_of(cls) and _shares(pipeline_class, cls)]
-    copies = Counter(name for other in loader.get_available_pipelines() for name in loader.pipeline_traits(other).copied_from)
+    copies = Counter(
+        name for other in loader.get_available_pipelines() for name in loader.pipeline_traits(other).copied_from
+    )
     return tuple(sorted(found, key=lambda cls: (-copies[cls.__name__], len(cls.__name__), cls.__name__)))
 
 
@@ -215,41 +240,59 @@ def _in_package(pipeline_class: type) -> Iterator[type]:
         if not found.name.startswith("pipeline"):
             continue
         module = importlib.import_module(f"{package.__name__}.{found.name}")
-        yield from (cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__
-                    and hasattr(cls, "_get_signature_types") and "__call__" in vars(cls))
+        yield from (
+            cls
+            for cls in vars(module).values()
+            if isinstance(cls, type)
+            and cls.__module__ == module.__name__
+            and hasattr(cls, "_get_signature_types")
+            and "__call__" in vars(cls)
+        )
 
 
 def _shares(own: type, other: type) -> bool:
     """Whether ``other`` can be built of the components of ``own`` and called with what a request carries."""
     ours, theirs = own._get_signature_types(), other._get_signature_types()
     parameters = parameters_of(other)
-    asks = [name for name, known in parameters.items() if known.default is EMPTY and name != "prompt" and not takes_media(name, parameters)]
+    asks = [
+        name
+        for name, known in parameters.items()
+        if known.default is EMPTY and name != "prompt" and not takes_media(name, parameters)
+    ]
     needed = {name for name in theirs if name not in other._optional_components}
-    return other is not own and not asks and needed <= ours.keys() and all(
-        set(ours[name]) & set(theirs[name]) for name in theirs if name in ours and "scheduler" not in name)
+    return (
+        other is not own
+        and not asks
+        and needed <= ours.keys()
+        and all(set(ours[name]) & set(theirs[name]) for name in theirs if name in ours and "scheduler" not in name)
+    )
 
 
 def described_inputs(pipeline_class: type) -> str:
-    """"takes image, mask_image": the media of the class's signature, "takes text alone" where there is none."""
+    """ "takes image, mask_image": the media of the class's signature, "takes text alone" where there is none."""
     parameters = parameters_of(pipeline_class)
     names = [name for name in parameters if takes_media(name, parameters)] + list(condition_parameters(parameters))
     return f"takes {', '.join(names) or 'text alone'}"
 
 
 def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any], optional_too: bool = False) -> str:
-    """"X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does not
+    """ "X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does not
     call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them.
 
     ``optional_too``: those called optional as well, for a call that failed on a None (QwenImageEdit's picture).
     """
     parameters = parameters_of(pipeline_class)
     media = [*image_parameters(parameters), *mask_parameters(parameters), *video_parameters(parameters)]
-    needed = [name for name in media if (optional_too or not is_optional(parameters[name])) and arguments.get(name) is None]
+    needed = [
+        name for name in media if (optional_too or not is_optional(parameters[name])) and arguments.get(name) is None
+    ]
     if not needed or any(name in arguments for name in condition_parameters(parameters)):
         return ""
     brought = [name for name in media if arguments.get(name) is not None]
-    return (f"{pipeline_class.__name__} takes {', '.join(media)}, and the request brings "
-            f"{'only what fills ' + ', '.join(brought) if brought else 'no picture'} (src, ref_images, start_image)")
+    return (
+        f"{pipeline_class.__name__} takes {', '.join(media)}, and the request brings "
+        f"{'only what fills ' + ', '.join(brought) if brought else 'no picture'} (src, ref_images, start_image)"
+    )
 
 
 def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> str:
@@ -257,11 +300,17 @@ def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> st
     brought += ["a mask"] if request.is_inpainting else []
     brought += ["a video"] if request.video else []
     parameters = parameters_of(pipeline_class)
-    missing = [name for name in video_parameters(parameters) if parameters[name].default is EMPTY and name not in request.params]
+    missing = [
+        name
+        for name in video_parameters(parameters)
+        if parameters[name].default is EMPTY and name not in request.params
+    ]
     if request.images and missing:
         return f"{pipeline_class.__name__} also needs {', '.join(missing)}: name the file of each in params"
-    return (f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), {pipeline_class.__name__} "
-            f"{described_inputs(pipeline_class)}, and its family has no other pipeline for {task}")
+    return (
+        f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), {pipeline_class.__name__} "
+        f"{described_inputs(pipeline_class)}, and its family has no other pipeline for {task}"
+    )
 
 
 def share_components(pipeline: Any, cls: type) -> Any:
@@ -275,9 +324,14 @@ def share_components(pipeline: Any, cls: type) -> Any:
     config = {name: pipeline.config[name] for name in optional if name in pipeline.config}
     parameters = inspect.signature(cls.__init__).parameters
     absent = {name for name in expected if components.get(name) is None}
-    may_lack = {*cls._optional_components, *(name for name in absent if parameters[name].default is not inspect.Parameter.empty)}
+    may_lack = {
+        *cls._optional_components,
+        *(name for name in absent if parameters[name].default is not inspect.Parameter.empty),
+    }
     if absent - may_lack:
-        raise InvalidRequest(f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs {', '.join(sorted(absent - may_lack))}")
+        raise InvalidRequest(
+            f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs {', '.join(sorted(absent - may_lack))}"
+        )
     _check_channels(pipeline, cls)
     for name in absent:
         if parameters[name].default is inspect.Parameter.empty:
@@ -288,8 +342,13 @@ def share_components(pipeline: Any, cls: type) -> Any:
 def _check_channels(pipeline: Any, cls: type) -> None:
     """Raise InvalidRequest for a sibling that fills only some of the UNet's channels: an inpainting or upscaling model
     (mask or picture beside the latents) makes nothing of text alone."""
-    takes, gives = (config_value(getattr(pipeline, name, None), key) for name, key in (("unet", "in_channels"), ("vae", "latent_channels")))
+    takes, gives = (
+        config_value(getattr(pipeline, name, None), key)
+        for name, key in (("unet", "in_channels"), ("vae", "latent_channels"))
+    )
     if takes and gives and takes != gives and not mask_parameters(parameters_of(cls)):
         names = ", ".join(image_parameters(parameters_of(pipeline)) + mask_parameters(parameters_of(pipeline)))
-        raise InvalidRequest(f"{type(pipeline).__name__} takes {names or 'no picture'}: its unet has {takes} channels, of which "
-                             f"{cls.__name__} would fill {gives}")
+        raise InvalidRequest(
+            f"{type(pipeline).__name__} takes {names or 'no picture'}: its unet has {takes} channels, of which "
+            f"{cls.__name__} would fill {gives}"
+        )

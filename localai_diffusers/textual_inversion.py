@@ -1,4 +1,5 @@
 """Textual inversions: new words for the prompt, each a file of embeddings named by ``options: textual_inversion:``."""
+
 from __future__ import annotations
 
 import logging
@@ -60,7 +61,9 @@ def apply(pipeline: Any, inversions: tuple[Inversion, ...]) -> list[str]:
             words.append(_load(pipeline, inversion))
         except (ValueError, KeyError, RuntimeError, AttributeError) as error:
             reason = str(error)[:400]
-            raise LoadError(f"{_FIELD} {inversion.file.name!r} does not fit {type(pipeline).__name__}: {reason}") from error
+            raise LoadError(
+                f"{_FIELD} {inversion.file.name!r} does not fit {type(pipeline).__name__}: {reason}"
+            ) from error
     return [f"textual inversion: {', '.join(words)} may be used in prompts"] if words else []
 
 

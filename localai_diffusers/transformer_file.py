@@ -3,6 +3,7 @@
 The rest of the pipeline comes from a base (folder or repo), whose model_index.json says which component the file is and
 of what class, and whose config of that component gives its shape.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -23,11 +24,18 @@ from .model_files import Location
 log = logging.getLogger(__name__)
 
 # Keys of checkpoints that bring more than a denoiser begin with one of these somewhere.
-_WHOLE = re.compile(r"^(first_stage_model|cond_stage_model|conditioner|vae|text_encoders?|text_encoder_\d|text_model|"
-                    r"decoder|encoder|audio_vae|vocoder)\.")
+_WHOLE = re.compile(
+    r"^(first_stage_model|cond_stage_model|conditioner|vae|text_encoders?|text_encoder_\d|text_model|"
+    r"decoder|encoder|audio_vae|vocoder)\."
+)
 # Where a checkpoint's metadata may name the repo it was made from (GGUF: "General metadata" of the specification).
-_BASE_KEYS = ("general.base_model.0.repo_url", "general.source.repo_url", "general.source.huggingface.repository",
-              "base_model", "modelspec.base_model")
+_BASE_KEYS = (
+    "general.base_model.0.repo_url",
+    "general.source.repo_url",
+    "general.source.huggingface.repository",
+    "base_model",
+    "modelspec.base_model",
+)
 _REPO_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?$")
 # What other tools put before a transformer's keys.
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
@@ -45,8 +53,10 @@ def base_of(spec: LoadSpec, path: Path) -> tuple[Location, dict[str, Wish]] | No
         named = _base_in_metadata(path)
         log.info("%s names its base %s in its metadata", path, named or "nowhere")
     if not named:
-        raise LoadError(f"{path} holds a transformer alone: name the folder or repo with the rest of its pipeline, e.g. "
-                        "options: base_model:owner/name")
+        raise LoadError(
+            f"{path} holds a transformer alone: name the folder or repo with the rest of its pipeline, e.g. "
+            "options: base_model:owner/name"
+        )
     location = artifacts.find(spec, named, "option base_model")
     if location.kind not in ("folder", "repo"):
         raise LoadError(f"option base_model {named!r} must be a pipeline's folder or a Hub repo, not a file")
@@ -150,7 +160,9 @@ def _make_loadable(component: type) -> None:
     import diffusers
     from diffusers.loaders import single_file_model
 
-    known = any(issubclass(component, getattr(diffusers, name)) for name in single_file_model.SINGLE_FILE_LOADABLE_CLASSES)
+    known = any(
+        issubclass(component, getattr(diffusers, name)) for name in single_file_model.SINGLE_FILE_LOADABLE_CLASSES
+    )
     if not known and getattr(diffusers, component.__name__, None) is component:
         single_file_model.SINGLE_FILE_LOADABLE_CLASSES[component.__name__] = {"checkpoint_mapping_fn": _plain_keys}
 
@@ -174,5 +186,7 @@ def _load_transformers(component: type, file: Path, root: str | None, name: str,
 
 
 def _incomplete(component: type, file: Path) -> LoadError:
-    return LoadError(f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, "
-                     "or it is cut short")
+    return LoadError(
+        f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, "
+        "or it is cut short"
+    )

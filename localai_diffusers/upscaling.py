@@ -2,6 +2,7 @@
 
 Tiles keep memory bounded whatever the photo's size; they overlap and are blended, so that no seam shows.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -11,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import call_arguments, tasks
-from .jobs import Job
 from .errors import GenerationFailed, InvalidRequest
 from .generation import Outcome
+from .jobs import Job
 from .loaded_model import LoadedModel
 from .pipeline_call import call_pipeline
 from .requests import GenerationRequest
@@ -53,7 +54,11 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
 def _enlarges_a_picture(cls: type) -> bool:
     """Whether the class upscales, and asks for one picture and nothing beside it: not a video, not the original too."""
     parameters = parameters_of(cls)
-    needed = [name for name in (*image_parameters(parameters), *mask_parameters(parameters)) if not is_optional(parameters[name])]
+    needed = [
+        name
+        for name in (*image_parameters(parameters), *mask_parameters(parameters))
+        if not is_optional(parameters[name])
+    ]
     return tasks.upscales(cls) and len(needed) == 1
 
 
@@ -61,8 +66,10 @@ def _target(source: Image.Image, scale: int | None, own_factor: float, max_pixel
     factor = scale or own_factor
     size = round(source.width * factor), round(source.height * factor)
     if size[0] * size[1] > max_pixels:
-        raise InvalidRequest(f"scale={scale or 0} makes {size[0]}x{size[1]} of src's {source.width}x{source.height}: at most "
-                             f"{max_pixels} pixels are made (LOCALAI_DIFFUSERS_MAX_PIXELS)")
+        raise InvalidRequest(
+            f"scale={scale or 0} makes {size[0]}x{size[1]} of src's {source.width}x{source.height}: at most "
+            f"{max_pixels} pixels are made (LOCALAI_DIFFUSERS_MAX_PIXELS)"
+        )
     return size
 
 
@@ -93,7 +100,9 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(index * (length - side) / max(count - 1, 1)) for index in range(count)]
 
 
-def _by_model(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job) -> tuple[Image.Image, int, tuple[str, ...]]:
+def _by_model(
+    model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job
+) -> tuple[Image.Image, int, tuple[str, ...]]:
     """The picture enlarged tile by tile, every one with the same seed and brought to ``scale`` (None: the model's own
     factor) before it is put in its place, so that no more than the result is held."""
     import numpy as np
@@ -102,7 +111,9 @@ def _by_model(model: LoadedModel, request: GenerationRequest, scale: int | None,
     padded, limit = _padded(source, side), model.settings.max_pixels
     if scale:
         _target(source, scale, scale, limit)  # too large is told before the work
-    call = call_arguments.build(replace(request, images=(padded.crop((0, 0, side, side)),)), model.pipeline, model.defaults)
+    call = call_arguments.build(
+        replace(request, images=(padded.crop((0, 0, side, side)),)), model.pipeline, model.defaults
+    )
     seeded = replace(request, seed=call.seed)
     plan = tiles(padded.width, padded.height, side)
     total = weights = None
@@ -170,7 +181,7 @@ def _blend(total: np.ndarray, weights: np.ndarray, pixels: np.ndarray, at: tuple
 
     height, width = pixels.shape[:2]
     ramp = np.multiply.outer(_ramp(height), _ramp(width))[..., None]
-    area = np.s_[at[1]:at[1] + height, at[0]:at[0] + width]
+    area = np.s_[at[1] : at[1] + height, at[0] : at[0] + width]
     total[area] += pixels * ramp
     weights[area] += ramp
 

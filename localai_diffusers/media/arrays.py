@@ -58,9 +58,7 @@ def to_pixels(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return (array // 257).astype(np.uint8)
     if array.dtype.kind != "f":
-        return np.clip(array.astype(np.int64) * (255 if array.dtype.kind == "b" else 1), 0, 255).astype(
-            np.uint8
-        )
+        return np.clip(array.astype(np.int64) * (255 if array.dtype.kind == "b" else 1), 0, 255).astype(np.uint8)
     array = without_nan(array, np.isfinite(array))
     if array.size and array.min() < -0.05:
         array = array * 0.5 + 0.5
@@ -82,9 +80,7 @@ def without_nan(array: np.ndarray, finite: np.ndarray, floor: float | None = 0.0
             "the pipeline returned only NaN: its weights overflow in this dtype; "
             "load the model with options: torch_dtype:bf16 or torch_dtype:fp32"
         )
-    logger.warning(
-        "the pipeline's output has %d NaN or infinite values; they are black now", int((~finite).sum())
-    )
+    logger.warning("the pipeline's output has %d NaN or infinite values; they are black now", int((~finite).sum()))
     least = array[finite].min()
     return np.where(finite, array, np.float32(floor if floor is not None and least >= -0.05 else least))
 
@@ -109,7 +105,5 @@ def waveform(name: str, value: Any) -> np.ndarray:
     if array.shape[0] > 8:
         array = array[:1]
     if not np.isfinite(array).any():
-        raise GenerationFailed(
-            "the pipeline returned only NaN: load the model with options: torch_dtype:fp32"
-        )
+        raise GenerationFailed("the pipeline returned only NaN: load the model with options: torch_dtype:fp32")
     return np.ascontiguousarray(np.nan_to_num(array, posinf=1.0, neginf=-1.0), dtype=np.float32)

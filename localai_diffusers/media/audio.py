@@ -145,9 +145,7 @@ def read_audio(
 def _decoded(source: Any, name: str, rate: int | None, max_seconds: float) -> AudioTrack:
     stream = source.streams.audio[0]
     if stream.rate < _SLOWEST_SOURCE:
-        raise InvalidRequest(
-            f"{name} has {stream.rate} samples a second; send a sound of at least {_SLOWEST_SOURCE}"
-        )
+        raise InvalidRequest(f"{name} has {stream.rate} samples a second; send a sound of at least {_SLOWEST_SOURCE}")
     rate = rate or stream.rate
     resampler = av.AudioResampler(format="fltp", layout=_LAYOUTS.get(stream.channels, "stereo"), rate=rate)
     blocks, count = [], 0

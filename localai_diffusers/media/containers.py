@@ -61,9 +61,7 @@ def open_output(path: Path, format: str, options: dict[str, str] | None = None) 
         sink = _Sink(file)
         try:
             # faststart reads the finished file once more, through io_open
-            with av.open(
-                sink, "w", format=format, container_options=options or {}, io_open=sink.reopen
-            ) as output:
+            with av.open(sink, "w", format=format, container_options=options or {}, io_open=sink.reopen) as output:
                 yield output
         finally:
             if sink.error is not None:

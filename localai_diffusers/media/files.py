@@ -126,24 +126,18 @@ def _open_regular(path: str | Path, field: str, max_bytes: int) -> int:
 
 def _require_regular(status: os.stat_result, path: str | Path, field: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidRequest(
-            f"{field}: {shown(path)} is {kind_of(status.st_mode)}; give the path of a regular file"
-        )
+        raise InvalidRequest(f"{field}: {shown(path)} is {kind_of(status.st_mode)}; give the path of a regular file")
 
 
 def _unreadable(path: str | Path, field: str, error: OSError | ValueError) -> InvalidRequest:
     if isinstance(error, FileNotFoundError):
         return InvalidRequest(f"{field}: there is no file {shown(path)}; check the path")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return InvalidRequest(
-        f"{field}: {shown(path)} can't be read ({reason}); give the path of a readable file"
-    )
+    return InvalidRequest(f"{field}: {shown(path)} can't be read ({reason}); give the path of a readable file")
 
 
 def _too_large(path: str | Path, field: str, size: int, max_bytes: int) -> InvalidRequest:
-    return InvalidRequest(
-        f"{field}: {shown(path)} has {size} bytes, the limit is {max_bytes}; send a smaller file"
-    )
+    return InvalidRequest(f"{field}: {shown(path)} has {size} bytes, the limit is {max_bytes}; send a smaller file")
 
 
 def decode_reference(value: str, field: str, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
@@ -178,9 +172,7 @@ def _looks_like_path(value: str) -> bool:
 def _decode_data_uri(value: str, field: str, max_bytes: int) -> bytes:
     head, comma, payload = value.partition(",")
     if not comma:
-        raise InvalidRequest(
-            f"{field}: the data: URI {shown(value)} has no comma; write data:<type>;base64,<payload>"
-        )
+        raise InvalidRequest(f"{field}: the data: URI {shown(value)} has no comma; write data:<type>;base64,<payload>")
     if head.lower().endswith(";base64"):
         return _decode_base64(urllib.parse.unquote(payload), field, max_bytes)
     return urllib.parse.unquote_to_bytes(payload)
@@ -188,9 +180,7 @@ def _decode_data_uri(value: str, field: str, max_bytes: int) -> bytes:
 
 def _decode_base64(value: str, field: str, max_bytes: int) -> bytes:
     if len(value) > max_bytes * 2:  # base64 takes 4/3, line breaks a little more
-        raise InvalidRequest(
-            f"{field}: a payload of {len(value)} characters is over the limit of {max_bytes} bytes"
-        )
+        raise InvalidRequest(f"{field}: a payload of {len(value)} characters is over the limit of {max_bytes} bytes")
     compact = "".join(value.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
@@ -199,18 +189,14 @@ def _decode_base64(value: str, field: str, max_bytes: int) -> bytes:
 
 
 def _not_a_reference(value: str, field: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{field}: {shown(value)} is neither an existing file nor a base64 payload nor a data: URI"
-    )
+    return InvalidRequest(f"{field}: {shown(value)} is neither an existing file nor a base64 payload nor a data: URI")
 
 
 def _bounded(data: bytes, field: str, max_bytes: int) -> bytes:
     if not data:
         raise InvalidRequest(f"{field}: the payload is empty; send a file with content")
     if len(data) > max_bytes:
-        raise InvalidRequest(
-            f"{field}: the payload has {len(data)} bytes, the limit is {max_bytes}; send less"
-        )
+        raise InvalidRequest(f"{field}: the payload has {len(data)} bytes, the limit is {max_bytes}; send less")
     return data
 
 
@@ -274,21 +260,15 @@ def _resolve_destination(dst: str, field: str) -> tuple[Path, os.stat_result | N
 
 def _check_folder(folder: Path, dst: str, field: str) -> None:
     if not folder.is_dir():
-        raise OutputError(
-            f"{field}: the folder {shown(folder)} doesn't exist; create it or give another {field}"
-        )
+        raise OutputError(f"{field}: the folder {shown(folder)} doesn't exist; create it or give another {field}")
     if not _allowed(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"{field}: the folder {shown(folder)} isn't writable for this process; give another {field}"
-        )
+        raise OutputError(f"{field}: the folder {shown(folder)} isn't writable for this process; give another {field}")
     _check_room(folder, dst, field)
 
 
 def _check_existing(target: Path, status: os.stat_result, dst: str, field: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise OutputError(
-            f"{field}: {shown(dst)} is {kind_of(status.st_mode)}; give the path of a regular file"
-        )
+        raise OutputError(f"{field}: {shown(dst)} is {kind_of(status.st_mode)}; give the path of a regular file")
     if not _allowed(target, os.W_OK):
         raise OutputError(f"{field}: {shown(dst)} isn't writable for this process; give another {field}")
     _check_room(target.parent, dst, field)
@@ -305,9 +285,7 @@ def _check_room(folder: Path, dst: str, field: str) -> None:
         room = os.statvfs(folder)
         free = room.f_bfree if os.geteuid() == 0 else room.f_bavail
         if room.f_blocks and not free:
-            raise OutputDiskFull(
-                f"{field}: there is no room left for {shown(dst)}; free some space or write elsewhere"
-            )
+            raise OutputDiskFull(f"{field}: there is no room left for {shown(dst)}; free some space or write elsewhere")
 
 
 def _create_temporary(target: Path, old: os.stat_result | None, dst: str, field: str) -> tuple[Path, bool]:
@@ -381,10 +359,6 @@ def _copy_in_place(temporary: Path, target: Path) -> None:
 
 def _output_error(dst: str, field: str, error: OSError) -> OutputError:
     if error.errno in _DISK_FULL:
-        return OutputDiskFull(
-            f"{field}: no room left while writing {shown(dst)}; free some space or write elsewhere"
-        )
+        return OutputDiskFull(f"{field}: no room left while writing {shown(dst)}; free some space or write elsewhere")
     reason = error.strerror or str(error)
-    return OutputError(
-        f"{field}: {shown(dst)} can't be written ({reason}); check the folder and its permissions"
-    )
+    return OutputError(f"{field}: {shown(dst)} can't be written ({reason}); check the folder and its permissions")

@@ -87,9 +87,7 @@ def _open(content: bytes) -> Image.Image:
 def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise InvalidRequest(
-            f"{name} has {width}x{height} pixels, the limit is {max_pixels}; send a smaller picture"
-        )
+        raise InvalidRequest(f"{name} has {width}x{height} pixels, the limit is {max_pixels}; send a smaller picture")
     if not width or not height:
         raise InvalidRequest(f"{name} has no pixels; send a picture of at least 1x1")
 

@@ -34,12 +34,7 @@ def encode_glb(mesh: Any, path: Path) -> tuple[int, int]:
             f"the pipeline returned an empty mesh ({len(verts)} vertices, {len(faces)} triangles); "
             "try more steps or another seed"
         )
-    if (
-        faces.shape[1:] != (3,)
-        or faces.min() < 0
-        or faces.max() >= len(verts)
-        or not np.isfinite(verts).all()
-    ):
+    if faces.shape[1:] != (3,) or faces.min() < 0 or faces.max() >= len(verts) or not np.isfinite(verts).all():
         raise GenerationFailed("the pipeline returned a broken mesh (indices or coordinates out of range)")
     verts = np.stack([verts[:, 0], verts[:, 2], -verts[:, 1]], axis=1)
     document, binary = _document(verts, faces.astype("<u4"), _colors(mesh, len(verts)))
@@ -71,9 +66,7 @@ def _colors(mesh: Any, count: int) -> np.ndarray | None:
     return np.rint(np.hstack([linear, opaque]) * 255).astype(np.uint8)
 
 
-def _document(
-    verts: np.ndarray, faces: np.ndarray, colors: np.ndarray | None
-) -> tuple[dict[str, Any], bytes]:
+def _document(verts: np.ndarray, faces: np.ndarray, colors: np.ndarray | None) -> tuple[dict[str, Any], bytes]:
     """The glTF document and the bytes of its one buffer."""
     verts = verts.astype("<f4")
     bounds = {"min": verts.min(axis=0).tolist(), "max": verts.max(axis=0).tolist()}
@@ -83,9 +76,7 @@ def _document(
     ]
     attributes = {"POSITION": 0}
     if colors is not None:
-        parts.append(
-            (colors.tobytes(), _ARRAY_BUFFER, _accessor(_UINT8, len(colors), "VEC4") | {"normalized": True})
-        )
+        parts.append((colors.tobytes(), _ARRAY_BUFFER, _accessor(_UINT8, len(colors), "VEC4") | {"normalized": True}))
         attributes["COLOR_0"] = 2
     views, accessors, binary = [], [], b""
     for index, (content, target, accessor) in enumerate(parts):

@@ -30,9 +30,7 @@ _AUDIO_FIELDS = frozenset({"audios", "audio", "sound", "waveform", "waveforms", 
 _DEPTH_FIELDS = frozenset({"prediction", "depth"})
 _RESULT_FIELDS = _VIDEO_FIELDS | _AUDIO_FIELDS | _DEPTH_FIELDS | {"images", "texts", "sampling_rate"}
 # Beside the main field: diagnostics, intermediate results, and what the safety checker took away.
-_SIDE_FIELDS = re.compile(
-    r"embed|latent|sequence|uncertainty|keyframe|action|logit|mask|^unsafe|reconstruction"
-)
+_SIDE_FIELDS = re.compile(r"embed|latent|sequence|uncertainty|keyframe|action|logit|mask|^unsafe|reconstruction")
 # Under any other name an array of rank 2 or 3 is some model's coordinates or scores.
 _PICTURES = re.compile(r"^$|image|picture|rgb|frame|video|depth|prediction|normal|albedo|sample|output|pixel")
 _NOT_MEDIA = re.compile(r"nsfw|detected|concept|revised_prompt|position|_rate$|^fps$")
@@ -206,11 +204,7 @@ def _is_array(value: Any) -> bool:
 def _looks_like_sound(value: Any) -> bool:
     """Whether an array under any name can only be a waveform, (n), (C, n) or (B, C, n)."""
     shape = tuple(value.shape) if _is_array(value) else ()
-    return (
-        1 <= len(shape) <= 3
-        and shape[-1] >= _SHORTEST_SOUND
-        and max(shape[-2:-1], default=1) <= _LOWEST_PICTURE
-    )
+    return 1 <= len(shape) <= 3 and shape[-1] >= _SHORTEST_SOUND and max(shape[-2:-1], default=1) <= _LOWEST_PICTURE
 
 
 def _is_rated_sound(value: Any) -> bool:
@@ -242,15 +236,9 @@ def _classify_array(
     """(kind, contents) of one array by its rank: 2 and 3 a picture, 4 pictures or a video, 5 videos."""
     first = hasattr(value, "detach") if channels_first is None else channels_first
     array = to_numpy(value)
-    if (
-        array.dtype.kind not in "fiub"
-        or not 2 <= array.ndim <= 5
-        or not (array.ndim > 3 or _PICTURES.search(name))
-    ):
+    if array.dtype.kind not in "fiub" or not 2 <= array.ndim <= 5 or not (array.ndim > 3 or _PICTURES.search(name)):
         return "embeddings", [value]
-    is_video = (
-        array.ndim == 5 or name in _VIDEO_FIELDS or (hint == "video" and array.ndim == 4 and len(array) > 1)
-    )
+    is_video = array.ndim == 5 or name in _VIDEO_FIELDS or (hint == "video" and array.ndim == 4 and len(array) > 1)
     frames = channels_last(array, first, video=is_video)
     if frames is None:
         return "embeddings", [value]

@@ -68,15 +68,9 @@ def _write_depth(payload: Payload, job: _Job) -> str:
     from localai_diffusers.media.images import image_format, save_image
 
     depth, format = payload.arrays[0], image_format(job.dst)
-    low, high = (
-        (0.0, 1.0) if depth.min() >= 0 and depth.max() <= 1 else (float(depth.min()), float(depth.max()))
-    )
+    low, high = (0.0, 1.0) if depth.min() >= 0 and depth.max() <= 1 else (float(depth.min()), float(depth.max()))
     scaled = (depth - low) / ((high - low) or 1.0)
-    levels = (
-        np.rint(scaled * 65535).astype(np.uint16)
-        if format == "PNG"
-        else np.rint(scaled * 255).astype(np.uint8)
-    )
+    levels = np.rint(scaled * 65535).astype(np.uint16) if format == "PNG" else np.rint(scaled * 255).astype(np.uint8)
     save_image(Image.fromarray(levels), job.path, format, job.metadata)
     return f"{format} depth {depth.shape[1]}x{depth.shape[0]}"
 

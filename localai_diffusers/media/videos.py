@@ -90,9 +90,7 @@ def encode_video(
     if not len(frames):
         raise GenerationFailed("the pipeline returned a video without frames; ask for more frames")
     if not _SLOWEST <= fps <= _FASTEST:
-        raise InvalidRequest(
-            f"fps: {fps} isn't a usable rate; give {_SLOWEST} to {_FASTEST} frames per second"
-        )
+        raise InvalidRequest(f"fps: {fps} isn't a usable rate; give {_SLOWEST} to {_FASTEST} frames per second")
     if container == "gif":
         _write_gif(frames, fps, path, check)
         return frame_size(frames[0])
@@ -112,8 +110,7 @@ def _add_video_stream(output: Any, target: _Container, first: Any, fps: float) -
     codec = next((name for name in target.codecs if name in av.codecs_available and _can_encode(name)), None)
     if codec is None:
         raise GenerationFailed(
-            f"this build of PyAV has none of the encoders {', '.join(target.codecs)}; "
-            "install the av package from PyPI"
+            f"this build of PyAV has none of the encoders {', '.join(target.codecs)}; install the av package from PyPI"
         )
     stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(_MAX_DENOMINATOR))
     stream.width, stream.height = (max(2, side - side % 2) for side in frame_size(first))
