@@ -63,7 +63,7 @@ def _payload(pipeline: Any, output: Any) -> Payload:
     """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it."""
     from .media import payloads
 
-    hint = "video" if tasks.makes_video(type(pipeline)) else None
+    hint = next((kind for kind in ("video", "image") if tasks.makes(type(pipeline), kind)), None)
     payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
     if payload.kind in ("embeddings", "text"):
         name = type(pipeline).__name__
@@ -91,7 +91,8 @@ def write(
 
 
 def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any) -> float:
-    """Frames a second: the request's, the model's own, for a video made through GenerateImage the FPS variable."""
+    """Frames a second: the request's, the model's own, for a video made through GenerateImage the FPS variable; of a clip
+    that a model without a rate of its own works on, the clip's."""
     from .media import payloads
 
     own = payloads.frame_rate_of(pipeline)
@@ -99,4 +100,4 @@ def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any) -
         return request.fps
     if request.rpc == "GenerateImage":
         return float(model.settings.fps)
-    return own if own and math.isfinite(own) else _FALLBACK_FPS
+    return own if own and math.isfinite(own) else request.video_rate or _FALLBACK_FPS

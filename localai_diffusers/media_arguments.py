@@ -42,6 +42,8 @@ def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str])
     found |= _sound(request, pipeline)
     found |= _named(request, pipeline)
     found |= _mask_for_each_frame(found, parameters)
+    if "image_latents" in parameters and request.images and inverts(type(pipeline)):
+        return found | _mask_of_latents(found, request.images[0].size, pipeline)
     return _resized(found, request, pipeline, notes)
 
 
@@ -57,7 +59,7 @@ def _pictures(request: GenerationRequest, parameters: Parameters, cls: type) -> 
         if (
             name == names[-1]
             and len(images) > 1
-            and takes_list(parameters[name])
+            and (takes_list(parameters[name]) or media_forms.is_grid(parameters))
             and not _starts_from(name, names, parameters)
         ):
             found[name], images = images, []
@@ -142,6 +144,13 @@ def _mask_for_each_frame(found: Mapping[str, Any], parameters: Parameters) -> di
         if not isinstance(mask, list) or len(mask) == 1
     }
     return {name: [mask] * len(video) for name, mask in still.items()}
+
+
+def _mask_of_latents(found: Mapping[str, Any], size: tuple[int, int], pipeline: Any) -> dict[str, Any]:
+    """A mask beside inverted latents is of their size (DiffEdit), which is that of the picture over the VAE's factor."""
+    factor = getattr(pipeline, "vae_scale_factor", 1)
+    side = (max(1, size[0] // factor), max(1, size[1] // factor))
+    return {name: found[name].resize(side) for name in mask_parameters(parameters_of(pipeline)) if name in found}
 
 
 def _sound(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         shape = unpacked_shape(call, name)
         if takes_only_tensor(parameters[name]) and (name in videos or len(shape) == 5):
             found[name] = _tensor(value, shape, is_mask=name in video_masks(parameters))
-        elif name in images and "task_prompt" in parameters:
+        elif name in images and is_grid(parameters):
             found[name] = _grid(value)
         elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
             found[name] = [value]
@@ -61,6 +61,11 @@ def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:
     )
     tensor = torch.from_numpy(pixels[..., None] if is_mask else pixels / 255.0).permute(0, 3, 1, 2)[None]
     return tensor.transpose(1, 2).contiguous() if shape[1:2] and shape[1].startswith("channel") else tensor
+
+
+def is_grid(parameters: Parameters) -> bool:
+    """Whether the pictures are examples of a task that the prompt describes, and a query (VisualCloze)."""
+    return "task_prompt" in parameters
 
 
 def _grid(value: Any) -> list[list[Any]]:

@@ -52,15 +52,18 @@ def call_on_weights(pipeline: Any, own: type, call: Call, job: Job) -> Any:
 
 
 def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
-    """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by."""
+    """Call the pipeline under the step hook; once more with a rounded size if it says what that must be divisible by, or
+    with an empty negative prompt if it cannot do without one."""
     try:
         return _call(pipeline, call, job)
     except _REFUSALS as error:
         rounded = _rounded_size(call.arguments, str(error))
-        if rounded is None:
+        if rounded is not None:
+            call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
+        elif not _wants_negative_prompt(error, pipeline, call):
             raise _refused(error, pipeline, call, job) from error
-        call.notes.append(f"size is rounded to {rounded['width']}x{rounded['height']}")
-        call.arguments.update(rounded)  # the pipeline refused before it drew any noise
+        # the pipeline refused before it drew any noise
+        call.arguments.update(rounded or {"negative_prompt": ""})
     try:
         return _call(pipeline, call, job)
     except _REFUSALS as error:
@@ -73,12 +76,25 @@ def _call(pipeline: Any, call: Call, job: Job) -> Any:
     torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
     with progress.watched(pipeline, job) as hooks, compat.clip_text_model():
         try:
-            if call.inversion is not None:
-                pipeline.invert(**call.inversion)
-            return pipeline(**call.arguments, **hooks)
+            return pipeline(**call.arguments, **_inverted(pipeline, call), **hooks)
         except BaseException:
             pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach
             raise
+
+
+def _inverted(pipeline: Any, call: Call) -> dict[str, Any]:
+    """Invert the picture where the pipeline edits one that way: it keeps the latents, or takes them as an argument."""
+    if call.inversion is None:
+        return {}
+    found = pipeline.invert(**call.inversion)
+    return {"image_latents": found.latents} if "image_latents" in parameters_of(pipeline) else {}
+
+
+def _wants_negative_prompt(error: Exception, pipeline: Any, call: Call) -> bool:
+    """Whether the texts could not be encoded for lack of a negative prompt (EasyAnimate iterates over its default, None)."""
+    functions = [frame.f_code.co_name for frame, _line in traceback.walk_tb(error.__traceback__)]
+    takes_one = "negative_prompt" in parameters_of(pipeline) and call.arguments.get("negative_prompt") is None
+    return isinstance(error, TypeError) and "NoneType" in str(error) and "encode_prompt" in functions and takes_one
 
 
 def _rounded_size(arguments: dict[str, Any], text: str) -> dict[str, int] | None:

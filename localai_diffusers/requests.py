@@ -40,6 +40,7 @@ class GenerationRequest:
     mask: Image.Image | None = None
     is_inpainting: bool = False
     video: list[Image.Image] | None = None
+    video_rate: float | None = None  # frames a second of ``video``
     audio: bytes | None = None
     num_frames: int | None = None
     fps: float | None = None
@@ -115,7 +116,7 @@ def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
     negative = _prompt("negative_prompt", request.negative_prompt, settings)
     width, height = _size(request, settings)
     files.check_destination(request.dst)
-    images, video = _start(request.start_image, settings)
+    images, video, rate = _start(request.start_image, settings)
     return GenerationRequest(
         "GenerateVideo",
         request.dst,
@@ -128,6 +129,7 @@ def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
         seed=_seed(request.seed, zero_is_random=True),
         images=images,
         video=video,
+        video_rate=rate,
         last_image=_reference("end_image", request.end_image, settings),
         audio=_sound("audio", request.audio, settings),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
@@ -219,15 +221,17 @@ def from_depth_request(request: Any, settings: Settings) -> GenerationRequest:
     return GenerationRequest("Depth", request.dst, images=(image,))
 
 
-def _start(value: str, settings: Settings) -> tuple[tuple[Image.Image, ...], list[Image.Image] | None]:
-    """start_image as a picture, or as the frames of a video where it is one."""
+def _start(
+    value: str, settings: Settings
+) -> tuple[tuple[Image.Image, ...], list[Image.Image] | None, float | None]:
+    """start_image as a picture, or as the frames of a video and its rate where it is one."""
     if not value:
-        return (), None
+        return (), None, None
     from .media import files, images, videos
 
     data = files.decode_reference(value, "start_image", settings.max_source_bytes)
     try:
-        return (images.read_image(data, "start_image", max_pixels=settings.max_source_pixels),), None
+        return (images.read_image(data, "start_image", max_pixels=settings.max_source_pixels),), None, None
     except InvalidRequest as not_a_picture:
         try:
             frames = videos.read_video(
@@ -235,7 +239,7 @@ def _start(value: str, settings: Settings) -> tuple[tuple[Image.Image, ...], lis
             )
         except InvalidRequest:
             raise not_a_picture from None
-        return (), frames
+        return (), frames, videos.frame_rate(data)
 
 
 def _reference(name: str, value: str, settings: Settings) -> Image.Image | None:

@@ -63,7 +63,7 @@ _NOT_MEDIA = frozenset(
         "adapter",
         "negative",
         "guidance",
-        "gligen",
+        "inpaint",
         "phrases",
         "strength",
         "fake",

@@ -272,6 +272,7 @@ def described_inputs(pipeline_class: type) -> str:
     """ "takes image, mask_image": the media of the class's signature, "takes text alone" where there is none."""
     parameters = parameters_of(pipeline_class)
     names = [name for name in parameters if takes_media(name, parameters)] + list(condition_parameters(parameters))
+    names = ["a picture to edit", *names] if inverts(pipeline_class) else names
     return f"takes {', '.join(names) or 'text alone'}"
 
 

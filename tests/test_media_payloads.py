@@ -178,6 +178,11 @@ class Videos(unittest.TestCase):
             self.assertEqual(payload.kind, "image")
             np.testing.assert_array_equal(np.asarray(payload.images[0]), FRAMES[0])
 
+    def test_layers_are_pictures_where_a_picture_was_asked_for(self) -> None:
+        payload = told({"images": [PICTURES]}, hint="image")
+        self.assertEqual((payload.kind, len(payload.images)), ("image", len(PICTURES)))
+        self.assertEqual(told({"frames": [PICTURES]}, hint="image").kind, "video")
+
     def test_a_video_keeps_its_sound(self) -> None:
         sound = RANDOM.random((1, 2, 9000)).astype(np.float32)
         for output in (
@@ -308,6 +313,12 @@ class Rates(unittest.TestCase):
             payloads.sampling_rate_of(SimpleNamespace(components={}, sample_rate=24_000)), 24_000
         )
         self.assertIsNone(payloads.sampling_rate_of(SimpleNamespace()))
+
+    def test_else_the_frame_rate_is_that_of_the_classs_example(self) -> None:
+        import diffusers
+
+        for cls, rate in ((diffusers.WanPipeline, 16.0), (diffusers.CogVideoXPipeline, 8.0), (diffusers.AnimateDiffPipeline, None)):
+            self.assertEqual(payloads.frame_rate_of(cls.__new__(cls)), rate, cls)
 
     def test_the_frame_rate_is_the_calls_own_default(self) -> None:
         class Pipeline:

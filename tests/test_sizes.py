@@ -6,7 +6,7 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localai_diffusers.sizes import fit_within, frame_multiple, round_frames, round_size, size_multiple
+from localai_diffusers.sizes import fit_frames, fit_within, frame_multiple, round_frames, round_size, size_multiple
 from tests.support import zoo_model
 
 side = st.integers(1, 5000)
@@ -64,6 +64,13 @@ class PipelinesTest(unittest.TestCase):
             self.assertEqual(size_multiple(pipeline) % factor, 0, name)
         self.assertEqual(size_multiple(zoo_model("FluxPipeline").pipeline),
                          zoo_model("FluxPipeline").pipeline.vae_scale_factor * 2)
+
+    def test_frames_are_what_the_model_makes(self) -> None:
+        """CogVideoX decodes latents in pairs, LTX-Video only behind a switch; Latte knows one length, AnimateDiff a longest."""
+        for name, asked, made in (("CogVideoXPipeline", 5, 9), ("CogVideoXPipeline", 49, 49), ("LTXPipeline", 121, 121),
+                                  ("WanPipeline", 2, 5), ("WanPipeline", 1, 1), ("MochiPipeline", 19, 19),
+                                  ("LattePipeline", 9, 16), ("AnimateDiffPipeline", 40, 32), ("AnimateDiffPipeline", 7, 7)):
+            self.assertEqual(fit_frames(asked, zoo_model(name).pipeline), made, (name, asked))
 
     def test_a_unet_in_pixel_space_counts_its_halvings(self) -> None:
         pipeline = zoo_model("DDPMPipeline").pipeline

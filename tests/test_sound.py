@@ -81,9 +81,9 @@ class FieldsTest(RpcCase):
         self.assertIn("this pipeline has no argument for bpm: it is ignored", self.message)
 
     def test_a_caption_stands_in_for_the_text_and_instrumental_for_lyrics(self) -> None:
+        import backend_pb2
         from localai_diffusers import requests
         from localai_diffusers.settings import Settings
-        import backend_pb2
 
         message = backend_pb2.SoundGenerationRequest(dst="/tmp/x.wav", caption="soft rain", instrumental=True)
         request = requests.from_sound_request(message, Settings())

@@ -170,6 +170,16 @@ class RatesTest(RpcCase):
             self.load(model)
             self.assertEqual(Clip(self.video(name=f"{model}.mp4")).rate, rate, model)
 
+    def test_a_model_without_a_rate_keeps_that_of_the_clip(self) -> None:
+        from localai_diffusers.media import videos
+        from tests.zoo import call
+
+        clip = self.path("clip.mp4")
+        videos.encode_video(call.frames(), 12.0, clip, "mp4", None)
+        self.load("AnimateDiffVideoToVideoPipeline")
+        self.assertEqual(Clip(self.video(start_image=str(clip))).rate, 12)
+        self.assertEqual(Clip(self.video(start_image=str(clip), fps=5)).rate, 5)
+
     def test_a_rate_that_is_asked_for_counts(self) -> None:
         self.load("WanPipeline")
         self.assertEqual(Clip(self.video(fps=5)).rate, 5)

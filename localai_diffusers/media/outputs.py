@@ -149,8 +149,8 @@ def _classify_sequence(name: str, value: Sequence[Any], hint: str | None) -> tup
 
 
 def _classify_nested(name: str, items: list[Sequence[Any]], hint: str | None) -> tuple[str, list[Any]]:
-    """A list of lists: videos as a rule; layers of one picture if they are RGBA, pictures if each stands
-    alone.
+    """A list of lists: videos as a rule; layers of one picture where pictures are made or they are RGBA,
+    pictures if each stands alone.
     """
     inner = [_classify_sequence("", each, None) for each in items]
     if not all(kind == inner[0][0] for kind, _ in inner):
@@ -159,7 +159,7 @@ def _classify_nested(name: str, items: list[Sequence[Any]], hint: str | None) ->
         return inner[0][0], list(chain.from_iterable(content for _, content in inner))
     flat = [image for _, content in inner for image in content]
     alone = all(len(content) == 1 for _, content in inner) and name not in _VIDEO_FIELDS and hint != "video"
-    layers = flat[0].mode == "RGBA" and name not in _VIDEO_FIELDS
+    layers = (flat[0].mode == "RGBA" or hint == "image") and name not in _VIDEO_FIELDS
     if alone or layers:
         return "image", flat
     return _videos([tuple(content) for _, content in inner], hint)

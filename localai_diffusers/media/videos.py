@@ -229,6 +229,16 @@ def read_video(
     return frames
 
 
+def frame_rate(content: bytes) -> float | None:
+    """Frames a second of a clip, None for what tells none."""
+    try:
+        with open_payload(content) as source:
+            rate = source.streams.video[0].average_rate if source.streams.video else None
+    except (OSError, ValueError):  # av.error.FFmpegError is one or the other
+        return None
+    return float(rate) if rate and _SLOWEST <= rate <= _FASTEST else None
+
+
 def _picture_frames(content: bytes, name: str, max_frames: int, max_pixels: int) -> list[Image.Image] | None:
     """The frames that Pillow finds, None where it knows no picture in ``content``."""
     try:
