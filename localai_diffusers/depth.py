@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import call_arguments
+from . import call_arguments, tasks
 from .errors import InvalidRequest, NotSupported
 from .jobs import Job
 from .loaded_model import LoadedModel
@@ -41,14 +41,21 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
         raise InvalidRequest(f"exports {unknown[0]!r} is unknown: use {', '.join(EXPORTS)}")
     if exports and not request.dst:
         raise InvalidRequest("dst is empty: exports need a path to write to")
+    done = tasks.tasks_of(type(model.pipeline))
+    if done and "depth-estimation" not in done:  # told before the model runs; of a class of unknown tasks the output tells
+        raise _no_depth(model)
     call = call_arguments.build(request, model.pipeline, model.defaults)
     payload = payloads.payload_from_output(call_pipeline(model.pipeline, call, job), sampling_rate=None)
     if not payload.arrays:
-        raise NotSupported(
-            f"{type(model.pipeline).__name__} estimates no depth: load a depth-estimation pipeline (Marigold)"
-        )
+        raise _no_depth(model)
     values = payload.arrays[0]
     return DepthMap(_within_limit(values), tuple(EXPORTS[name](values, request.dst) for name in exports))
+
+
+def _no_depth(model: LoadedModel) -> NotSupported:
+    return NotSupported(
+        f"{type(model.pipeline).__name__} estimates no depth: load a depth-estimation pipeline (Marigold)"
+    )
 
 
 def _within_limit(values: np.ndarray) -> np.ndarray:

@@ -100,6 +100,19 @@ class DepthTest(RpcCase):
         for model in ("MarigoldNormalsPipeline", "StableDiffusionPipeline"):
             self.assertIn("load a depth-estimation pipeline", self.refusal(self.depth, model=model))
 
+    def test_a_model_that_estimates_no_depth_is_refused_before_it_runs(self) -> None:
+        from localai_diffusers import depth
+        from localai_diffusers.errors import NotSupported
+        from localai_diffusers.requests import GenerationRequest
+        from tests.support import new_job, zoo_model
+
+        job = new_job()
+        with Image.open(self.picture) as picture:
+            request = GenerationRequest("Depth", "", images=(picture.convert("RGB"),))
+        with self.assertRaises(NotSupported):
+            depth.estimate(zoo_model("StableDiffusionImg2ImgPipeline"), request, (), job)
+        self.assertEqual(job.step, 0)
+
 
 if __name__ == "__main__":
     unittest.main()
