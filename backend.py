@@ -25,6 +25,7 @@ import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
 from localai_diffusers.engine import Engine, State
+from localai_diffusers.intake import Intake, SourceMemory
 from localai_diffusers.jobs import Job, as_ours
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
@@ -62,6 +63,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     def __init__(self, settings: Settings | None = None, engine: Engine | None = None) -> None:
         self.settings = settings or Settings.from_environ()
         self.engine = engine or Engine(self.settings.max_queue, warm_up)
+        self.memory = SourceMemory(self.settings.max_source_memory)
 
     def Health(self, request: Any, context: grpc.ServicerContext) -> Any:
         return backend_pb2.Reply(message=b"OK")
@@ -142,7 +144,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         self,
         request: Any,
         context: grpc.ServicerContext,
-        read: Callable[[Any, Settings], Any],
+        read: Callable[[Any, Settings, Intake], Any],
         generate: Callable[[Any, Any, Job], Any] | None = None,
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
@@ -153,19 +155,24 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         self,
         request: Any,
         context: grpc.ServicerContext,
-        read: Callable[[Any, Settings], Any],
+        read: Callable[[Any, Settings, Intake], Any],
         work: Callable[[Any, Any, Job], Any],
     ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
             self.engine.require_model()
-            wanted = read(request, self.settings)
-            identity = getattr(request, "ModelIdentity", "")
-            batch = _batch(self.engine.model, wanted) if work is _generate else None
-            job = self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
-            return self._wait(job, context)
+            return self._wait(self._queued(request, read, work), context)
         except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
             _abort(context, as_ours(error, type(request).__name__))
+
+    def _queued(
+        self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Callable[[Any, Any, Job], Any]
+    ) -> Job:
+        """The job that does the work. It alone holds what was read: no frame that an error's traceback keeps."""
+        wanted = read(request, self.settings, Intake(self.settings, self.memory))
+        identity = getattr(request, "ModelIdentity", "")
+        batch = _batch(self.engine.model, wanted, identity) if work is _generate else None
+        return self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
 
     def _wait(self, job: Job, context: grpc.ServicerContext) -> Any:
         """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
@@ -180,13 +187,13 @@ def _generate(model: Any, wanted: Any, job: Job) -> Any:
     return generation.generate(model, wanted, job)
 
 
-def _batch(model: Any, wanted: Any) -> Any:
+def _batch(model: Any, wanted: Any, identity: str) -> Any:
     """How the request may run with its neighbors; nothing is imported for it where no model is loaded yet."""
     if model is None:
         return None
     from localai_diffusers import batching
 
-    return batching.batch_for(model, wanted)
+    return batching.batch_for(model, wanted, identity)
 
 
 _WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for state in State}
@@ -234,7 +241,7 @@ def serve(address: str) -> int:
     server.start()
     log.info("listening on port %d", port)
     engine.submit(lambda _job: warm_up(), "import of the libraries")
-    os.read(stop, 1)
+    logs.wait_for_byte(stop)
     return _shut_down(server, engine)
 
 

@@ -380,12 +380,13 @@ def _literal_pairs(node: ast.expr | None) -> list[tuple[ast.expr | None, ast.exp
 class Traits:
     """What a class takes and gives, by its source.
 
-    `call` and `components` map a parameter of `__call__` / `__init__` to whether it must be given; `kind`
-    is what comes out (`image`, `video`, `audio`, `3d`, `prediction`, `text`, `embeddings`, or "" when it
-    can't be told).
+    `call` and `components` map a parameter of `__call__` / `__init__` to whether it must be given; `spare` are
+    those of `__call__` that its annotations say may be None; `kind` is what comes out (`image`, `video`, `audio`,
+    `3d`, `prediction`, `text`, `embeddings`, or "" when it can't be told).
     """
 
     call: Mapping[str, bool]
+    spare: frozenset[str]
     components: Mapping[str, bool]
     kind: str
     onnx: bool
@@ -399,10 +400,15 @@ class Traits:
         """Whether a parameter of this sort has no default."""
         return any(self.call.get(name, False) for name in _INPUTS[what])
 
+    def spares(self, what: str) -> bool:
+        """Whether every parameter of this sort may be None by its annotation, which diffusers says only where it may."""
+        return self.takes(what) and _INPUTS[what] & self.call.keys() <= self.spare
+
 
 _NEXT_TOP_LEVEL = re.compile(r"^(?:class|def|@|if|[A-Za-z_]\w* *=)", re.MULTILINE)
 _COPIED = re.compile(r"Copied from diffusers\.pipelines\.[\w.]*?\.([A-Z]\w+)")
 _OUTPUT = re.compile(r"\b(\w*Output)\(\s*(\w+)\s*=")
+_UNNAMED_OUTPUT = re.compile(r"\breturn (\w*Output)\((?!\s*\w+\s*=)")
 _OPTIONAL = re.compile(r"^    _optional_components\b[^=\n]*=\s*\[([^\]]*)\]", re.MULTILINE)
 
 
@@ -427,26 +433,57 @@ def _header(source: str, method: str) -> re.Match[str] | None:
     )
 
 
+@functools.lru_cache(maxsize=2)  # asked for twice in a row
+def _arguments(source: str) -> ast.arguments | None:
+    try:
+        return ast.parse(f"def header({source}\n): pass").body[0].args
+    except SyntaxError:  # a shape that `_header` didn't foresee: nothing is known then, and nothing breaks
+        return None
+
+
+def _spare(source: str) -> frozenset[str]:
+    """Names of the parameters that are annotated `Optional[...]` or `... | None`."""
+    spec = _arguments(source)
+    every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs] if spec else []
+    return frozenset(item.arg for item in every if _admits_none(item.annotation))
+
+
+def _admits_none(annotation: ast.expr | None) -> bool:
+    if isinstance(annotation, ast.BinOp):
+        return isinstance(annotation.right, ast.Constant) and annotation.right.value is None
+    return (
+        isinstance(annotation, ast.Subscript)
+        and isinstance(name := annotation.value, ast.Name)
+        and name.id == "Optional"
+    )
+
+
 def _parameters(source: str) -> dict[str, bool]:
     """Parameter name -> whether it must be given; `self` and `**kwargs` left out."""
-    try:
-        spec = ast.parse(f"def header({source}\n): pass").body[0].args
-    except SyntaxError:  # a shape that `_header` didn't foresee: nothing is known then, and nothing breaks
+    spec = _arguments(source)
+    if spec is None:
         return {}
     plain = spec.posonlyargs + spec.args
     required = {item.arg: index < len(plain) - len(spec.defaults) for index, item in enumerate(plain)}
-    required.update((item.arg, default is None) for item, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
+    required.update(
+        (item.arg, default is None) for item, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+    )
     required.pop("self", None)
     return required
 
 
-def _output_kind(body: str, returns: str) -> str:
-    """What comes out: by the output's keyword in the body, else by the words of the return annotation."""
+def _output_kind(body: str, returns: str, file: str) -> str:
+    """What comes out: by the output's keyword in the body (or, given without one, its first field in ``file``, the whole
+    source), else by the words of the return annotation."""
     if re.search(r"[\"']mesh[\"']", body):  # only pipelines that make objects offer it as an output_type
         return "3d"
     for output, keyword in _OUTPUT.findall(body):
         if keyword in _FIELD_KINDS:
             return "video" if "Video" in output and keyword == "images" else _FIELD_KINDS[keyword]
+    for output in _UNNAMED_OUTPUT.findall(body):
+        field = re.search(rf"^class {output}\(.*?^    (\w+): \S", file, re.MULTILINE | re.DOTALL)
+        if field and field[1] in _FIELD_KINDS:
+            return _FIELD_KINDS[field[1]]
     for word, kind in (("Audio", "audio"), ("Video", "video"), ("Image", "image")):
         if f"{word}PipelineOutput" in returns + body:
             return kind
@@ -463,9 +500,10 @@ def _traits(name: str) -> Traits:
     optional = _OPTIONAL.search(source)
     components = _parameters(init[1]) if init else dict(parent.components if parent else {})
     spared = set(re.findall(r"\w+", optional[1])) if optional else set()
-    kind = _output_kind(source[call.start() :], call[2] or "") if call else ""
+    kind = _output_kind(source[call.start() :], call[2] or "", _cached_text(record.path)) if call else ""
     return Traits(
         call=_parameters(call[1]) if call else (parent.call if parent else {}),
+        spare=_spare(call[1]) if call else (parent.spare if parent else frozenset()),
         components={part: needed and part not in spared for part, needed in components.items()},
         kind=kind or (parent.kind if parent and not call else ""),
         onnx=name.startswith("Onnx") or "_is_onnx = True" in source or bool(parent and parent.onnx),
@@ -519,7 +557,10 @@ def _image_tasks(name: str, traits: Traits) -> list[str]:
     apart = not traits.call.keys().isdisjoint({"control_image", "strength", "hint"})
     image = traits.takes("image") and (apart or not re.search("Control[Nn]et|Adapter", name))
     if traits.takes("mask"):
-        return ["inpainting"]
+        # An editor for which a mask is one more wish; where it is a must, the noise or the latents under it are, too.
+        free = traits.spares("mask") and traits.spares("image") and traits.takes("prompt")
+        spared = free and traits.call.keys().isdisjoint({"strength", "masked_image_latents"})
+        return ["text-to-image", "image-to-image", "inpainting"] if spared else ["inpainting"]
     if image and (traits.needs("image") or not traits.takes("prompt") or "strength" in traits.call):
         return ["image-to-image"]
     if traits.takes("prompt"):
@@ -820,14 +861,17 @@ def _all_records() -> tuple[ClassRecord, ...]:
     return tuple(_scan(_diffusers_folder(), "diffusers"))
 
 
-def _discover(base_class_name: str, include_base: bool) -> dict[str, type]:
-    bases = [record for record in _all_records() if record.name == base_class_name]
-    if not bases:
+def _base_record(class_name: str) -> ClassRecord:
+    """Where the base class is. ValueError with the closest name where there is none."""
+    found = next((record for record in _all_records() if record.name == class_name), None)
+    if found is None:
         names = sorted({record.name for record in _all_records()})
-        raise ValueError(
-            f"Could not find base class '{base_class_name}' in diffusers. {_closest(base_class_name, names)}"
-        )
-    base = _import_class(bases[0])
+        raise ValueError(f"Could not find base class '{class_name}' in diffusers. {_closest(class_name, names)}")
+    return found
+
+
+def _discover(base_class_name: str, include_base: bool) -> dict[str, type]:
+    base = _import_class(_base_record(base_class_name))
     found = {base_class_name: base} if include_base else {}
     for record in _subclasses(_all_records(), base_class_name):
         try:
@@ -841,8 +885,13 @@ def _discover(base_class_name: str, include_base: bool) -> dict[str, type]:
 
 
 def get_available_classes(base_class_name: str) -> list[str]:
-    """Sorted names of `discover_diffusers_classes(base_class_name)`."""
-    return sorted(discover_diffusers_classes(base_class_name))
+    """Sorted names of all classes of diffusers below a base, itself included; imports neither torch nor diffusers.
+
+    Those of `discover_diffusers_classes`, and any that can't be imported because a package of theirs is missing.
+    Raises ValueError when diffusers has no such base class.
+    """
+    base = _base_record(base_class_name)
+    return sorted({base.name, *(record.name for record in _subclasses(_all_records(), base.name))})
 
 
 # ------------------------------------------------------------------------------------- names in, names out
@@ -1048,6 +1097,8 @@ def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None
     for file in ("model_index.json", "modular_model_index.json"):
         if not facts.class_name and file in files:
             facts = _facts_of_file(hub, model_id, file, token=token, revision=revision, cache_dir=cache_dir)
+    if not facts.class_name and "modular_config.json" in files:  # the code of a modular pipeline's blocks, and no index
+        facts = ModelFacts(model_id, "hub", "ModularPipeline", modular=True, custom=True)
     note = "" if facts.class_name else f"the Hub names no class for it (pipeline tag: '{tag or 'none'}')"
     return ModelFacts(model_id, "hub", facts.class_name, tag, facts.modular, facts.custom, note)
 
@@ -1282,12 +1333,12 @@ def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kw
         chosen = _class_for(alias, facts)
     if not hasattr(chosen, "from_pretrained"):
         raise ValueError(f"{chosen.__name__} has no from_pretrained")
-    _expose_deprecated_packages(_component_libraries(model_id, kwargs))
+    _expose_deprecated(_component_classes(model_id, kwargs))
     return chosen.from_pretrained(model_id, **kwargs)
 
 
-def _component_libraries(model_id: str, kwargs: Mapping[str, Any]) -> set[str]:
-    """The libraries that the components in a model's index come from; empty where no index can be read."""
+def _component_classes(model_id: str, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Library and class of each component in a model's index; empty where no index can be read."""
     path = os.path.join(model_id, "model_index.json")
     if not os.path.isdir(model_id):
         try:
@@ -1296,27 +1347,30 @@ def _component_libraries(model_id: str, kwargs: Mapping[str, Any]) -> set[str]:
             return set()
     if not os.path.isfile(path):
         return set()
-    index = json.loads(_read(path))
-    return {row[0] for row in index.values() if isinstance(row, list) and row and isinstance(row[0], str)}
+    rows = [row for row in json.loads(_read(path)).values() if isinstance(row, list) and len(row) == 2]
+    return {(row[0], row[1]) for row in rows if all(isinstance(name, str) for name in row)}
 
 
-def _expose_deprecated_packages(libraries: Iterable[str]) -> None:
+def _expose_deprecated(components: Iterable[tuple[str, str]]) -> None:
     """Let diffusers find component classes of its deprecated pipelines.
 
     Models name them by their package ("unclip"); diffusers 0.42.1 looks for that package as an attribute of
-    `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Nothing but
+    `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Itself it saves classes
+    of other folders called so (a scheduler's) as of the package "deprecated", which has them not either. Nothing but
     packages of diffusers itself is imported.
     """
     home = "diffusers.pipelines.deprecated"
-    deprecated = {record.module.split(".")[3] for record in _catalog().values() if record.module.startswith(home + ".")}
-    wanted = deprecated.intersection(libraries)
+    moved = {record.module.split(".")[3] for record in _catalog().values() if record.module.startswith(home + ".")}
+    wanted = sorted(row for row in components if row[0] in {*moved, "deprecated"})
     if not wanted:
         return
     with _import_lock:
-        pipelines = importlib.import_module("diffusers.pipelines")
-        for name in sorted(wanted):
-            if not hasattr(pipelines, name):
-                setattr(pipelines, name, importlib.import_module(f"{home}.{name}"))
+        diffusers, pipelines = importlib.import_module("diffusers"), importlib.import_module("diffusers.pipelines")
+        for library, name in wanted:
+            if library in moved and not hasattr(pipelines, library):
+                setattr(pipelines, library, importlib.import_module(f"{home}.{library}"))
+            elif library == "deprecated" and hasattr(diffusers, name):
+                setattr(importlib.import_module(home), name, getattr(diffusers, name))
 
 
 def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:

@@ -26,8 +26,7 @@ sys.path.insert(0, str(HOME))
 import grpc  # noqa: E402
 
 import backend_pb2_grpc  # noqa: E402
-from tests.gated import CODE, GatedBackend, Prober, pixels, shown_in  # noqa: E402
-from tests.test_lifecycle import resident_bytes  # noqa: E402
+from tests.gated import CODE, GatedBackend, Prober, pixels, resident_bytes, shown_in  # noqa: E402
 
 STEPS = 12
 PROMPTS = [

@@ -68,7 +68,7 @@ def _loras(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
         raise LoadError(
             f"LoraAdapter(s) {', '.join(name for name, _scale in spec.loras)}: {cls.__name__} takes no LoRA"
         )
-    wanted = _weight_names(spec)
+    wanted = artifacts.weight_names(spec, "lora_weight_name", len(spec.loras), "LoRAs")
     return tuple(
         _lora(spec, index, name, scale, wanted[index], settings) for index, (name, scale) in enumerate(spec.loras)
     )
@@ -81,18 +81,6 @@ def _takes_lora(cls: type) -> bool:
         or not hasattr(cls, "_optional_components")
         or cls.__name__ == "DiffusionPipeline"
     )
-
-
-def _weight_names(spec: LoadSpec) -> list[str]:
-    """``options: lora_weight_name:`` for each LoRA: one name for all of them, or a comma-separated list (or JSON)."""
-    option = spec.load_options.get("lora_weight_name") or ""
-    names = [str(name).strip() for name in (option if isinstance(option, list) else str(option).split(","))]
-    if len(names) not in (1, len(spec.loras)):
-        raise LoadError(
-            f"option lora_weight_name names {len(names)} files for {len(spec.loras)} LoRAs: give one for all, or "
-            "one each"
-        )
-    return names * len(spec.loras) if len(names) == 1 else names
 
 
 def _lora(spec: LoadSpec, index: int, name: str, scale: float, weight_name: str, settings: Settings) -> Lora:

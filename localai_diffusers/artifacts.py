@@ -73,8 +73,11 @@ def _roots(spec: LoadSpec) -> Iterator[str]:
             yield beside
 
 
-def fetch(spec: LoadSpec, location: Location, field: str, patterns: Iterable[str] = ()) -> Path:
-    """The path on this machine, downloaded where it is a Hub repo: its files that match ``patterns``, as a folder.
+def fetch(
+    spec: LoadSpec, location: Location, field: str, patterns: Iterable[str] = (), ignored: Iterable[str] = ()
+) -> Path:
+    """The path on this machine, downloaded where it is a Hub repo: its files that match ``patterns`` and none of
+    ``ignored``, as a folder.
 
     Raises LoadError naming ``field`` for a repo or file that the Hub does not give.
     """
@@ -86,7 +89,8 @@ def fetch(spec: LoadSpec, location: Location, field: str, patterns: Iterable[str
     try:
         if location.kind == "repo_file":
             return Path(huggingface_hub.hf_hub_download(location.repo, location.file, **options))
-        return Path(huggingface_hub.snapshot_download(location.repo, allow_patterns=list(patterns) or None, **options))
+        wanted = {"allow_patterns": list(patterns) or None, "ignore_patterns": list(ignored) or None}
+        return Path(huggingface_hub.snapshot_download(location.repo, **wanted, **options))
     except (OSError, ValueError) as error:
         raise LoadError(
             f"{field} {str(location)!r} is not on this machine, and the Hub did not give it: {error}"
@@ -103,6 +107,18 @@ def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual
     if not (folder / name).is_file():
         raise LoadError(f"{field} {str(location)!r} has no file {name}")
     return folder / name
+
+
+def weight_names(spec: LoadSpec, option: str, count: int, what: str) -> list[str]:
+    """A ``*_weight_name`` option for each of ``count`` adapters: one name for all, a comma-separated list, or a JSON list.
+
+    Raises LoadError for another number of names.
+    """
+    value = spec.load_options.get(option) or ""
+    names = [str(name).strip() for name in (value if isinstance(value, list) else str(value).split(","))]
+    if len(names) not in (1, count):
+        raise LoadError(f"option {option} names {len(names)} files for {count} {what}: give one for all, or one each")
+    return names * count if len(names) == 1 else names
 
 
 def _listed(spec: LoadSpec, location: Location, field: str) -> Iterator[str]:

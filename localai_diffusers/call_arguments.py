@@ -6,17 +6,16 @@ who speaks: the request's fields, then the model's options, then the pipeline's 
 
 from __future__ import annotations
 
-import inspect
 import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import media_forms, sizes
+from . import argument_limits, control_arguments, media_forms, sizes
 from .errors import InvalidRequest
-from .guidance import guidance_arguments
-from .media_arguments import media_arguments, output_size
+from .guidance import GUIDANCE_SCHEDULE, guidance_arguments
+from .media_arguments import media_arguments, output_size, picture_to_invert
 from .requests import SOUND_ARGUMENTS, GenerationRequest
 from .signatures import (
     Parameters,
@@ -24,6 +23,7 @@ from .signatures import (
     check_complete,
     check_params,
     did_you_mean,
+    inversion_parameters,
     parameters_of,
 )
 from .tasks import combined_hint, inverts
@@ -31,7 +31,12 @@ from .tasks import combined_hint, inverts
 # One output a call: the core asks for several by several calls.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 # What the signatures call one thing.
-_FRAME_RATES = ("frame_rate", "fps")
+_STEPS = ("num_inference_steps", "steps")
+FRAME_RATES = ("frame_rate", "fps")
+_NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
+_STRENGTHS = ("strength", "inpaint_strength")
+# Arguments whose default fits the model's own size alone, where None lets the pipeline count it from the size.
+_BY_SIZE = ("attn_res",)
 # Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {
     "Generate3D": "mesh",  # Shap-E's default is a video of its renders
@@ -74,34 +79,40 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
     parameters, class_name = parameters_of(pipeline), type(pipeline).__name__
     notes: list[str] = []
     arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
+    argument_limits.check_texts(request.params, parameters, request.settings, "params[{!r}]")
     arguments |= check_params(request.params, parameters, class_name)
-    arguments |= _guidance(request, pipeline, defaults, arguments)
+    arguments |= _guidance(request, pipeline, defaults, arguments, notes)
     arguments |= _text(request, pipeline, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
     arguments |= _numbers(request, pipeline, defaults)
-    arguments |= _enough_steps(arguments, parameters, notes)
+    arguments |= _enough_steps(arguments, parameters, notes) or _more_than_one_step(arguments, pipeline, notes)
+    arguments |= _schedule(arguments, parameters)
     arguments |= _frames(request, pipeline, notes)
     arguments |= _fields(request, parameters, notes)
     arguments |= _output_type(request, parameters, class_name)
     arguments |= output_size(request, pipeline, arguments, notes)
+    arguments |= _area(arguments, parameters)
+    arguments |= control_arguments.completed(arguments, pipeline)
     arguments |= media_forms.in_form(arguments, pipeline)
     if isinstance(arguments.get("prompt"), str):
         arguments["prompt"] = media_forms.tagged(arguments["prompt"], arguments)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if "generator" in parameters:
         arguments["generator"] = _generator(seed, defaults.generator_device)
+    if "seed" in parameters:  # beside the generator, or before it (LTX's long videos)
+        arguments["seed"] = seed
     check_complete(arguments, parameters, class_name, combined_hint(class_name))
-    return Call(arguments, seed, notes, _inversion(request, pipeline, arguments))
+    return Call(arguments, seed, notes, _inversion(request, pipeline, {**defaults.options, **arguments}))
 
 
 def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
     """A pipeline that starts from a picture takes ``strength`` of the steps; where that is none it fails, so: one."""
     said = {
         name: arguments.get(name, parameters[name].default)
-        for name in ("num_inference_steps", "strength")
+        for name in ("num_inference_steps", *_STRENGTHS)
         if name in parameters
     }
-    steps, strength = said.get("num_inference_steps"), said.get("strength")
+    steps, strength = said.get("num_inference_steps"), next((said[name] for name in _STRENGTHS if name in said), None)
     if (
         not isinstance(steps, int)
         or not isinstance(strength, (int, float))
@@ -113,27 +124,58 @@ def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: l
     return {"num_inference_steps": math.ceil(1 / strength)}
 
 
+def _more_than_one_step(arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, int]:
+    """Two steps for one where the scheduler stretches its steps to a last value (Qwen-Image's ``shift_terminal``): by a
+    single step it divides by zero, and the picture is black."""
+    stretched = sizes.config_value(getattr(pipeline, "scheduler", None), "shift_terminal")
+    if not stretched or arguments.get("num_inference_steps") != 1:
+        return {}
+    notes.append("step=1 is too few for this model's scheduler: 2 are taken")
+    return {"num_inference_steps": 2}
+
+
 def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What ``invert`` takes of the request: the picture, and the call's own arguments of the same names."""
+    """What ``invert`` takes of the request: the picture, and the options and call arguments that it has too (the steps
+    among them: there are as many back as there were forth)."""
     if not inverts(type(pipeline)) or not request.images:
         return None
-    names = inspect.signature(pipeline.invert).parameters
-    steps = {
-        name: request.steps
-        for name in ("num_inversion_steps", "num_inference_steps")
-        if name in names and request.steps
-    }
+    names = inversion_parameters(type(pipeline))
+    count = arguments.get("num_inference_steps") if "num_inference_steps" in parameters_of(pipeline) else request.steps
+    steps = {"num_inversion_steps": count} if "num_inversion_steps" in names and count else {}
     shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
-    return {**shared, **steps, "image": request.images[0]}
+    return {**shared, **steps, "image": picture_to_invert(request, pipeline)}
+
+
+def _area(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, int]:
+    """The area of the size that is asked for, where a pipeline would scale every size to an area of its own (Kontext)."""
+    width, height = arguments.get("width"), arguments.get("height")
+    if "max_area" not in parameters or "max_area" in arguments or not (width and height):
+        return {}
+    return {"max_area": width * height}
+
+
+def _schedule(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, list[float]]:
+    """The default schedule of guidance stretched to the number of steps that is asked for: it has a scale for each."""
+    default = parameters[GUIDANCE_SCHEDULE].default if GUIDANCE_SCHEDULE in parameters else None
+    steps = arguments.get("num_inference_steps")
+    if not isinstance(default, (list, tuple)) or not isinstance(steps, int) or GUIDANCE_SCHEDULE in arguments:
+        return {}
+    return {GUIDANCE_SCHEDULE: [default[step * len(default) // steps] for step in range(steps)]}
 
 
 def _guidance(
-    request: GenerationRequest, pipeline: Any, defaults: ModelDefaults, arguments: Mapping[str, Any]
-) -> dict[str, float]:
+    request: GenerationRequest,
+    pipeline: Any,
+    defaults: ModelDefaults,
+    arguments: Mapping[str, Any],
+    notes: list[str],
+) -> dict[str, float | None]:
     """An explicit true_cfg_scale among the options or params stays as it is."""
     said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
     chosen = next((value for value in said if value is not None), None)
     found = guidance_arguments(pipeline, chosen, defaults.distilled)
+    if chosen is not None and not found:
+        notes.append("this pipeline takes no guidance scale: it is ignored")
     return {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
 
 
@@ -150,11 +192,12 @@ def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any
         found |= _other_text(request.prompt, pipeline, arguments)
         if not found:
             notes.append("this pipeline takes no prompt: it is ignored")
-    if "negative_prompt" in parameters:
+    negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
+    if negative:
         default = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
         true_cfg = arguments.get("true_cfg_scale", default)
         if request.negative_prompt or (isinstance(true_cfg, (int, float)) and true_cfg > 1):
-            found["negative_prompt"] = request.negative_prompt
+            found[negative] = request.negative_prompt
     elif request.negative_prompt:
         notes.append("this pipeline takes no negative prompt: it is ignored")
     return found
@@ -187,14 +230,19 @@ def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
 
 def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> dict[str, Any]:
     parameters = parameters_of(pipeline)
-    clip_skip = (request.clip_skip or defaults.clip_skip) if defaults.use_clip_skip else 0
+    said = {**defaults.options, **request.params}
+    clip_skip = request.clip_skip or said.get("clip_skip") or defaults.clip_skip
     wanted: dict[str, Any] = {
-        "num_inference_steps": request.steps,
-        "clip_skip": _clip_skip(clip_skip, pipeline) if "clip_skip" in parameters else None,
+        **dict.fromkeys(_STEPS, request.steps),
+        "clip_skip": _clip_skip(clip_skip, pipeline) if "clip_skip" in parameters and defaults.use_clip_skip else None,
         "decode_chunk_size": defaults.chunk_size,
         **dict.fromkeys(_COUNTS, 1),
     }
-    return {name: value for name, value in wanted.items() if value is not None and name in parameters}
+    unset = [name for name in _BY_SIZE if name not in defaults.options] + [
+        name for name in ("clip_skip",) if name in said
+    ]
+    by_size = {name: None for name in unset if name in parameters}
+    return by_size | {name: value for name, value in wanted.items() if value is not None and name in parameters}
 
 
 def _clip_skip(layers: int, pipeline: Any) -> int | None:
@@ -222,7 +270,7 @@ def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict
             notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
         found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
     if request.fps is not None:
-        found |= {name: request.fps for name in _FRAME_RATES if name in parameters}
+        found |= {name: request.fps for name in FRAME_RATES if name in parameters}
     return found
 
 
@@ -239,9 +287,12 @@ def _fields(request: GenerationRequest, parameters: Parameters, notes: list[str]
 
 
 def _output_type(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, str]:
-    """The pipeline's default, save for the few rows above."""
+    """The pipeline's default, save for the few rows above and where that is no picture yet, but latents."""
     wanted = _OUTPUT_TYPES.get(class_name) or _OUTPUT_TYPES.get(request.rpc)
-    return {"output_type": wanted} if wanted and "output_type" in parameters else {}
+    known = parameters.get("output_type")
+    if known is not None and known.default == "latent":
+        wanted = wanted or "pil"
+    return {"output_type": wanted} if wanted and known is not None else {}
 
 
 def _generator(seed: int, device: str) -> Any:

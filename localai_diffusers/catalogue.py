@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
@@ -14,6 +14,7 @@ from .signatures import (
     TENSOR_WORDS,
     Parameters,
     accepted_types,
+    has_call,
     image_parameters,
     parameters_of,
     takes_media,
@@ -69,6 +70,7 @@ def _zoo_names() -> frozenset[str] | None:
 def _row(name: str, registry: Mapping[str, type], zoo: frozenset[str] | None) -> Row:
     traits, done = loader.pipeline_traits(name), loader.pipeline_tasks(name)
     in_zoo = None if zoo is None else name in zoo
+    traits = replace(traits, kind=traits.kind or _kind_of_methods(name, registry))
     try:
         parameters = parameters_of(registry[name])
     except ImportError as error:
@@ -83,6 +85,23 @@ def _row(name: str, registry: Mapping[str, type], zoo: frozenset[str] | None) ->
         )
     )
     return Row(name, done, inputs, traits.kind, rpcs, tuple(_needed_options(parameters)), reason, in_zoo)
+
+
+def _kind_of_methods(name: str, registry: Mapping[str, type]) -> str:
+    """What comes out of a class whose methods stand for its call: what its package's classes make; "" for any other."""
+    package = _package_of(name, registry)
+    if not package or has_call(registry[name]):
+        return ""
+    others = [other for other in loader.get_available_pipelines() if _is_concrete(other) and other != name]
+    kinds = {loader.pipeline_traits(other).kind for other in others if _package_of(other, registry) == package}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _package_of(name: str, registry: Mapping[str, type]) -> str:
+    try:
+        return registry[name].__module__.rpartition(".")[0]
+    except ImportError:
+        return ""
 
 
 def _needed_options(parameters: Parameters) -> list[str]:

@@ -6,8 +6,38 @@ Look here first when a pin moves: what is no longer needed can go.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from .model_files import variant_of
+
+
+def settle_transformers() -> None:
+    """Before any pipeline is imported: what diffusers' packages add to transformers must stay.
+
+    transformers 5.23 runs its ``__init__`` a second time, and puts another module in its place, when its
+    ``processing_utils`` is first imported. PRX's package has set ``transformers.T5GemmaEncoder`` by then, which its text
+    encoder is loaded by: where it is the first pipeline of the process, the class would be gone.
+    """
+    importlib.import_module("transformers.processing_utils")
+
+
+@contextlib.contextmanager
+def during_calls() -> Iterator[None]:
+    """All that holds while a pipeline is called."""
+    with (
+        clip_text_model(),
+        clap_text_features(),
+        absent_flags(),
+        dual_attention(),
+        numbers_for_numpy(),
+        glm_image_rows(),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -27,6 +57,137 @@ def clip_text_model() -> Iterator[None]:
         yield
     finally:
         del cls.text_model
+
+
+@contextlib.contextmanager
+def clap_text_features() -> Iterator[None]:
+    """While a pipeline is called, ``ClapModel.get_text_features`` returns the features themselves, a tensor.
+
+    transformers 5 wraps them in an output object. AudioLDM 2 knows both forms; MusicLDM of diffusers 0.42.1 knows the
+    tensor alone, and fails: "'BaseModelOutputWithPooling' object has no attribute 'to'".
+    """
+    from transformers import ClapModel
+
+    cls: Any = ClapModel
+    theirs = cls.get_text_features
+
+    @functools.wraps(theirs)
+    def features(model: Any, *args: Any, **named: Any) -> Any:
+        found = theirs(model, *args, **named)
+        return getattr(found, "pooler_output", found)
+
+    cls.get_text_features = features
+    try:
+        yield
+    finally:
+        cls.get_text_features = theirs
+
+
+@contextlib.contextmanager
+def absent_flags() -> Iterator[None]:
+    """While a pipeline is called, a component's config answers None for a flag of other models that it lacks.
+
+    ChromaInpaintPipeline of diffusers 0.42.1, copied from Flux's, asks its transformer's config for ``guidance_embeds``,
+    which ChromaTransformer2DModel has not, and fails: "'FrozenDict' object has no attribute 'guidance_embeds'".
+    """
+    from diffusers.configuration_utils import FrozenDict
+
+    cls: Any = FrozenDict
+    cls.guidance_embeds = None  # an entry of a config is an attribute of its own and comes first
+    try:
+        yield
+    finally:
+        del cls.guidance_embeds
+
+
+@contextlib.contextmanager
+def dual_attention() -> Iterator[None]:
+    """While a pipeline is called, DualTransformer2DModel takes the attention mask of the text that it is handed.
+
+    diffusers 0.42.1 hands its UNets' attention blocks an ``encoder_attention_mask`` (None in these pipelines), and this
+    one's ``forward`` has no such parameter: Versatile Diffusion's dual guidance fails with a TypeError.
+    """
+    from diffusers.models.transformers.dual_transformer_2d import DualTransformer2DModel
+
+    cls: Any = DualTransformer2DModel
+    theirs = cls.forward
+    cls.forward = lambda self, *args, encoder_attention_mask=None, **kwargs: theirs(self, *args, **kwargs)
+    try:
+        yield
+    finally:
+        cls.forward = theirs
+
+
+@contextlib.contextmanager
+def glm_image_rows() -> Iterator[None]:
+    """While a pipeline is called, GLM-Image's features of pictures are rows, (patches, channels) a picture.
+
+    So its pipeline of diffusers 0.42.1 joins them; transformers 5.23 gives (channels, height, width), and the pictures to
+    edit fail with "expected input[1, 1, 2, 2] to have 16 channels". The tokens are made patch by patch: any form will do.
+    """
+    module = sys.modules.get("transformers.models.glm_image.modeling_glm_image")
+    if module is None:  # not loaded, so not called
+        yield
+        return
+    cls: Any = module.GlmImageModel
+    features, tokens = cls.get_image_features, cls.get_image_tokens
+
+    @functools.wraps(features)
+    def rows(model: Any, *args: Any, **named: Any) -> Any:
+        found = features(model, *args, **named)
+        found.pooler_output = [picture.flatten(1).T for picture in found.pooler_output]
+        return found
+
+    @functools.wraps(tokens)
+    def of_rows(model: Any, pictures: Any, *args: Any) -> Any:
+        parts = pictures if isinstance(pictures, list) else [pictures]
+        return tokens(model, [part.T[:, :, None] for part in parts], *args)
+
+    cls.get_image_features, cls.get_image_tokens = rows, of_rows
+    try:
+        yield
+    finally:
+        cls.get_image_features, cls.get_image_tokens = features, tokens
+
+
+@contextlib.contextmanager
+def numbers_for_numpy() -> Iterator[None]:
+    """While a pipeline is called, a bf16 tensor becomes a numpy array of fp32.
+
+    numpy has no bf16, and the older pipelines (DDPM, VQ-Diffusion) hand it their output as it is: "Got unsupported
+    ScalarType BFloat16".
+    """
+    import torch
+
+    cls: Any = torch.Tensor
+    theirs = cls.numpy
+    cls.numpy = lambda self, **how: theirs(self.float() if self.dtype is torch.bfloat16 else self, **how)
+    try:
+        yield
+    finally:
+        del cls.numpy
+
+
+@contextlib.contextmanager
+def named_variants() -> Iterator[None]:
+    """While a pipeline is loaded, a file without a dot in its name (LICENSE) beside a component's weights does no harm.
+
+    diffusers 0.42.1 looks for a variant's files by ``name.split(".")[1]``, an IndexError for such a name.
+    """
+    from diffusers.pipelines import pipeline_utils
+
+    theirs = pipeline_utils._identify_model_variants
+    pipeline_utils._identify_model_variants = _variants_by_component
+    try:
+        yield
+    finally:
+        pipeline_utils._identify_model_variants = theirs
+
+
+def _variants_by_component(folder: str, variant: str | None, config: dict[str, Any]) -> dict[str, str]:
+    """Component -> ``variant``, for those that have files of it."""
+    parts = [part for part in Path(folder).iterdir() if variant and part.is_dir() and part.name in config]
+    return {part.name: variant for part in parts if any(variant_of(file.name) == variant for file in part.iterdir())}
 
 
 def _itself(model: Any) -> Any:

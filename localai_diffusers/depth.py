@@ -42,7 +42,9 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
     if exports and not request.dst:
         raise InvalidRequest("dst is empty: exports need a path to write to")
     done = tasks.tasks_of(type(model.pipeline))
-    if done and "depth-estimation" not in done:  # told before the model runs; of a class of unknown tasks the output tells
+    if (
+        done and "depth-estimation" not in done
+    ):  # told before the model runs; of a class of unknown tasks the output tells
         raise _no_depth(model)
     call = call_arguments.build(request, model.pipeline, model.defaults)
     payload = payloads.payload_from_output(call_pipeline(model.pipeline, call, job), sampling_rate=None)

@@ -186,7 +186,9 @@ class Engine:
     def _loop(self) -> None:
         while jobs := self._next():
             if len(jobs) > 1 and jobs[0].batch is not None:
-                jobs[0].batch.run(jobs, self._slot.model)
+                began = time.monotonic()
+                if jobs[0].batch.run(jobs, self._slot.model):
+                    self.metrics = Metrics(jobs[0].step, time.monotonic() - began)
             else:
                 jobs[0].run()
             if any(job.failed for job in jobs):

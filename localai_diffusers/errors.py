@@ -51,7 +51,7 @@ class OutOfMemory(BackendError, MemoryError):
 
 
 class QueueFull(BackendError):
-    """More jobs wait than the queue may hold."""
+    """More jobs wait, or their inputs take more memory, than the queue may hold."""
 
 
 class Cancelled(BackendError):
@@ -68,6 +68,10 @@ class OutputDiskFull(OutputError):
 
 class GenerationFailed(BackendError):
     """The pipeline raised something unexpected; the text is its cause in one line."""
+
+
+class NothingMade(GenerationFailed):
+    """The pipeline returned no picture, frame or sound."""
 
 
 # Name of the grpc.StatusCode, so that this module needs no grpc. First match by the error's class hierarchy.
@@ -120,12 +124,16 @@ def status_message(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` (of torch, of the host, or of ours) means that memory ran out.
 
-    torch's CPU allocator raises a plain RuntimeError ("DefaultCPUAllocator: can't allocate memory"), MPS likewise.
+    torch's CPU allocator raises a plain RuntimeError ("DefaultCPUAllocator: can't allocate memory"), MPS likewise, and
+    oneDNN, which computes torch's convolutions on a CPU, one that does not speak of memory at all.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)

@@ -15,7 +15,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import adapters, model_files, paths, placement, schedulers, sources
+from . import adapters, components, model_files, paths, placement, schedulers, sources
 from .errors import LoadError
 from .jobs import Job
 from .load_spec import LoadSpec
@@ -43,6 +43,8 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
             "or folder on this machine"
         )
     facts = model_files.file_facts(location.path) if location.kind == "file" else None
+    if facts is None:
+        _check_folder(location.path, sources.allows_pickle(spec, settings))
     base = paths.resolve(
         str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model"
     )
@@ -75,6 +77,17 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
         return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
 
     return build
+
+
+def _check_folder(path: Path, allow_pickle: bool) -> None:
+    """Raise LoadError for a folder that is no Flux pipeline's, with its transformer whole."""
+    folder = path / "transformer"
+    known = model_files.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if known.get("_class_name") != PIPELINE_TYPE:
+        raise LoadError(f"{folder} is no {PIPELINE_TYPE} (by its config.json): load this model without a pipeline_type")
+    model_files.check_weights(
+        ModelFacts(path, files=components.weight_files("transformer", folder)), None, allow_pickle
+    )
 
 
 def _base_facts(base: str, allow_pickle: bool) -> ModelFacts:

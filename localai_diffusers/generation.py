@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import call_arguments, compat, ip_adapter, pipeline_call, prompts, tasks
+from . import call_arguments, compat, complaints, ip_adapter, pipeline_call, prompts, tasks
 from .call_arguments import Call
-from .errors import NotSupported
+from .errors import InvalidRequest, NothingMade, NotSupported
 from .loaded_model import LoadedModel
 from .metadata import parameters_text
 from .requests import GenerationRequest
+from .signatures import image_parameters, parameters_of
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -54,21 +55,39 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
         log.info("%s: %s", request.rpc, note)
     output = pipeline_call.call_on_weights(pipeline, type(model.pipeline), call, job)
     job.check()
-    outcome = write(model, request, pipeline, call, _payload(pipeline, output), job)
+    outcome = write(model, request, pipeline, call, _payload(pipeline, output, call), job)
     log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
     return outcome
 
 
-def _payload(pipeline: Any, output: Any) -> Payload:
-    """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it."""
+def _payload(pipeline: Any, output: Any, call: Call) -> Payload:
+    """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it; InvalidRequest where
+    the sizes that were asked for left nothing."""
     from .media import payloads
 
     hint = next((kind for kind in ("video", "image") if tasks.makes(type(pipeline), kind)), None)
-    payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+    try:
+        payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+    except NothingMade as error:
+        if asked := complaints.measures(call.arguments):
+            raise InvalidRequest(f"{type(pipeline).__name__} makes nothing of {asked} ({error})") from error
+        raise
+    _check_one(payload, pipeline, call)
     if payload.kind in ("embeddings", "text"):
         name = type(pipeline).__name__
         raise NotSupported(f"{name} makes {payload.kind}, not a file{tasks.combined_hint(name)}")
     return payload
+
+
+def _check_one(payload: Payload, pipeline: Any, call: Call) -> None:
+    """Raise InvalidRequest where the pipeline took several pictures for as many requests, of which one has a file."""
+    for name in image_parameters(parameters_of(pipeline)):
+        given = call.arguments.get(name)
+        if isinstance(given, list) and 1 < len(given) == len(payload.images or ()):
+            raise InvalidRequest(
+                f"the request brings {len(given)} pictures for {name}, of which {type(pipeline).__name__} takes 1: it makes "
+                "a picture of each"
+            )
 
 
 def write(
@@ -81,7 +100,7 @@ def write(
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
     description = payloads.write_payload(
-        payload, request.dst, fps=_frame_rate(model, request, pipeline), metadata=metadata, check=job.check
+        payload, request.dst, fps=_frame_rate(model, request, pipeline, call), metadata=metadata, check=job.check
     )
     asked = tuple(call.arguments.get(name) for name in ("width", "height"))
     if payload.images and all(isinstance(side, int) for side in asked) and payload.images[0].size != asked:
@@ -90,14 +109,17 @@ def write(
     return Outcome(description, call.seed, tuple(call.notes))
 
 
-def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any) -> float:
-    """Frames a second: the request's, the model's own, for a video made through GenerateImage the FPS variable; of a clip
-    that a model without a rate of its own works on, the clip's."""
+def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:
+    """Frames a second: the request's, what the call was told (an option or param), the model's own, for a video made through
+    GenerateImage the FPS variable; of a clip that a model without a rate of its own works on, the clip's."""
     from .media import payloads
 
     own = payloads.frame_rate_of(pipeline)
+    told = next((call.arguments[name] for name in call_arguments.FRAME_RATES if name in call.arguments), None)
     if request.fps:
         return request.fps
+    if isinstance(told, (int, float)) and told > 0:
+        return float(told)
     if request.rpc == "GenerateImage":
         return float(model.settings.fps)
     return own if own and math.isfinite(own) else request.video_rate or _FALLBACK_FPS

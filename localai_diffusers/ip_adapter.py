@@ -1,4 +1,4 @@
-"""IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights, a request's last picture feeds them."""
+"""IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights, a request's last pictures feed them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from . import artifacts, components
 from .artifacts import Wish
-from .errors import LoadError
+from .errors import InvalidRequest, LoadError
 from .load_spec import LoadSpec
 from .model_files import ModelFacts
 from .requests import GenerationRequest
@@ -34,37 +34,71 @@ _ARGUMENT = "ip_adapter_image"
 
 @dataclass(frozen=True)
 class IPAdapter:
-    """The weights' file, and how strongly the picture counts (1: as the text, 0: not at all)."""
+    """The files of weights, and how strongly the pictures count: 1 as the text, 0 not at all; a scale by block
+    (``{"up": {"block_0": [0, 1, 0]}}``: the style alone); a list of these, one for each file."""
 
-    file: Path
-    scale: float
+    files: tuple[Path, ...]
+    scale: Any
 
 
 def plan(spec: LoadSpec, cls: type, settings: Settings) -> IPAdapter | None:
-    """The IP-Adapter of ``spec``, its file intact and on this machine; None without one.
+    """The IP-Adapters of ``spec``, their files intact and on this machine; None without any.
 
-    Raises LoadError for a missing or foreign file, and for a pipeline class that takes none.
+    Raises LoadError for a missing or foreign file, one that is fed by faces, and for a pipeline class that takes none.
     """
-    name = spec.load_options.get("ip_adapter")
-    if not name:
+    names = names_of(spec)
+    if not names:
         return None
     if not hasattr(cls, "load_ip_adapter"):
-        raise LoadError(f"{_FIELD} {name!r}: {cls.__name__} takes no IP-Adapter")
-    file = _file(spec, str(name))
+        raise LoadError(f"{_FIELD} {', '.join(names)}: {cls.__name__} takes no IP-Adapter")
+    wanted = artifacts.weight_names(spec, "ip_adapter_weight_name", len(names), "IP-Adapters")
+    files = tuple(_checked(spec, name, weight, settings) for name, weight in zip(names, wanted, strict=True))
+    return IPAdapter(files, scale_of(spec))
+
+
+def names_of(spec: LoadSpec) -> list[str]:
+    """What ``options: ip_adapter:`` names: one, a comma-separated list, or a JSON list."""
+    option = spec.load_options.get("ip_adapter") or []
+    texts = option if isinstance(option, list) else str(option).split(",")
+    return [str(text).strip() for text in texts if str(text).strip()]
+
+
+def scale_of(spec: LoadSpec) -> Any:
+    """``options: ip_adapter_scale:`` in the form that diffusers takes. Raises LoadError for what is no scale."""
+    scale, count = spec.load_options.get("ip_adapter_scale", 1.0), len(names_of(spec))
+    several = scale if isinstance(scale, list) else [scale] * count
+    if len(several) != count:
+        raise LoadError(f"option ip_adapter_scale:{scale!r} holds {len(several)} scales for {count} IP-Adapters")
+    for one in several:
+        if isinstance(one, bool) or not isinstance(one, (int, float, dict)):
+            raise LoadError(f"option ip_adapter_scale:{scale!r} must be a number or a JSON object of blocks, or a list")
+    return several if count > 1 else several[0]
+
+
+def _checked(spec: LoadSpec, name: str, weight_name: str, settings: Settings) -> Path:
+    file = _file(spec, name, weight_name)
     artifacts.check_weights(file, spec, settings)
-    if file.suffix == ".safetensors" and not any(key.startswith(_PREFIXES) for key in _keys(file)):
+    if file.suffix != ".safetensors":
+        return file
+    keys = _keys(file)
+    if not any(key.startswith(_PREFIXES) for key in keys):
         raise LoadError(f"{_FIELD} {name!r} is no IP-Adapter: no weight of it begins with image_proj or ip_adapter")
-    return IPAdapter(file, scale_of(spec))
+    if any(key.startswith("image_proj.perceiver_resampler.") for key in keys) or {
+        "image_proj.proj.0.weight",
+        "image_proj.norm.weight",
+    } <= set(keys):
+        raise _fed_by_faces(name)
+    return file
 
 
-def scale_of(spec: LoadSpec) -> float:
-    scale = spec.load_options.get("ip_adapter_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise LoadError(f"option ip_adapter_scale:{scale!r} must be a number")
-    return float(scale)
+def _fed_by_faces(name: str) -> LoadError:
+    return LoadError(
+        f"{_FIELD} {name!r} is a FaceID adapter: it is fed by the embedding of a face (from insightface), which this "
+        "backend does not make. Take a plus-face or full-face adapter, which look at the picture itself"
+    )
 
 
-def _file(spec: LoadSpec, name: str) -> Path:
+def _file(spec: LoadSpec, name: str, weight_name: str) -> Path:
     """The weights, with the image encoder's folder beside them where the repo has one there."""
     location = artifacts.find(spec, name, _FIELD)
     if location.kind == "repo_file":
@@ -72,7 +106,6 @@ def _file(spec: LoadSpec, name: str) -> Path:
         wanted = [location.file, f"{folder}/{_ENCODER}/*" if folder != "." else f"{_ENCODER}/*"]
         root = artifacts.fetch(spec, replace(location, kind="repo", file=""), _FIELD, wanted)
         return root / location.file
-    weight_name = str(spec.load_options.get("ip_adapter_weight_name") or "")
     return artifacts.weight_in(spec, location, _FIELD, weight_name, _USUAL_NAMES)
 
 
@@ -87,7 +120,8 @@ def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
     adapter = plan(spec, cls, settings)
     if adapter is None:
         return {}
-    folder = adapter.file.parent / _ENCODER
+    folders = [file.parent / _ENCODER for file in adapter.files]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     parts = {_ENCODER: "config.json", "feature_extractor": "preprocessor_config.json"}
     return {
         name: Wish(_FIELD, str(folder))
@@ -114,33 +148,52 @@ def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
     if adapter is None:
         return
     if getattr(pipeline, _ENCODER, None) is None:
-        raise _no_encoder(adapter.file.name)
+        raise _no_encoder(adapter.files[0].name)
+    folders, names = [str(file.parent) for file in adapter.files], [file.name for file in adapter.files]
+    one = len(names) == 1  # not every pipeline takes lists
     try:
-        pipeline.load_ip_adapter(str(adapter.file.parent), subfolder="", weight_name=adapter.file.name)
+        pipeline.load_ip_adapter(folders[0] if one else folders, subfolder="", weight_name=names[0] if one else names)
         pipeline.set_ip_adapter_scale(adapter.scale)
-    except (KeyError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise LoadError(
-            f"{_FIELD} {adapter.file.name!r} does not fit {type(pipeline).__name__}: {str(error)[:400]}"
+            f"{_FIELD} {', '.join(names)} (scale {adapter.scale}) does not fit {type(pipeline).__name__}: "
+            f"{str(error)[:400]}"
         ) from error
-    log.info("IP-Adapter %s, scale %g", adapter.file.name, adapter.scale)
+    if any("FaceID" in type(module).__name__ for module in _denoiser(pipeline).modules()):
+        raise _fed_by_faces(", ".join(names))
+    log.info("IP-Adapter %s, scale %s", ", ".join(names), adapter.scale)
+
+
+def _denoiser(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
 def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
-    """The request without the picture that feeds the adapter, and that picture as a call argument.
+    """The request without the pictures that feed the adapters, and these as a call argument.
 
-    It is the last one, unless that is the only one and the pipeline itself takes a picture. Without one the adapter
-    counts nothing.
+    They are the last ones, one for each adapter, unless the only picture is one that the pipeline itself takes. Without
+    them the adapters count nothing. Raises InvalidRequest for some, but not one for each.
     """
-    if not spec.load_options.get("ip_adapter"):
+    count = len(names_of(spec))
+    if not count:
         return request, {}
-    own = 1 if request.is_inpainting or image_parameters(parameters_of(pipeline)) else 0
-    if len(request.images) > own:
+    starts_from_one = bool(image_parameters(parameters_of(pipeline))) and not hasattr(pipeline, "blocks")
+    own = int(request.is_inpainting or starts_from_one)  # a modular pipeline starts from text as well
+    spare = len(request.images) - own
+    if 0 < spare < count:
+        raise InvalidRequest(
+            f"the model has {count} IP-Adapters, and the request brings {spare} picture(s) for them: send one for each, "
+            "last, or none"
+        )
+    if spare > 0:
         pipeline.set_ip_adapter_scale(scale_of(spec))
-        return replace(request, images=request.images[:-1]), {_ARGUMENT: request.images[-1]}
+        pictures = list(request.images[-count:])
+        return replace(request, images=request.images[:-count]), {_ARGUMENT: pictures if count > 1 else pictures[0]}
     from PIL import Image
 
-    pipeline.set_ip_adapter_scale(0.0)
-    return request, {_ARGUMENT: Image.new("RGB", (224, 224))}
+    pipeline.set_ip_adapter_scale([0.0] * count if count > 1 else 0.0)
+    blank = [Image.new("RGB", (224, 224))] * count
+    return request, {_ARGUMENT: blank if count > 1 else blank[0]}
 
 
 def add(arguments: dict[str, Any], extra: dict[str, Any], pipeline: Any) -> None:

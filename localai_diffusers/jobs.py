@@ -20,13 +20,14 @@ T = TypeVar("T")
 class Batch:
     """How a job may run together with its neighbors in the queue: those of the same ``key``, at most ``limit``.
 
-    ``item`` is what this job brings; ``run(jobs, model)`` does the work of all and keeps each job's result or error.
+    ``item`` is what this job brings; ``run(jobs, model)`` does the work of all, keeps each job's result or error, and
+    says whether it was one call.
     """
 
     key: Hashable
     limit: int
     item: Any
-    run: Callable[[Sequence[Job], Any], None]
+    run: Callable[[Sequence[Job], Any], bool]
 
 
 class Job(Generic[T]):
@@ -51,6 +52,7 @@ class Job(Generic[T]):
         self._reason = self._reason or reason
         self._cancelled.set()
         self._settled.set()
+        self._work = Job.check  # what the work holds (decoded pictures) need not wait for its turn in the queue
 
     def check(self) -> None:
         """Raise Cancelled if somebody asked for it. Called between steps, components and frames."""
@@ -80,6 +82,8 @@ class Job(Generic[T]):
             self._error = as_ours(error, self.name)
             for kept in (error, self._error):  # their frames hold the pipeline's tensors
                 kept.__traceback__ = kept.__context__ = kept.__cause__ = None
+        finally:
+            self._work = Job.check  # who waits may keep the job for long, and with it what its work holds
 
     def settle(self) -> None:
         """Let whoever waits have the result."""
@@ -114,6 +118,10 @@ class JobGroup:
 
     def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
+
+    @property
+    def step(self) -> int:
+        return self.jobs[0].step
 
     def check(self) -> None:
         """Raise Cancelled once all the jobs are."""

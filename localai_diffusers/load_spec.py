@@ -26,13 +26,13 @@ LOAD_OPTIONS: dict[str, str] = {
     "original_config": "original YAML config of a single-file checkpoint",
     "custom_pipeline": "community pipeline (needs trust_remote_code: true)",
     "base_model": "folder or repo with everything but the transformer of a transformer-only file",
-    "safety_checker": "true loads the pipeline's safety checker",
+    "safety_checker": "true loads the pipeline's safety checker; false also switches off a guard that is built in (Cosmos 3)",
     "clip_model": "text encoder that replaces the model's own",
     "vae": "VAE that replaces the model's own",
     "controlnet_config": "folder or repo with the config.json of a single-file ControlNet",
-    "ip_adapter": "IP-Adapter weights: file, folder, or owner/repo/path/to/file",
-    "ip_adapter_scale": "how much the IP-Adapter's picture counts (1)",
-    "ip_adapter_weight_name": "file in an IP-Adapter's folder or repo",
+    "ip_adapter": "IP-Adapter weights: file, folder, or owner/repo/path/to/file, or a list",
+    "ip_adapter_scale": "how much the IP-Adapter's picture counts (1), or a JSON object by blocks; a list for several",
+    "ip_adapter_weight_name": "file in an IP-Adapter's folder or repo (one for all, or a comma-separated list)",
     "textual_inversion": "embeddings for new words of the prompt: file, folder or repo, or a list",
     "lora_weight_name": "file in a LoRA's folder or repo (one for all, or a comma-separated list)",
     "low_cpu_mem_usage": "passed to from_pretrained",
@@ -56,6 +56,21 @@ PLACEMENT_OPTIONS: dict[str, str] = {
     "max_batch": "queued requests of equal shape that may run as one call (1)",
     "generator_device": "device of the random generator: cpu (default) or the model's",
 }
+
+# Those of both kinds that are on or off. ``vae_tiling:off`` is text, which would count as true.
+_SWITCHES = (
+    "use_safetensors",
+    "local_files_only",
+    "safety_checker",
+    "low_cpu_mem_usage",
+    "disable_mmap",
+    "vae_tiling",
+    "vae_slicing",
+    "channels_last",
+    "fuse_qkv",
+    "attention_slicing",
+    "compile",
+)
 
 # Other spellings of the same option.
 _SYNONYMS = {
@@ -124,6 +139,7 @@ def from_model_options(request: Any) -> LoadSpec:
     for name in ("ModelFile", "ModelPath", "PipelineType", "SchedulerType", "CLIPModel", "ControlNet", "LoraAdapter"):
         _check_text(name, getattr(request, name))
     options, notes = _sorted_options(request.Options, request.EngineArgs)
+    _check_switches(options.load | options.placement)
     if request.Quantization.strip():
         notes += (
             f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a Flux "
@@ -187,7 +203,7 @@ def parse_option(text: str) -> tuple[str, Any] | None:
     return name, parse_value(value.strip())
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str, name: str = "option value") -> Any:
     """int, float (1e-4 too), true/false/null, a quoted string, a JSON list or object, else the text itself.
 
     Not YAML, which reads ``off`` as False and ``1:30`` as 90; not ``float()``, which takes ``nan`` and ``1_000``.
@@ -203,7 +219,7 @@ def parse_value(text: str) -> Any:
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text[:1] in ("[", "{") and text[-1:] in ("]", "}"):
-        return _json("option value", text)
+        return _json(name, text)
     return text
 
 
@@ -236,9 +252,19 @@ def _engine_args(text: str) -> dict[str, Any]:
 
 def _json(field_name: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{field_name} {text[:80]!r} is not valid JSON: {error}") from None
+
+
+def _no_number(text: str) -> float:
+    """NaN and Infinity, which Python's reader takes though they are no JSON."""
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 # --- single fields -----------------------------------------------------------------------------------------------
@@ -264,6 +290,12 @@ def _dtype(load_options: dict[str, Any], dtype_field: str) -> str:
     chosen = load_options.pop("torch_dtype", None) or dtype_field.strip()
     text = str(chosen or "").removeprefix("torch.")
     return "" if text == "auto" else text
+
+
+def _check_switches(options: Mapping[str, Any]) -> None:
+    for name in _SWITCHES:
+        if options.get(name) not in (None, True, False):  # 1 and 0 too
+            raise InvalidRequest(f"option {name}:{options[name]} must be true or false")
 
 
 def _checked(placement: dict[str, Any]) -> dict[str, Any]:
@@ -293,6 +325,9 @@ def _main_gpu(text: str) -> int | None:
 def _loras(request: Any) -> tuple[tuple[str, float], ...]:
     """LoraAdapter with LoraScale, then LoraAdapters with LoraScales; a scale that is not given is 1."""
     names, scales = list(request.LoraAdapters), [float(scale) for scale in request.LoraScales]
+    for scale in (*scales, float(request.LoraScale)):
+        if not math.isfinite(scale):
+            raise InvalidRequest(f"LoraScale(s) {scale} must be a finite number")
     if len(scales) > len(names):
         raise InvalidRequest(f"LoraScales has {len(scales)} scales for {len(names)} LoraAdapters: one each at most")
     scales += [1.0] * (len(names) - len(scales))

@@ -10,7 +10,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
-from . import adapters, placement, schedulers, tasks
+from . import adapters, argument_limits, placement, schedulers, tasks
 from .call_arguments import ModelDefaults
 from .errors import LoadError
 from .guidance import is_distilled
@@ -18,10 +18,12 @@ from .load_spec import LoadSpec
 from .model_files import ModelFacts
 from .placement import DevicePlan
 from .settings import Settings
-from .signatures import Parameters, check_options, parameters_of
-from .sizes import FRAME_COUNTS
+from .signatures import Parameters, check_options, inversion_parameters, parameters_of
+from .sizes import FRAME_COUNTS, config_value
 
 log = logging.getLogger(__name__)
+
+_NO_LENGTH = 10**9  # transformers says 1e30 for a tokenizer of no length
 
 
 @dataclass
@@ -34,6 +36,7 @@ class LoadedModel:
     defaults: ModelDefaults
     settings: Settings
     notes: tuple[str, ...] = ()
+    faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
     _siblings: dict[type, Any] = field(default_factory=dict)
     _active: Any = None
 
@@ -72,12 +75,24 @@ def finish(
     said = [*notes, *adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))]
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
+    _bound_tokenizers(pipeline)
     said += placement.switch_on(pipeline, spec.placement_options)
     placement.place(pipeline, where)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
     log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
     return LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+
+
+def _bound_tokenizers(pipeline: Any) -> None:
+    """A tokenizer whose config names no length pads to 1e30 tokens: give it its text encoder's."""
+    for name, tokenizer in getattr(pipeline, "components", {}).items():
+        if name.startswith("tokenizer") and (getattr(tokenizer, "model_max_length", None) or 0) > _NO_LENGTH:
+            most = config_value(
+                getattr(pipeline, name.replace("tokenizer", "text_encoder"), None), "max_position_embeddings"
+            )
+            if isinstance(most, int):
+                tokenizer.model_max_length = most
 
 
 def _set_scheduler(pipeline: Any, name: str) -> list[str]:
@@ -97,7 +112,11 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
     scale = options.pop("guidance_scale", None)
     if isinstance(scale, bool) or not isinstance(scale, (int, float, type(None))):
         raise LoadError(f"option guidance_scale:{scale!r} must be a number")
-    checked = check_options(options, _family_parameters(cls, options), cls.__name__)
+    parameters = _family_parameters(cls, options)
+    known = {name: value for name, value in options.items() if name in parameters}
+    argument_limits.check(known | ({} if scale is None else {"guidance_scale": scale}), settings, "option {}")
+    argument_limits.check_texts(known, parameters, settings, "option {}")
+    checked = check_options(options, parameters, cls.__name__)
     names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
     return ModelDefaults(
         options={**_default_frames(settings.frames or spec.default_frames, cls), **checked.accepted},
@@ -112,8 +131,8 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
 
 def _family_parameters(cls: type, options: Iterable[str]) -> Parameters:
     """Parameters of the class, and where an option is not among them those of the siblings that a request may call for
-    (``strength`` of a text-to-image model is its image-to-image sibling's)."""
-    found = parameters_of(cls)
+    (``strength`` of a text-to-image model is its image-to-image sibling's), or those of its inversion."""
+    found = {**(inversion_parameters(cls) if tasks.inverts(cls) else {}), **parameters_of(cls)}
     if found.keys() >= set(options):
         return found
     for task in tasks.SIBLING_TASKS:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 
@@ -29,6 +31,22 @@ def configure(level: str) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+# Of sigaction(2) on Linux: the handler is given a siginfo; it is in force once, then the default is: death.
+_SIGINFO, _ONCE = 0x4, -0x80000000
+
+
+class _Action(ctypes.Structure):
+    """glibc's and musl's ``struct sigaction``."""
+
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ubyte * 128),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+
 def tell_of_crashes() -> None:
     """Have a crash in native code leave its stack on stderr, and as the last line what it was: "Segmentation
     fault".
@@ -36,12 +54,36 @@ def tell_of_crashes() -> None:
     The core shows a dead backend's last line. faulthandler's own is a list of modules; then it hands over to
     the handler from before it, and that is libc's ``psignal``, which prints a signal's name. Its second
     argument, the text before the name, is the kernel's siginfo here: a byte with the signal's number, and a
-    zero.
+    zero. Nothing of Python's runs in all this. Elsewhere than on Linux there is the stack alone.
     """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        set_handler = libc.sysv_signal  # once only: the default, death, is next
-        set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
-            set_handler(number, ctypes.cast(libc.psignal, ctypes.c_void_p))
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            action = _Action(handler=ctypes.cast(libc.psignal, ctypes.c_void_p), flags=_SIGINFO | _ONCE)
+            for number in _FAULTS:
+                libc.sigaction(number, ctypes.byref(action), None)
     faulthandler.enable(all_threads=False)
+
+
+def wait_for_byte(descriptor: int) -> None:
+    """Block until ``descriptor`` can be read from; end the process by a fault's signal that came from outside.
+
+    A fault meets the default when its instruction is tried again. After a signal that somebody sent nothing is tried
+    again: only the main thread's read is interrupted, which os.read would hide.
+    """
+    if sys.platform != "linux":
+        os.read(descriptor, 1)
+        return
+    libc, byte = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1)
+    while libc.read(descriptor, byte, 1) < 0 and ctypes.get_errno() == errno.EINTR:
+        if not select.select([descriptor], [], [], 0)[0]:
+            _die_of_a_fault(libc)
+
+
+def _die_of_a_fault(libc: ctypes.CDLL) -> None:
+    """Do what a fault's signal does by default, if it was told of: its handler, in force once, is gone then."""
+    for number in _FAULTS:
+        action = _Action()
+        libc.sigaction(number, None, ctypes.byref(action))
+        if not action.handler:
+            os.kill(os.getpid(), number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import media_forms, sizes
+from . import argument_limits, control_arguments, media_forms, sizes
 from .errors import InvalidRequest
 from .requests import GenerationRequest
 from .signatures import (
@@ -19,13 +19,14 @@ from .signatures import (
     audio_parameters,
     condition_parameters,
     image_parameters,
+    is_optional,
     mask_parameters,
     parameters_of,
     takes_list,
     video_masks,
     video_parameters,
 )
-from .tasks import inverts, upscales
+from .tasks import inverts, needs_mask, upscales
 
 
 def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
@@ -36,21 +37,31 @@ def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str])
     parameters = parameters_of(pipeline)
     found = _placed_in_time(request, pipeline)
     if found is None:
-        found = _pictures(request, parameters, type(pipeline))
+        found = _pictures(request, parameters, pipeline)
         found |= _one(request.video, video_parameters(parameters), pipeline)
         found |= _last(request, parameters, type(pipeline).__name__)
     found |= _sound(request, pipeline)
     found |= _named(request, pipeline)
     found |= _mask_for_each_frame(found, parameters)
-    if "image_latents" in parameters and request.images and inverts(type(pipeline)):
-        return found | _mask_of_latents(found, request.images[0].size, pipeline)
+    if request.images and inverts(type(pipeline)):
+        picture = picture_to_invert(request, pipeline)
+        notes.extend(_taken_at(request.images[0].size, picture.size))
+        return found | _mask_of_latents(found, picture.size, pipeline) if "image_latents" in parameters else found
     return _resized(found, request, pipeline, notes)
 
 
-def _pictures(request: GenerationRequest, parameters: Parameters, cls: type) -> dict[str, Any]:
-    names, masks = image_parameters(parameters), mask_parameters(parameters)
-    images, mask = list(request.images), request.mask
-    if mask is None and masks and len(images) > 1:
+def picture_to_invert(request: GenerationRequest, pipeline: Any) -> Any:
+    """The source of a pipeline that inverts it, within the request's size."""
+    picture = request.images[0]
+    return _at_size(picture, _bounded_size(picture, request, pipeline), crop=False)
+
+
+def _pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any) -> dict[str, Any]:
+    cls, controls = type(pipeline), control_arguments.pictures(request, parameters, pipeline)
+    names = [name for name in image_parameters(parameters) if name not in controls]
+    masks, mask = mask_parameters(parameters), request.mask
+    images = list(request.images)[: len(request.images) - sum(len(pictures) for pictures in controls.values())]
+    if mask is None and masks and len(images) > 1 and _second_is_mask(images, names, masks[0], parameters, cls):
         mask = images.pop(1).convert("L")
     found: dict[str, Any] = {masks[0]: mask} if mask is not None and masks else {}
     for name in names:
@@ -65,11 +76,23 @@ def _pictures(request: GenerationRequest, parameters: Parameters, cls: type) -> 
             found[name], images = images, []
         else:
             found[name] = images.pop(0)
-    if images and not names and not request.video:
+    if images and not names and not request.video and video_parameters(parameters):
         found, images = found | _as_video(images, parameters), []
-    if images and not inverts(cls):
-        raise _too_many(request, parameters, cls.__name__)
-    return found
+    if len(images) > inverts(cls):
+        raise _too_many(request, parameters, cls)
+    return found | {name: value if len(value) > 1 else value[0] for name, value in controls.items()}
+
+
+def _second_is_mask(images: list[Any], names: list[str], mask: str, parameters: Parameters, cls: type) -> bool:
+    """Whether the second picture is the mask: it is, but where a pipeline edits several pictures at once and may be given
+    a mask for one (Bria Fibo), there only a gray one of two."""
+    several = bool(names) and takes_list(parameters[names[0]]) and is_optional(parameters[mask])
+    return needs_mask(cls) or not several or (len(images) == 2 and _is_gray(images[1]))
+
+
+def _is_gray(picture: Any) -> bool:
+    red, green, blue = picture.convert("RGB").split()
+    return bool(red.tobytes() == green.tobytes() == blue.tobytes())
 
 
 def _as_video(images: list[Any], parameters: Parameters) -> dict[str, Any]:
@@ -77,11 +100,11 @@ def _as_video(images: list[Any], parameters: Parameters) -> dict[str, Any]:
     return {name: images for name in video_parameters(parameters)[:1]}
 
 
-def _too_many(request: GenerationRequest, parameters: Parameters, class_name: str) -> InvalidRequest:
-    every = image_parameters(parameters) + mask_parameters(parameters)
+def _too_many(request: GenerationRequest, parameters: Parameters, cls: type) -> InvalidRequest:
+    every = [*(["a picture to edit"] if inverts(cls) else image_parameters(parameters)), *mask_parameters(parameters)]
     takes = f"{len(every)} ({', '.join(every)})" if every else "none"
     return InvalidRequest(
-        f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {class_name} takes {takes}"
+        f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {cls.__name__} takes {takes}"
     )
 
 
@@ -103,7 +126,7 @@ def _placed_in_time(request: GenerationRequest, pipeline: Any) -> dict[str, Any]
     if takes_last or (last is None and (plain or not request.images)):
         return None
     if len(request.images) > 1:
-        raise _too_many(request, parameters, type(pipeline).__name__)
+        raise _too_many(request, parameters, type(pipeline))
     return media_forms.around(next(iter(request.images), None), last, _frame_count(request, pipeline), parameters)
 
 
@@ -195,22 +218,14 @@ def _named(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
     return found
 
 
-def _data(name: str, value: str, request: GenerationRequest) -> bytes:
-    from .media import files
-
-    return files.decode_reference(value, f"params[{name!r}]", request.settings.max_source_bytes)
-
-
 def _read_picture(
     name: str, value: str, request: GenerationRequest, _pipeline: Any, mode: str = "RGB"
 ) -> dict[str, Any]:
-    from .media import images
-
-    return {
-        name: images.read_image(
-            _data(name, value, request), f"params[{name!r}]", max_pixels=request.settings.max_source_pixels, mode=mode
-        )
-    }
+    field = f"params[{name!r}]"
+    picture = request.intake.picture(field, value, mode)
+    if picture is None:
+        raise InvalidRequest(f"{field} is empty: it must be a path, base64 or a data: URI")
+    return {name: picture}
 
 
 def _read_mask(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
@@ -218,20 +233,13 @@ def _read_mask(name: str, value: str, request: GenerationRequest, pipeline: Any)
 
 
 def _read_video(name: str, value: str, request: GenerationRequest, _pipeline: Any) -> dict[str, Any]:
-    from .media import videos
-
-    return {
-        name: videos.read_video(
-            _data(name, value, request),
-            f"params[{name!r}]",
-            max_frames=request.settings.max_frames,
-            max_pixels=request.settings.max_source_pixels,
-        )
-    }
+    field = f"params[{name!r}]"
+    return {name: request.intake.video(field, request.intake.data(field, value))}
 
 
 def _read_sound(name: str, value: str, request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
-    return _heard(name, _data(name, value, request), f"params[{name!r}]", request, pipeline)
+    field = f"params[{name!r}]"
+    return _heard(name, request.intake.data(field, value), field, request, pipeline)
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------
@@ -266,14 +274,18 @@ def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, n
     )
     if size is None:
         return found
-    if size != main.size:
-        notes.append(f"the source of {main.width}x{main.height} is taken at {size[0]}x{size[1]}")
+    notes.extend(_taken_at(main.size, size))
     return {name: _at_size(value, size, crop=request.rpc == "GenerateVideo") for name, value in found.items()}
+
+
+def _taken_at(own: tuple[int, int], size: tuple[int, int]) -> list[str]:
+    return [] if size == own else [f"the source of {own[0]}x{own[1]} is taken at {size[0]}x{size[1]}"]
 
 
 def _bounded_size(main: Any, request: GenerationRequest, pipeline: Any) -> tuple[int, int]:
     bound = (None, None) if request.is_inpainting else (request.width, request.height)
-    return sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
+    size = sizes.fit_within(main.size, bound, sizes.size_multiple(pipeline))
+    return argument_limits.check_area(size, request.settings, "the source's size")
 
 
 def _video_size(
@@ -289,7 +301,8 @@ def _video_size(
         return (defaults[0], defaults[1]) if is_picture and all(isinstance(side, int) for side in defaults) else None
     width = width or round(main.width * height / main.height)
     height = height or round(main.height * width / main.width)
-    return sizes.round_size(width, height, sizes.size_multiple(pipeline))
+    size = sizes.round_size(width, height, sizes.size_multiple(pipeline))
+    return argument_limits.check_area(size, request.settings)
 
 
 def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
@@ -303,22 +316,36 @@ def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
     return ImageOps.fit(value, size) if crop else value.resize(size)
 
 
+def _source_size(main: Any, request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, int]:
+    """Where a video's latents are upscaled, ``width`` and ``height`` are the source's: the request's are not meant."""
+    if request.width or request.height:
+        notes.append("the size is the clip's own, times the model's factor: the request's is ignored")
+    width, height = sizes.round_size(*main.size, sizes.size_multiple(pipeline))
+    return {"width": width, "height": height}
+
+
 def output_size(
     request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]
 ) -> dict[str, int]:
     """Width and height where the signature has them: the main image's, else what is asked for to the nearest multiple."""
     parameters = parameters_of(pipeline)
-    if "width" not in parameters or "height" not in parameters:
+    names = next((pair for pair in sizes.OUTPUT_SIDES if parameters.keys() >= set(pair)), None)
+    if names is None:
+        if upscales(type(pipeline)) and request.rpc == "GenerateVideo" and (request.width or request.height):
+            notes.append("the size is the clip's own, times the model's factor: the request's is ignored")
         return {}
     main = _main(arguments, parameters)
+    if upscales(type(pipeline)) and isinstance(arguments.get(VIDEO), list):
+        return _source_size(main, request, pipeline, notes)
     free = request.rpc == "GenerateVideo" and not (request.width or request.height)
     if main is not None and hasattr(main, "size") and not free and not upscales(type(pipeline)):
-        asked = main.size
+        asked = main.size if request.rpc == "GenerateVideo" else _bounded_size(main, request, pipeline)
     else:
-        asked = (request.width or arguments.get("width"), request.height or arguments.get("height"))
+        asked = (request.width or arguments.get(names[0]), request.height or arguments.get(names[1]))
     if not all(isinstance(side, int) for side in asked):
-        return {name: side for name, side in zip(("width", "height"), asked, strict=True) if side}
-    size = sizes.round_size(*asked, sizes.size_multiple(pipeline))
+        return {name: side for name, side in zip(names, asked, strict=True) if side}
+    size = sizes.fit_tiles(*sizes.round_size(*asked, sizes.size_multiple(pipeline)), pipeline)
+    argument_limits.check_area(size, request.settings)
     if size != tuple(asked):
         notes.append(f"{asked[0]}x{asked[1]} is rounded to {size[0]}x{size[1]}")
-    return {"width": size[0], "height": size[1]}
+    return dict(zip(names, size, strict=True))

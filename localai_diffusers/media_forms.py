@@ -35,10 +35,13 @@ def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
     parameters, call = parameters_of(pipeline), type(pipeline).__call__
     images, videos = image_parameters(parameters), video_parameters(parameters)
     found: dict[str, Any] = {}
+    alpha = _takes_alpha(getattr(pipeline, "vae", None))
     for name in (*images, *videos):
         value = media.get(name)
         if value is None or isinstance(value, str):
             continue
+        if alpha and name in images:
+            value = found[name] = _with_alpha(value)
         shape = unpacked_shape(call, name)
         if takes_only_tensor(parameters[name]) and (name in videos or len(shape) == 5):
             found[name] = _tensor(value, shape, is_mask=name in video_masks(parameters))
@@ -47,6 +50,17 @@ def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
             found[name] = [value]
     return found
+
+
+def _takes_alpha(vae: Any) -> bool:
+    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered), which a picture without must be given."""
+    return 4 in (config_value(vae, "input_channels"), config_value(vae, "in_channels"))
+
+
+def _with_alpha(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_alpha(part) for part in value]
+    return value.convert("RGBA") if hasattr(value, "convert") else value
 
 
 def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:

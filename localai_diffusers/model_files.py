@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,15 @@ class ModelFacts:
         """Variants for which there are weight files, e.g. {"fp16"}."""
         return frozenset(filter(None, (variant_of(weights.path.name) for weights in self.files)))
 
+    @property
+    def only_variants(self) -> frozenset[str]:
+        """The variants that hold all of a component that has no plain weights, {} where each has plain ones."""
+        found: dict[str, set[str]] = {}
+        for weights in self.files:
+            found.setdefault(weights.component, set()).add(variant_of(weights.path.name))
+        lone = [variants for variants in found.values() if "" not in variants]
+        return frozenset(set.intersection(*lone)) if lone and self.path.is_dir() else frozenset()
+
     def chosen_files(self, variant: str | None) -> list[WeightFile]:
         """The files that a load with ``variant`` reads: per component the variant's where it has any, else the plain."""
         chosen = []
@@ -137,6 +146,12 @@ class ModelFacts:
             safe = [w for w in plain if w.path.suffix in SAFE_SUFFIXES]
             chosen += safe or plain
         return chosen
+
+    def only(self, names: Collection[str]) -> ModelFacts:
+        """The facts without the components that are not among ``names`` (a single file's weights have no component)."""
+        components = {name: kind for name, kind in self.components.items() if name in names}
+        files = tuple(weights for weights in self.files if weights.component in {"", *names})
+        return replace(self, components=components, files=files)
 
     def config(self, component: str, name: str = "config.json") -> dict[str, Any]:
         """A component's config file, {} where there is none."""
@@ -184,6 +199,8 @@ def indexed_facts(path: Path) -> ModelFacts:
     if (path / MODULAR_INDEX_FILE).is_file():
         facts = _indexed_facts(path, read_json(path / MODULAR_INDEX_FILE))
         return replace(facts, is_modular=True, remote_code=facts.remote_code or _has_own_blocks(path))
+    if _has_own_blocks(path):  # nothing but code: what it needs it says itself
+        return ModelFacts(path, "ModularPipeline", is_modular=True, remote_code=True)
     raise LoadError(f"{path} is no diffusers pipeline: it has no {INDEX_FILE}. {_what_it_seems(path)}")
 
 
@@ -202,11 +219,14 @@ def file_facts(path: Path) -> ModelFacts:
     return ModelFacts(path, files=(weight_file("", path),))
 
 
-def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) -> None:
+def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool, used: Collection[str] = ()) -> None:
     """Raise LoadError for a component without weights, a missing shard, or a pickle where none is allowed.
 
+    Only of the components that are ``used``, where any are named: an index may hold entries that its class ignores.
     Pickled weights can carry code; diffusers unpickles them restricted, yet they are taken only when trusted.
     """
+    if used:
+        facts = facts.only(used)
     for weights in facts.chosen_files(variant):
         if weights.path.suffix in PICKLE_SUFFIXES and not allow_pickle:
             raise LoadError(
@@ -214,6 +234,7 @@ def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool) ->
                 "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true"
             )
     _check_every_component(facts)
+    _check_variants(facts, variant)
     for weights in facts.chosen_files(variant):
         for index in weights.path.parent.glob("*.safetensors.index*.json"):
             if variant_of(index.name) == variant_of(weights.path.name):
@@ -228,6 +249,17 @@ def _check_every_component(facts: ModelFacts) -> None:
         folder = facts.path / name
         if not _is_weightless(name) and ((folder / "config.json").is_file() or not folder.is_dir()):
             raise LoadError(f"{folder} holds no weights: download the model again, whole")
+
+
+def _check_variants(facts: ModelFacts, variant: str | None) -> None:
+    """Raise LoadError for a component of a folder that is there neither plain nor in the variant to be loaded."""
+    for weights in facts.chosen_files(variant) if facts.index and facts.path.is_dir() else ():
+        own = variant_of(weights.path.name)
+        if own and own != variant:
+            raise LoadError(
+                f"{weights.path.parent} holds no plain weights, only the variant {own}, which other components lack: "
+                "download the model again, whole, in one variant"
+            )
 
 
 def _check_shards(index: Path) -> None:
@@ -245,7 +277,7 @@ def variant_of(file_name: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; LoadError for anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_text(encoding="utf-8"))  # no byte order mark: diffusers refuses one
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path} is not readable JSON ({error}): download the model again") from None
     if not isinstance(value, dict):
@@ -283,7 +315,7 @@ def _library_and_class(value: Any) -> tuple[str, str] | None:
 
 def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iterator[WeightFile]:
     for component in components:
-        for file in sorted((path / component).glob("*")):
+        for file in sorted((path / component).glob("[!.]*")):  # macOS leaves ._<name> beside a file
             if file.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES and file.name != "training_args.bin":
                 yield weight_file(component, file)
 

@@ -12,6 +12,24 @@ from typing import Any
 
 from . import progress
 
+_CONTROLNET, _CONTROL = "controlnet", "control_image"
+
+
+def described(pipeline: Any) -> type:
+    """A class like the pipeline's own that tells its components and their types as a classic pipeline's class does."""
+    types: dict[str, tuple[Any, ...]] = {name: () for name in pipeline.pretrained_component_names}
+    for block in _blocks(pipeline.blocks):
+        for part in block.expected_components:
+            if part.name in types and part.type_hint not in types[part.name]:
+                types[part.name] += (part.type_hint,)
+    ways = {
+        "_optional_components": list(types),
+        "_get_signature_keys": classmethod(lambda _cls, _obj: (set(types), set())),
+        "_get_signature_types": classmethod(lambda _cls: types),
+    }
+    own = type(pipeline)
+    return type(own.__name__, (_Served, own), ways)
+
 
 def served(pipeline: Any) -> Any:
     """``pipeline`` as one of a class for it alone: its own, with a call that has a signature, and a classic pipeline's ways."""
@@ -29,7 +47,7 @@ def served(pipeline: Any) -> Any:
     for block in _blocks(pipeline._blocks):
         if hasattr(block, "progress_bar"):  # a loop's own bar writes carriage returns
             block.progress_bar = lambda *arguments, **options: pipeline.progress_bar(*arguments, **options)
-    pipeline.__class__ = type(own.__name__, (_Served, own), {"__call__": call})
+    pipeline.__class__ = type(own.__name__, (described(pipeline),), {"__call__": call})
     return pipeline
 
 
@@ -40,10 +58,13 @@ def _parameters(pipeline: Any) -> Iterator[inspect.Parameter]:
     """
     blocks = pipeline.blocks
     made = {output.name for output in blocks.intermediate_outputs}
+    controlled, asked = getattr(pipeline, _CONTROLNET, None) is not None, _asked_for(pipeline)
     for entry in blocks.inputs:
+        if entry.name == _CONTROL and not controlled:
+            continue
         hint = "" if entry.type_hint is None else str(entry.type_hint)
         if entry.name and not (entry.name in made and "Tensor" in hint):
-            required = entry.required and entry.default is None and entry.name not in made
+            required = (entry.required or entry.name in asked) and entry.default is None and entry.name not in made
             yield _keyword(
                 entry.name,
                 inspect.Parameter.empty if required else entry.default,
@@ -52,6 +73,18 @@ def _parameters(pipeline: Any) -> Iterator[inspect.Parameter]:
     scale = getattr(getattr(getattr(pipeline, "guider", None), "config", None), "guidance_scale", None)
     if scale is not None and "guidance_scale" not in blocks.input_names:
         yield _keyword("guidance_scale", scale, float)
+
+
+def _asked_for(pipeline: Any) -> set[str]:
+    """Inputs that the blocks for the loaded ControlNet require, its picture aside: without one they do not run."""
+    kind = type(getattr(pipeline, _CONTROLNET, None))
+    blocks = [
+        block
+        for block in _blocks(pipeline.blocks)
+        if any(part.name == _CONTROLNET and part.type_hint is kind for part in block.expected_components)
+        and not getattr(block, "sub_blocks", None)
+    ]
+    return {entry.name for block in blocks for entry in block.inputs if entry.required} - {_CONTROL}
 
 
 def _at_scale(guider: Any, scale: float) -> Any:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Collection
+from typing import Any
 
 import diffusers_dynamic_loader as loader
 
@@ -36,7 +37,7 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
             "trust_remote_code: true"
         )
     asked = spec.pipeline_type
-    own = _own_class(facts)
+    own = _own_class(facts, is_named=is_class_name(asked))
     if own is None and facts.remote_code:
         return _default_class(facts), [
             f"PipelineType {asked} gives way to {facts.class_name}, the repo's own code"
@@ -52,17 +53,21 @@ def is_class_name(text: str) -> bool:
     return text.lower() in {name.lower() for name in loader.get_available_pipelines()}
 
 
-def _own_class(facts: ModelFacts) -> type | None:
-    """The class that the model names, None for one of its own code or where it names none."""
+def _own_class(facts: ModelFacts, is_named: bool) -> type | None:
+    """The class that the model names, None for one of its own code or where it names none.
+
+    LoadError for one that diffusers does not have, unless the model's YAML names the class (``is_named``).
+    """
     if not facts.class_name:
         return None
     try:
         return loader.resolve_pipeline_class(class_name=facts.class_name)
     except ValueError as error:
-        if facts.remote_code:
+        if facts.remote_code or is_named:
             return None
         raise LoadError(
-            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have: {error}"
+            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have (pipeline_type: can "
+            f"name one that it has): {error}"
         ) from None
 
 
@@ -138,7 +143,8 @@ def misfit(cls: type, own: type, facts: ModelFacts) -> str:
     if not facts.components:
         return ""
     expected, _ = cls._get_signature_keys(cls)
-    missing = sorted(required_components(cls) - facts.components.keys() | _unheard_of(cls, facts))
+    absent = declared_absent(cls, facts) & set(own._get_signature_keys(own)[0])
+    missing = sorted(required_components(cls) - facts.components.keys() - absent | _unheard_of(cls, facts))
     if missing:
         return f"it needs {', '.join(missing)}"
     # Not only what its constructor insists on: SDXL lists both of its text encoders as optional.
@@ -166,8 +172,24 @@ def required_components(cls: type) -> set[str]:
     return {
         name
         for name in expected
-        if name not in cls._optional_components and parameters[name].default is inspect.Parameter.empty
+        if name not in cls._optional_components
+        and parameters[name].default is inspect.Parameter.empty
+        and parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     } - {"self"}
+
+
+def declared_absent(cls: type, facts: ModelFacts) -> set[str]:
+    """Components that the class requires and the model's index has as null: SD3 published without its T5.
+
+    diffusers takes the null of a component that the class calls optional, and wants to be told None for the others.
+    """
+    if not hasattr(cls, "_get_signature_keys"):
+        return set()
+    return {name for name in required_components(cls) if _is_null(facts.index.get(name, ()))}
+
+
+def _is_null(entry: Any) -> bool:
+    return entry is None or (isinstance(entry, list) and entry[:2] == [None, None])
 
 
 def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
@@ -207,6 +229,10 @@ def _component_class(library: str, class_name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+# What a tokenizer's folder holds beside its vocabulary.
+_TOKENIZER_CONFIGS = frozenset(
+    {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "chat_template.jinja"}
+)
 # Configs that a component's own loader reads.
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 
@@ -219,6 +245,7 @@ def check_components(cls: type, facts: ModelFacts, replaced: Collection[str]) ->
     if not facts.index or not facts.path.is_dir() or not hasattr(cls, "_get_signature_keys"):
         return
     expected, _ = cls._get_signature_keys(cls)
+    _check_complete(cls, facts, replaced)
     for name in sorted(facts.components.keys() & set(expected) - {*replaced, "safety_checker"}):
         for file in _CONFIGS:
             facts.config(name, file)
@@ -228,6 +255,34 @@ def check_components(cls: type, facts: ModelFacts, replaced: Collection[str]) ->
                 f"{facts.path / model_files.INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
                 "is none of the installed diffusers or transformers: upgrade them, or correct the entry"
             )
+        _check_files(facts, name)
+
+
+def _check_files(facts: ModelFacts, name: str) -> None:
+    """Raise LoadError for a component that came in part: weights without their config, a tokenizer without its words.
+
+    transformers 5 makes an empty tokenizer of a folder without a vocabulary, and says nothing.
+    """
+    folder = facts.path / name
+    files = {file.name for file in folder.iterdir() if file.is_file()} if folder.is_dir() else set()
+    missing = "" if files else "files"
+    if any(weights.component == name for weights in facts.files) and "config.json" not in files:
+        missing = "config.json beside its weights"
+    kind = _component_class(*facts.components[name])
+    if files and files <= _TOKENIZER_CONFIGS and getattr(kind, "vocab_files_names", None):
+        missing = f"vocabulary ({', '.join(sorted(set(kind.vocab_files_names.values())))})"
+    if missing:
+        raise LoadError(f"{folder} holds no {missing}: download the model again, whole")
+
+
+def _check_complete(cls: type, facts: ModelFacts, replaced: Collection[str]) -> None:
+    """Raise LoadError for a component that ``cls`` requires and the model's index does not name."""
+    missing = required_components(cls) - {*facts.components, *facts.index, *replaced, *_DISPENSABLE}
+    if missing and not getattr(cls, "_load_connected_pipes", False):
+        raise LoadError(
+            f"{facts.path} lacks {', '.join(sorted(missing))}, which {cls.__name__} needs: its {model_files.INDEX_FILE} "
+            f"names {', '.join(sorted(facts.components))}"
+        )
 
 
 def _has_own_module(facts: ModelFacts, name: str, library: str) -> bool:

@@ -15,6 +15,8 @@ import diffusers_dynamic_loader as loader
 
 from . import (
     adapters,
+    compat,
+    complaints,
     components,
     controlnets,
     flux_quantized,
@@ -29,7 +31,7 @@ from . import (
     transformer_file,
 )
 from .artifacts import Wish
-from .errors import BackendError, LoadError
+from .errors import BackendError, LoadError, is_out_of_memory
 from .jobs import Job
 from .load_spec import LoadSpec
 from .loaded_model import LoadedModel, finish, model_defaults
@@ -62,6 +64,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
         import torch
 
         torch.set_num_threads(spec.threads)
+    compat.settle_transformers()
     if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
         return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
     return _guarded(spec, lambda: _prepare(spec, settings, job))
@@ -90,9 +93,13 @@ def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
         return half()
     except (BackendError, MemoryError):
         raise
-    except (ImportError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (ImportError, ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         log.debug("load of %s failed", spec.identity, exc_info=error)
         raise LoadError(f"{spec.identity}: {error}") from error
+    except NameError as error:  # what a module imports only where a package is installed (OmniGen: torchvision)
+        raise LoadError(f"{spec.identity}: {complaints.missing_code(error) or error}") from error
 
 
 def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
@@ -135,7 +142,7 @@ def _chosen(
         spec, facts, cls, nets, settings
     )
     facts = components.amended(facts, parts)
-    pipeline_class.check_components(cls, facts, wanted)
+    pipeline_class.check_components(cls, facts, {*wanted, *(part.component for part in parts)})
     return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
 
 
@@ -143,24 +150,26 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     """Check the rest that can be, and return what builds the model."""
     cls, facts = choice.cls, choice.facts
     variant = placement.preferred_variant(spec, facts)
-    model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings))
+    model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
     adapters.plan(spec, cls, settings)
     ip_adapter.check_encoder(spec, facts)
-    where = placement.plan(spec, facts, settings)
+    where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls)
     options, more = model_defaults(spec, cls, facts, settings)
     notes = [*spec.notes, *choice.notes, *where.notes]
     job.check()
 
     def build() -> LoadedModel:
-        with watched_loading(job):
+        with watched_loading(job), compat.named_variants():
             pipeline = loader.load_diffusers_pipeline(
                 class_name=cls.__name__,
                 model_id=str(facts.path),
                 from_single_file=choice.is_file,
                 **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)},
             )
+        if not where.device_map:  # which may leave weights on the disk
+            _check_whole(pipeline)
         if type(pipeline) is cls:
             return finish(spec, pipeline, where, options, settings, notes + more)
         # A class that stands for others (a file of no named class): only now its arguments are known.
@@ -168,6 +177,20 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
         return finish(spec, pipeline, where, known, settings, notes + said)
 
     return build
+
+
+def _check_whole(pipeline: Any) -> None:
+    """Raise LoadError for a component whose files lacked some of its tensors: diffusers leaves those without data."""
+    import torch
+
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            absent = [key for key, tensor in (*part.named_parameters(), *part.named_buffers()) if tensor.is_meta]
+            if absent:
+                raise LoadError(
+                    f"the weights of {name} lack {len(absent)} of its tensors ({', '.join(absent[:3])}): they are not "
+                    "whole, or of another kind of model than the config beside them says"
+                )
 
 
 def _with_base(spec: LoadSpec, location: Location, settings: Settings) -> tuple[Location, dict[str, Wish]]:
@@ -210,15 +233,18 @@ def _arguments(
         arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
         if options.get("config"):
             arguments["config"] = paths.resolve(str(options["config"]), spec.model_path, "option config")
-    arguments |= _without_safety_checker(spec, cls)
-    return {name: value for name, value in arguments.items() if value is not None or name == "safety_checker"}
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    return arguments | dict.fromkeys(pipeline_class.declared_absent(cls, facts)) | _without_safety_checker(spec, cls)
 
 
 def _without_safety_checker(spec: LoadSpec, cls: type) -> dict[str, Any]:
     """The checker is not loaded unless ``options: safety_checker:true`` asks for it: the incumbent switches it off too,
     but loads its 1.2 GB first."""
-    if spec.load_options.get("safety_checker") or not hasattr(cls, "_get_signature_keys"):
+    asked = spec.load_options.get("safety_checker")
+    if asked or not hasattr(cls, "_get_signature_keys"):
         return {}
     expected, optional = cls._get_signature_keys(cls)
+    if asked is False and "enable_safety_checker" in optional:  # a guard that is off only for who says so (Cosmos 3)
+        return {"enable_safety_checker": False, "safety_checker": None}
     switches = {"safety_checker": None} if "safety_checker" in expected else {}
     return switches | ({"requires_safety_checker": False} if "requires_safety_checker" in optional else {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import diffusers_dynamic_loader as loader
@@ -16,6 +18,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
+_CAST = re.compile(r"self\.(\w+)\.encode\(\w+\.bfloat16\(\)\)")
 OFFLOADS = ("none", "model", "sequential", "group")
 # Weights that just fit leave no room for activations: what must stay free beside them.
 _ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
@@ -114,6 +117,7 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
     notes: list[str] = []
     stored_dtype = _stored_dtype(facts)
     device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype), notes)
+    _check_names(spec)
     dtype = choose_dtype(spec, facts, device, stored_dtype)
     rules = {name: rule for name, (_library, cls) in facts.components.items() if (rule := COMPONENT_RULES.get(cls))}
     differing = {
@@ -124,8 +128,39 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
     return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes))
 
 
+def _check_names(spec: LoadSpec) -> None:
+    """Raise LoadError for a generator's device that is not there and an attention backend that diffusers does not have."""
+    asked, backend = (spec.placement_options.get(name) for name in ("generator_device", "attention_backend"))
+    if asked:
+        try:
+            _checked_device(str(asked), spec.main_gpu)
+        except LoadError as error:
+            raise LoadError(f"option generator_device: {error}") from None
+    if backend:
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        names = sorted(known.value for known in AttentionBackendName)
+        if str(backend) not in names:
+            raise LoadError(f"option attention_backend:{backend} is unknown: use one of {', '.join(names)}")
+
+
+def as_the_code_casts(where: DevicePlan, cls: type) -> DevicePlan:
+    """The plan with those components in bf16 to which the pipeline's own code hands nothing else (Z-Image Omni casts the
+    pictures that its VAE encodes), and with none in a dtype of its own that the code does not ask for before it hands over
+    its latents (Bria Fibo and JoyImage Edit have Wan's VAE in the dtype of the rest)."""
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):  # no source to read
+        return where
+    kept = {name: dtype for name, dtype in where.component_dtypes.items() if f"self.{name}.dtype" in source}
+    return replace(where, component_dtypes={**kept, **dict.fromkeys(sorted(set(_CAST.findall(source))), "bfloat16")})
+
+
 def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
-    """The weight variant to load: the option's (which must exist), else one that suits and exists, else none."""
+    """The weight variant to load: the option's (which must exist), else one that suits and exists, else none.
+
+    A model that was published in one variant alone is loaded from that.
+    """
     asked = spec.load_options.get("variant")
     if asked:
         if str(asked) not in facts.variants:
@@ -135,6 +170,7 @@ def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
     rules = (COMPONENT_RULES.get(cls) for _library, cls in facts.components.values())
     wanted = [rule.variant for rule in rules if rule and rule.variant]
     wanted += ["fp16"] if spec.f16 else []
+    wanted += sorted(facts.only_variants)
     return next((variant for variant in wanted if variant in facts.variants), None)
 
 
@@ -340,6 +376,13 @@ def _compile(pipeline: Any, _value: Any) -> None:
         denoiser.compile_repeated_blocks()
 
 
+def _fuse_qkv(pipeline: Any, _value: Any) -> None:
+    """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
+    if any(getattr(denoiser, "peft_config", None) for denoiser in _denoisers(pipeline)):
+        raise NotImplementedError("its attention carries a LoRA")
+    pipeline.fuse_qkv_projections()
+
+
 def _channels_last(pipeline: Any, _value: Any) -> None:
     import torch
 
@@ -354,7 +397,7 @@ _SWITCHES: Mapping[str, Callable[[Any, Any], None]] = {
     "attention_slicing": lambda pipeline, _value: pipeline.enable_attention_slicing(),
     "attention_backend": _set_attention_backend,
     "channels_last": _channels_last,
-    "fuse_qkv": lambda pipeline, _value: pipeline.fuse_qkv_projections(),
+    "fuse_qkv": _fuse_qkv,
     "compile": _compile,
 }
 

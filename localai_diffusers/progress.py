@@ -104,6 +104,8 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
     own_bar = "progress_bar" in vars(pipeline)
     previous = vars(pipeline).get("progress_bar")
     object.__setattr__(pipeline, "progress_bar", lambda iterable=None, total=None, **_: step_bar(job, iterable, total))
+    if hasattr(pipeline, "set_progress_bar_config"):  # some draw further bars of their own by it (AnyFlow's chunks)
+        pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
     handles = [module.register_forward_pre_hook(lambda *_: job.check()) for module in _stoppable(pipeline)]
     try:
         yield _callbacks(parameters_of(pipeline), job)
@@ -120,9 +122,9 @@ def _callbacks(parameters: Any, job: Job) -> dict[str, Any]:
     """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of them
     (Paradigms) breaks when it is given one."""
 
-    def on_step_end(_pipeline: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def on_step_end(_pipeline: Any, _step: int, _timestep: Any, _values: dict[str, Any]) -> dict[str, Any]:
         job.check()
-        return values
+        return {}  # nothing changes: a pipeline may take other latents back than it hands over (LTX's long videos)
 
     return {"callback_on_step_end": on_step_end} if "callback_on_step_end" in parameters else {}
 

@@ -18,6 +18,7 @@ from .signatures import parameters_of
 log = logging.getLogger(__name__)
 
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+_INSTRUCTION = "complex_human_instruction"
 _TEXTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
 
 
@@ -56,6 +57,10 @@ _SD_EMBED: tuple[Family, ...] = (
     ),
     Family(*_FLUX, "get_weighted_text_embeddings_flux1"),
 )
+
+
+class NotKnown(Exception):
+    """What a prompt library does not take; its text follows the library's name."""
 
 
 def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[str]:
@@ -110,6 +115,8 @@ def _attempt(
 ) -> Mapping[str, Any] | None:
     try:
         return build(family, arguments, pipeline, notes)
+    except NotKnown as error:
+        notes.append(f"{variable} {error}: the prompt is taken as plain text")
     except ImportError as error:
         notes.append(f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text")
     except Exception as error:  # another's parser on any text: the plain prompt still works
@@ -143,15 +150,19 @@ def _by_compel(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
     manager = compel.DiffusersTextualInversionManager(pipeline) if hasattr(pipeline, "maybe_convert_prompt") else None
     device = str(pipeline._execution_device)
     encoder = getattr(compel, family.function)(pipeline, textual_inversion_manager=manager, device=device)
-    _skip_layers(encoder, family, arguments.get("clip_skip"), notes)
     negative = _negative(arguments, pipeline)
+    if arguments.get(_INSTRUCTION, getattr(parameters_of(pipeline).get(_INSTRUCTION), "default", None)):
+        notes.append(f"COMPEL puts no {_INSTRUCTION} before the prompt")
     styles = {}
     if family.function in ("CompelForSDXL", "CompelForFlux"):
         second = arguments.get("negative_prompt_2") if negative is not None else None
         styles = {"style_prompt": arguments.get("prompt_2"), "negative_style_prompt": second}
     made = encoder(arguments["prompt"], negative_prompt=negative, **styles)
+    embeds = made.embeds
+    if _skips_layers(encoder, family, arguments.get("clip_skip"), notes):  # of the prompt alone, as diffusers does
+        embeds = encoder(arguments["prompt"], negative_prompt=negative).embeds
     embeddings = {
-        "prompt_embeds": made.embeds,
+        "prompt_embeds": embeds,
         "pooled_prompt_embeds": made.pooled_embeds,
         "prompt_attention_mask": made.attention_mask,
         "negative_prompt_embeds": made.negative_embeds,
@@ -182,37 +193,77 @@ def _zeroed(embeddings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _skip_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> None:
-    """compel can leave out CLIP's last layer, no more; diffusers ignores clip_skip when it gets embeddings."""
+def _skips_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> bool:
+    """Whether ``encoder`` leaves out CLIP's last layer from now on: compel can do no more, and diffusers ignores
+    clip_skip when it gets embeddings."""
     if not clip_skip:
-        return
-    if clip_skip == 1 and family.function == "CompelForSD":
-        from compel import ReturnedEmbeddingsType
-
-        provider = encoder.compel.conditioning_provider
-        provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
-    else:
+        return False
+    if clip_skip != 1 or family.function != "CompelForSD":
         notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
+        return False
+    from compel import ReturnedEmbeddingsType
+
+    provider = encoder.compel.conditioning_provider
+    provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
+    return True
 
 
 # --- sd_embed --------------------------------------------------------------------------------------------------------
 
 
 def _by_sd_embed(family: Family, arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """The call's embeddings by sd_embed, which returns them as a tuple: prompt, negative, pooled, negative pooled."""
+    """The call's embeddings by sd_embed, which returns them as a tuple: prompt, negative, pooled, negative pooled.
+
+    Its function for Flux returns those of one text, so it is called for each.
+    """
     from sd_embed import embedding_funcs
 
     function = getattr(embedding_funcs, family.function)
-    parameters = inspect.signature(function).parameters
-    options = {"pipe": pipeline, "prompt": arguments["prompt"]}
-    if "neg_prompt" in parameters:
-        options["neg_prompt"] = arguments.get("negative_prompt") or ""
-    elif arguments.get("negative_prompt"):
-        notes.append("SD_EMBED takes no negative prompt for this model: it is ignored")
-    if "clip_skip" in parameters and arguments.get("clip_skip"):
-        options["clip_skip"] = arguments["clip_skip"]
-    made = function(**options)
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    if "neg_prompt" not in parameters:
-        names = ("prompt_embeds", "pooled_prompt_embeds")
-    return dict(zip(names, made, strict=False))
+    known = inspect.signature(function).parameters
+    options = _sd_embed_options(arguments, known, pipeline, notes)
+    negative = arguments.get("negative_prompt")
+    if "neg_prompt" in known:
+        made = _embedded(function, pipeline, **options, neg_prompt=_with_inversions(negative or "", pipeline))
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return dict(zip(names, made, strict=False))
+    found = dict(zip(("prompt_embeds", "pooled_prompt_embeds"), _embedded(function, pipeline, **options), strict=False))
+    if isinstance(negative, str):
+        texts = {"prompt": negative, "prompt2": arguments.get("negative_prompt_2")}
+        options |= {name: text for name, text in texts.items() if name in known}
+        names = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+        found |= dict(zip(names, _embedded(function, pipeline, **options), strict=False))
+    return found
+
+
+def _sd_embed_options(
+    arguments: Mapping[str, Any], known: Mapping[str, Any], pipeline: Any, notes: list[str]
+) -> dict[str, Any]:
+    """What its function takes of the call. NotKnown where a text would be lost."""
+    extra = [name for name in _TEXTS[1:3] + _TEXTS[4:] if arguments.get(name)]
+    if extra and "prompt2" not in known:
+        raise NotKnown(f"takes no {', '.join(extra)} for this model")
+    options = {"prompt": _with_inversions(arguments["prompt"], pipeline)}
+    if "prompt2" in known:
+        options["prompt2"] = arguments.get("prompt_2")
+    if "device" in known:  # its default is where the weights rest, which under an offload is not where they compute
+        options["device"] = pipeline._execution_device
+    clip_skip = arguments.get("clip_skip")
+    if clip_skip and "clip_skip" in known:
+        options["clip_skip"] = clip_skip
+    elif clip_skip:
+        notes.append(f"clip_skip {clip_skip} has no effect with SD_EMBED on this model")
+    return options
+
+
+def _embedded(function: Callable[..., Any], pipeline: Any, **options: Any) -> tuple[Any, ...]:
+    """The function's tensors, which it makes under inference mode, as plain ones."""
+    import torch
+
+    with torch.no_grad():
+        return tuple(tensor.clone() for tensor in function(pipe=pipeline, **options))
+
+
+def _with_inversions(text: str, pipeline: Any) -> str:
+    """A text with each new word of several embeddings written out, as diffusers does before it tokenizes."""
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
+    return convert(text, pipeline.tokenizer) if text and convert is not None else text

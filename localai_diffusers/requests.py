@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import argument_limits
+from .argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE
 from .errors import InvalidRequest
+from .intake import Intake
 from .load_spec import parse_value
 from .settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MAX_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,24 @@ class GenerationRequest:
     params: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    intake: Intake = field(default_factory=lambda: Intake(Settings()), compare=False, repr=False)
 
 
-def from_image_request(request: Any, settings: Settings) -> GenerationRequest:
-    """GenerateImageRequest. Raises InvalidRequest or OutputError naming the field."""
+def from_image_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
+    """GenerateImageRequest. Raises InvalidRequest or OutputError naming the field.
+
+    Here and below ``intake`` reads the media, and bounds what those of all requests take; by default, of this one.
+    """
     from .media import files
 
+    intake = intake or Intake(settings)
     prompt = _prompt("positive_prompt", request.positive_prompt, settings)
     negative = _prompt("negative_prompt", request.negative_prompt, settings)
     width, height = _size(request, settings)
     steps = _steps(request.step, settings)
-    clip_skip = _bounded("CLIPSkip", request.CLIPSkip, 0, 64) or 0
+    clip_skip = _bounded("CLIPSkip", request.CLIPSkip, 0, MAX_CLIP_SKIP) or 0
     files.check_destination(request.dst)
-    images, mask, from_json = _image_sources(request, settings)
+    images, mask, from_json = _image_sources(request, intake)
     return GenerationRequest(
         "GenerateImage",
         request.dst,
@@ -74,49 +80,37 @@ def from_image_request(request: Any, settings: Settings) -> GenerationRequest:
         images=images,
         mask=mask,
         is_inpainting=from_json,
+        settings=settings,
+        intake=intake,
     )
 
 
-def _image_sources(request: Any, settings: Settings) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool]:
+def _image_sources(request: Any, intake: Intake) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool]:
     """The pictures of src and ref_images in order, the mask, and whether src is the core's inpainting JSON.
 
     With the JSON, the first two ref_images are copies of its image and mask and are skipped.
     """
     references = list(request.ref_images)
-    pair = _inpaint_pair(request.src, settings) if request.src else None
+    pair = intake.inpaint_pair("src", request.src) if request.src else None
     if pair is not None:
         image, mask = pair
-        rest = [_picture("ref_images", path, settings) for path in references[2:]]
+        rest = [intake.picture_file("ref_images", path) for path in references[2:]]
         return (image, *rest), mask, True
     sources = [("src", request.src)] if request.src else []
     sources += [("ref_images", path) for path in references]
-    return tuple(_picture(name, path, settings) for name, path in sources), None, False
+    return tuple(intake.picture_file(name, path) for name, path in sources), None, False
 
 
-def _inpaint_pair(path: str, settings: Settings) -> tuple[Image.Image, Image.Image] | None:
-    from .media import images
-
-    return images.read_inpaint_json(
-        path, "src", max_pixels=settings.max_source_pixels, max_bytes=settings.max_source_bytes
-    )
-
-
-def _picture(name: str, path: str, settings: Settings) -> Image.Image:
-    from .media import files, images
-
-    data = files.read_regular_file(path, name, settings.max_source_bytes)
-    return images.read_image(data, name, max_pixels=settings.max_source_pixels)
-
-
-def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
+def from_video_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
     """GenerateVideoRequest. ``start_image`` may also be a video, for pipelines that start from one."""
     from .media import files
 
+    intake = intake or Intake(settings)
     prompt = _prompt("prompt", request.prompt, settings)
     negative = _prompt("negative_prompt", request.negative_prompt, settings)
     width, height = _size(request, settings)
     files.check_destination(request.dst)
-    images, video, rate = _start(request.start_image, settings)
+    images, video, rate = intake.start("start_image", request.start_image)
     return GenerationRequest(
         "GenerateVideo",
         request.dst,
@@ -130,12 +124,13 @@ def from_video_request(request: Any, settings: Settings) -> GenerationRequest:
         images=images,
         video=video,
         video_rate=rate,
-        last_image=_reference("end_image", request.end_image, settings),
-        audio=_sound("audio", request.audio, settings),
+        last_image=intake.picture("end_image", request.end_image),
+        audio=intake.sound("audio", request.audio),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
-        fps=_bounded("fps", request.fps, 0, 240),
-        params=_params(request.params),
+        fps=_bounded("fps", request.fps, 0, MAX_FPS),
+        params=_params(request.params, settings),
         settings=settings,
+        intake=intake,
     )
 
 
@@ -155,17 +150,20 @@ SOUND_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
+def from_sound_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
     """SoundGenerationRequest: the fields that are set, under their own names; the pipeline's names come later."""
     from .media import files
 
+    intake = intake or Intake(settings)
     prompt = _prompt("text", request.text, settings)
     files.check_destination(request.dst)
     said = {name: getattr(request, name) for name in SOUND_ARGUMENTS if request.HasField(name)}
     if "duration" in said:
         said["duration"] = _number("duration", said["duration"], settings.max_audio_seconds)
-    for name in ("caption", "lyrics"):
-        _prompt(name, said.get(name, ""), settings)
+    argument_limits.check(said, settings, "{}")
+    for name, value in said.items():
+        if isinstance(value, str):
+            _prompt(name, value, settings)
     prompt = prompt or said.pop("caption", "")
     if said.get("instrumental") and not said.get("lyrics"):
         said["lyrics"] = "[Instrumental]"  # how ACE-Step is told so, which has no argument for it
@@ -173,18 +171,20 @@ def from_sound_request(request: Any, settings: Settings) -> GenerationRequest:
         "SoundGeneration",
         request.dst,
         prompt,
-        audio=_sound("src", request.src, settings),
+        audio=intake.sound("src", request.src),
         fields={name: value for name, value in said.items() if value is not None},
         settings=settings,
+        intake=intake,
     )
 
 
-def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
+def from_3d_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
     """Generate3DRequest. Fields that no diffusers pipeline has (texture_steps, quality, background) have no effect."""
     from .media import files
 
+    intake = intake or Intake(settings)
     files.check_destination(request.dst)
-    images = (_picture("src", request.src, settings),) if request.src else ()
+    images = (intake.picture_file("src", request.src),) if request.src else ()
     return GenerationRequest(
         "Generate3D",
         request.dst,
@@ -193,11 +193,13 @@ def from_3d_request(request: Any, settings: Settings) -> GenerationRequest:
         steps=_steps(request.step, settings),
         guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
-        params={name: value for name, value in _params(request.params).items() if name != "prompt"},
+        params={name: value for name, value in _params(request.params, settings).items() if name != "prompt"},
+        settings=settings,
+        intake=intake,
     )
 
 
-def from_upscale_request(request: Any, settings: Settings) -> GenerationRequest:
+def from_upscale_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
     """UpscaleImageRequest; ``scale`` is the caller's own to read with :func:`upscale_factor`."""
     from .media import files
 
@@ -205,7 +207,9 @@ def from_upscale_request(request: Any, settings: Settings) -> GenerationRequest:
     if not request.src:
         raise InvalidRequest("src is empty: it must be the path of a picture")
     upscale_factor(request)
-    return GenerationRequest("UpscaleImage", request.dst, images=(_picture("src", request.src, settings),), seed=0)
+    intake = intake or Intake(settings)
+    picture = intake.picture_file("src", request.src)
+    return GenerationRequest("UpscaleImage", request.dst, images=(picture,), seed=0, settings=settings, intake=intake)
 
 
 def upscale_factor(request: Any) -> int | None:
@@ -213,81 +217,35 @@ def upscale_factor(request: Any) -> int | None:
     return _bounded("scale", request.scale, 0, 16)
 
 
-def from_depth_request(request: Any, settings: Settings) -> GenerationRequest:
+def from_depth_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
     """DepthRequest: src is the picture itself in base64 (or a path); there is no file unless ``exports`` asks for one."""
-    image = _reference("src", request.src, settings)
+    intake = intake or Intake(settings)
+    image = intake.picture("src", request.src)
     if image is None:
         raise InvalidRequest("src is empty: it must be a picture in base64")
-    return GenerationRequest("Depth", request.dst, images=(image,))
+    return GenerationRequest("Depth", request.dst, images=(image,), settings=settings, intake=intake)
 
 
-def _start(
-    value: str, settings: Settings
-) -> tuple[tuple[Image.Image, ...], list[Image.Image] | None, float | None]:
-    """start_image as a picture, or as the frames of a video and its rate where it is one."""
-    if not value:
-        return (), None, None
-    from .media import files, images, videos
-
-    data = files.decode_reference(value, "start_image", settings.max_source_bytes)
-    try:
-        return (images.read_image(data, "start_image", max_pixels=settings.max_source_pixels),), None, None
-    except InvalidRequest as not_a_picture:
-        try:
-            frames = videos.read_video(
-                data, "start_image", max_frames=settings.max_frames, max_pixels=settings.max_source_pixels
-            )
-        except InvalidRequest:
-            raise not_a_picture from None
-        return (), frames, videos.frame_rate(data)
-
-
-def _reference(name: str, value: str, settings: Settings) -> Image.Image | None:
-    """The picture that a path, base64 text or data URI gives, None for ""."""
-    if not value:
-        return None
-    from .media import files, images
-
-    data = files.decode_reference(value, name, settings.max_source_bytes)
-    return images.read_image(data, name, max_pixels=settings.max_source_pixels)
-
-
-def _sound(name: str, value: str, settings: Settings) -> bytes | None:
-    if not value:
-        return None
-    from .media import files
-
-    return files.decode_reference(value, name, settings.max_source_bytes)
-
-
-def _params(params: Mapping[str, str]) -> dict[str, Any]:
-    return {name: parse_value(value) for name, value in params.items()}
+def _params(params: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """The params typed, their numbers within the limits; texts may be media, which the pipeline's signature tells."""
+    typed = {name: parse_value(value, f"params[{name!r}]") for name, value in params.items()}
+    argument_limits.check(typed, settings, "params[{!r}]")
+    return typed
 
 
 # --- fields --------------------------------------------------------------------------------------------------------
 
 
 def _prompt(name: str, text: str, settings: Settings) -> str:
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if size > settings.max_prompt_bytes:
-        raise InvalidRequest(
-            f"{name} is {size} bytes long: at most {settings.max_prompt_bytes} are taken "
-            "(LOCALAI_DIFFUSERS_MAX_PROMPT_BYTES)"
-        )
-    if "\0" in text:
-        raise InvalidRequest(f"{name} holds a NUL character: remove it")
-    return text
+    return argument_limits.check_text(name, text, settings)
 
 
 def _size(request: Any, settings: Settings) -> tuple[int | None, int | None]:
     """Width and height in pixels; each within the limits alone and both together."""
     side = settings.max_pixels // 8
     width, height = _bounded("width", request.width, 0, side), _bounded("height", request.height, 0, side)
-    if width and height and width * height > settings.max_pixels:
-        raise InvalidRequest(
-            f"width x height = {width}x{height} is {width * height} pixels: at most {settings.max_pixels} "
-            "are made (LOCALAI_DIFFUSERS_MAX_PIXELS)"
-        )
+    if width and height:
+        argument_limits.check_area((width, height), settings)
     return width, height
 
 

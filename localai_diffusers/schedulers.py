@@ -130,8 +130,8 @@ def check(name: str, config: Mapping[str, Any]) -> None:
 
 
 def _scheduler_classes() -> list[str]:
-    """Names of diffusers' scheduler classes (discovered from the package, not listed by hand)."""
-    return loader.get_available_classes("SchedulerMixin")
+    """Names of diffusers' scheduler classes that can be imported (discovered from the package, not listed by hand)."""
+    return list(loader.discover_diffusers_classes("SchedulerMixin"))
 
 
 def _scheduler_class(class_name: str) -> type:

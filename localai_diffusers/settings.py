@@ -60,6 +60,7 @@ class Settings:
     max_pixels: int = 4096 * 4096
     max_source_pixels: int = 8192 * 8192
     max_source_bytes: int = 256 * 2**20
+    max_source_memory: int = 4 * 2**30
     max_frames: int = 2048
     max_steps: int = 1000
     max_prompt_bytes: int = 32 * 1024
@@ -136,12 +137,18 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "LOCALAI_DIFFUSERS_MAX_SOURCE_BYTES", "max_source_bytes", _positive, "Largest file that is read as an input."
     ),
+    Variable(
+        "LOCALAI_DIFFUSERS_MAX_SOURCE_MEMORY",
+        "max_source_memory",
+        _positive,
+        "Bytes that the decoded inputs of all requests may take, those that wait included.",
+    ),
     Variable("LOCALAI_DIFFUSERS_MAX_FRAMES", "max_frames", _positive, "Most frames of a video."),
     Variable("LOCALAI_DIFFUSERS_MAX_STEPS", "max_steps", _positive, "Most inference steps of a request."),
     Variable("LOCALAI_DIFFUSERS_MAX_PROMPT_BYTES", "max_prompt_bytes", _positive, "Longest prompt, in UTF-8 bytes."),
     Variable("LOCALAI_DIFFUSERS_MAX_AUDIO_SECONDS", "max_audio_seconds", _positive_float, "Longest audio, in seconds."),
-    Variable("COMPEL", "compel", _flag, "Weighted and long prompts through compel."),
-    Variable("SD_EMBED", "sd_embed", _flag, "Weighted and long prompts through sd_embed, where it is installed."),
+    Variable("COMPEL", "compel", _flag, "Weighted, long prompts by compel (SD, XL, Flux, Sana, Lumina 2)."),
+    Variable("SD_EMBED", "sd_embed", _flag, "Weighted, long prompts by sd_embed, if installed (SD, XL, SD3, Flux)."),
     Variable("XPU", "xpu", _flag, "Prefer an Intel XPU as the accelerator."),
     Variable("CLIPSKIP", "clip_skip", _flag, "0 ignores clip_skip altogether."),
     Variable("SAFETENSORS", "safetensors", _flag, "0 allows weights that are not safetensors (pickles run code)."),

@@ -39,9 +39,32 @@ def _parameters(call: Callable[..., Any]) -> Parameters:
 
 
 def parameters_of(pipeline: Any) -> Parameters:
-    """Named parameters of a pipeline's (or pipeline class's) ``__call__``, in order, without ``self`` and ``**kwargs``."""
+    """Named parameters of a pipeline's (or pipeline class's) ``__call__``, in order, without ``self`` and ``**kwargs``.
+
+    Of a class that has a method for each task and no ``__call__``: those of all of them.
+    """
     cls = pipeline if isinstance(pipeline, type) else type(pipeline)
+    if not has_call(cls):
+        every = (_parameters(method) for method in task_methods(cls))
+        return types.MappingProxyType({name: value for known in every for name, value in known.items()})
     return _parameters(cls.__call__)
+
+
+def inversion_parameters(cls: type) -> Parameters:
+    """Named parameters of the class's ``invert``, none where it has none."""
+    return _parameters(cls.invert) if callable(getattr(cls, "invert", None)) else types.MappingProxyType({})
+
+
+def has_call(cls: type) -> bool:
+    """Whether the class can be called, or leaves that to its methods (VersatileDiffusionPipeline)."""
+    return any("__call__" in vars(base) for base in cls.__mro__)
+
+
+@lru_cache(maxsize=64)
+def task_methods(cls: type) -> tuple[Callable[..., Any], ...]:
+    """The methods of a class without ``__call__`` that generate: those that are told a number of steps."""
+    methods = (value for value in vars(cls).values() if inspect.isfunction(value))
+    return tuple(method for method in methods if "num_inference_steps" in inspect.signature(method).parameters)
 
 
 # --- media ---------------------------------------------------------------------------------------------------------
@@ -284,6 +307,10 @@ def check_options(options: Mapping[str, Any], parameters: Parameters, class_name
                 f"option {name!r} is no argument of {class_name} and is ignored{did_you_mean(name, parameters)}"
             )
             continue
+        if _is_ours(name):
+            result.notes.append(f"option {name!r} is set by the server itself and is ignored")
+            continue
+        value = _listed(value, parameters[name])
         _check_type(f"option {name}:{value!r}", value, parameters[name], class_name)
         result.accepted[name] = value
     return result
@@ -291,12 +318,27 @@ def check_options(options: Mapping[str, Any], parameters: Parameters, class_name
 
 def check_params(params: Mapping[str, Any], parameters: Parameters, class_name: str) -> dict[str, Any]:
     """The request's ``params``, all of which must be arguments of the pipeline. Raises InvalidRequest otherwise."""
+    checked = dict(params)
     for name, value in params.items():
         if name not in parameters:
             raise InvalidRequest(f"params[{name!r}] is no argument of {class_name}{did_you_mean(name, parameters)}")
+        if _is_ours(name):
+            raise InvalidRequest(f"params[{name!r}] is set by the server itself: leave it out")
         if not (isinstance(value, str) and takes_media(name, parameters)):  # there text is a path, read later
-            _check_type(f"params[{name!r}]={value!r}", value, parameters[name], class_name)
-    return dict(params)
+            checked[name] = _listed(value, parameters[name])
+            _check_type(f"params[{name!r}]={value!r}", checked[name], parameters[name], class_name)
+    return checked
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an argument is the server's own: how a call is stopped and seeded, and what form its answer has."""
+    return name in ("generator", "output_type", "return_dict") or name.startswith("callback")
+
+
+def _listed(value: Any, parameter: inspect.Parameter) -> Any:
+    """One text for a parameter of lists of texts (BLIP Diffusion's subjects, one a prompt) as a list of it."""
+    texts_alone = takes_only_list(parameter) and "list[str]" in str(parameter.annotation).lower()
+    return [value] if isinstance(value, str) and texts_alone else value
 
 
 # Ends of the names of arguments that only another model can make: no request carries a tensor.
@@ -310,9 +352,12 @@ def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_n
     if tensors:
         raise InvalidRequest(f"{class_name} needs {', '.join(tensors)}, which only another pipeline makes{hint}")
     if missing:
+        media = [name for name in missing if takes_media(name, parameters)]
+        how = [f"send {', '.join(media)} (src, ref_images; a video request's start_image, params)"] if media else []
+        rest = [name for name in missing if name not in media]
+        how += [f"set {rest[0]} in the model's options ({rest[0]}:...) or a video request's params"] if rest else []
         raise InvalidRequest(
-            f"{class_name} needs {', '.join(missing)}, which the request does not bring: set it in the model's "
-            f"options (e.g. options: {missing[0]}:...) or, in a video request, in params"
+            f"{class_name} needs {', '.join(missing)}, which the request does not bring: {'; '.join(how)}"
         )
 
 
@@ -322,7 +367,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+# Where the types come from that no text can stand for.
+_FOREIGN = frozenset({"torch", "numpy", "PIL", "diffusers", "transformers"})
+
+
+def _is_foreign(kind: Any) -> bool:
+    """Whether an annotation's member is a tensor, a picture or an object of the libraries, or a list of nothing else."""
+    if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
+        return all(_is_foreign(part) for part in typing.get_args(kind))
+    return isinstance(kind, type) and kind.__module__.partition(".")[0] in _FOREIGN
+
+
 def _check_type(what: str, value: Any, parameter: inspect.Parameter, class_name: str) -> None:
+    members = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
+    is_media = takes_media(parameter.name, {parameter.name: parameter})  # those come as paths
+    if value is not None and members and not is_media and all(map(_is_foreign, members)):
+        name = getattr(members[0], "__name__", members[0])
+        raise InvalidRequest(f"{what} cannot be said in text: {class_name} takes a {name} there")
     if not fits_type(value, parameter):
         kinds = " or ".join(sorted(kind.__name__ for kind in accepted_types(parameter)))
         raise InvalidRequest(f"{what} is of the wrong type: {class_name} takes {kinds}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 _DENOISERS = ("transformer", "unet", "prior", "decoder")
@@ -16,6 +18,8 @@ _SPATIAL_FACTORS = (
 _TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
 # What the signatures call the number of frames.
 FRAME_COUNTS = ("num_frames", "video_length", "frames")
+# What they call the sides of the output (VisualCloze enlarges its answer to these).
+OUTPUT_SIDES = (("width", "height"), ("upsampling_width", "upsampling_height"))
 _PROCESSORS = ("image_processor", "video_processor", "vae_image_processor", "mask_processor")
 
 
@@ -49,8 +53,13 @@ def _multiples(pipeline: Any) -> Iterator[int]:
         yield round(
             3 * prior
         )  # Stable Cascade: latents of 42.67 pixels each, of which three are the least whole and even number
-    if getattr(pipeline, "vae", None) is None and not factors:
-        yield _downsampling(getattr(pipeline, "unet", None))
+    unet = getattr(pipeline, "unet", None)
+    if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):
+        yield 4 ** (len(blocks) - 1)  # Kandinsky rounds the latents, too, up to its autoencoder's factor
+    elif getattr(pipeline, "vae", None) is None and not factors:
+        yield _downsampling(unet)
+    elif unet is not None and not _restores_odd_sides(type(unet)):
+        yield max(factors, default=1) * _downsampling(unet)
 
 
 def _patch(denoiser: Any) -> int:
@@ -65,6 +74,16 @@ def _downsampling(unet: Any) -> int:
     """What a UNet in pixel space halves its sides by in all."""
     blocks = config_value(unet, "block_out_channels")
     return 2 ** (len(blocks) - 1) if blocks else 1
+
+
+@lru_cache(maxsize=64)
+def _restores_odd_sides(unet: type) -> bool:
+    """Whether the UNet brings a side that it halved to an odd number back to what it was: those of diffusers that do tell
+    their upsamplers a size, and to the others (ControlNet-XS, Kandinsky 3) only sides that stay even can be given."""
+    try:
+        return "upsample_size" in inspect.getsource(unet.forward)  # type: ignore[attr-defined]
+    except (OSError, TypeError, AttributeError):  # no source to read
+        return True
 
 
 def round_size(width: int, height: int, multiple: int) -> tuple[int, int]:
@@ -106,11 +125,36 @@ def fit_frames(frames: int, pipeline: Any) -> int:
     only = config_value(getattr(pipeline, "transformer", None), "video_length")
     if isinstance(only, int) and frames > 1:
         return only
+    if grid := _tiles(pipeline):
+        return _on_grid(frames, grid[0])
     parts = (getattr(pipeline, name, None) for name in ("motion_adapter", "unet"))
     places = [most for part in parts if isinstance(most := config_value(part, "motion_max_seq_length"), int)]
     factor = frame_multiple(pipeline)
     least = 1 if frames == 1 or factor is None else factor + 1  # who asks for a video gets no still
     return min([max(least, round_frames(frames, factor)), *places])
+
+
+def fit_tiles(width: int, height: int, pipeline: Any) -> tuple[int, int]:
+    """The size nearest to what is asked for that a VAE fills which decodes whole tiles alone; any other takes it as it is."""
+    grid = _tiles(pipeline)
+    return (_on_grid(width, grid[2]), _on_grid(height, grid[1])) if grid else (width, height)
+
+
+def _tiles(pipeline: Any) -> tuple[tuple[int, int], ...] | None:
+    """(side, step) of the tiles of a VAE in frames, height and width, None for one that decodes any size.
+
+    Allegro's has no other way: what its tiles of 24 x 320 x 320 do not cover stays black, without a word.
+    """
+    vae = getattr(pipeline, "vae", None)
+    sides, steps = getattr(vae, "kernel", None), getattr(vae, "stride", None)
+    if not (isinstance(sides, tuple) and isinstance(steps, tuple) and len(sides) == len(steps) == 3):
+        return None
+    return tuple(zip(sides, steps, strict=True))
+
+
+def _on_grid(length: int, tile: tuple[int, int]) -> int:
+    side, step = tile
+    return side + max(0, round((length - side) / step)) * step
 
 
 def round_frames(frames: int, factor: int | None) -> int:

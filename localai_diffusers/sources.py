@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .model_files import Location, ModelFacts
 from .settings import Settings
 
 log = logging.getLogger(__name__)
+
+_NO_WEIGHTS = "Could not find the necessary"  # how diffusers 0.42.1 says that a repo has no files of a variant
 
 
 def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
@@ -87,16 +89,34 @@ def with_weights(
         "trust_remote_code": spec.trust_remote_code,
     }
     options = {name: value for name, value in options.items() if value is not None} | dict.fromkeys(replaced)
-    download = diffusers.DiffusionPipeline.download
-    wanted = spec.load_options.get("variant") or ("fp16" if spec.f16 else None)
-    try:
-        folder = download(location.repo, variant=wanted, **options)
-    except ValueError:
-        if wanted is None or spec.load_options.get("variant"):
-            raise
-        folder = download(location.repo, **options)  # f16 asks for fp16 files, it does not need them
+    known = facts.class_name in loader.get_available_pipelines() or not hasattr(cls, "download")
+    download = (diffusers.DiffusionPipeline if known else cls).download
+    folder = _in_a_variant(lambda variant: download(location.repo, variant=variant, **options), spec)
     _download_configs(spec, location, replaced)
     return model_files.folder_facts(Path(folder), str(spec.load_options.get("subfolder") or ""))
+
+
+def _in_a_variant(download: Callable[[str | None], str], spec: LoadSpec) -> str:
+    """The folder that ``download`` makes of the variant that is asked for, which must exist; else of the first that does:
+    f16 asks for fp16 files and does not need them, and a repo may hold nothing else."""
+    asked = spec.load_options.get("variant")
+    if asked:
+        return download(str(asked))
+    first, second = ("fp16", None) if spec.f16 else (None, "fp16")
+    try:
+        return download(first)
+    except (ValueError, OSError) as error:
+        if not (isinstance(error, ValueError) or _NO_WEIGHTS in str(error)):
+            raise
+        try:
+            return download(second)
+        except (ValueError, OSError):
+            if _NO_WEIGHTS in str(error):
+                raise LoadError(
+                    f"{spec.identity} has not all of its weights as .safetensors, and pickles can carry code. If you "
+                    "trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true"
+                ) from error
+            raise error from None
 
 
 def snapshot(spec: LoadSpec, location: Location, ignored: Iterable[str] = ()) -> Path:

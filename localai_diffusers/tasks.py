@@ -13,13 +13,18 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 
+from . import method_calls
 from .errors import InvalidRequest, NotSupported
 from .requests import GenerationRequest
 from .signatures import (
     EMPTY,
     LAST_IMAGE,
+    VIDEO,
+    audio_parameters,
     condition_parameters,
+    has_call,
     image_parameters,
+    inversion_parameters,
     is_optional,
     mask_parameters,
     parameters_of,
@@ -78,12 +83,7 @@ def takes_pictures_as_it_is(pipeline_class: type) -> bool:
 
 def inverts(pipeline_class: type) -> bool:
     """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call, which takes none."""
-    invert = getattr(pipeline_class, "invert", None)
-    return (
-        callable(invert)
-        and "image" in inspect.signature(invert).parameters
-        and not image_parameters(parameters_of(pipeline_class))
-    )
+    return "image" in inversion_parameters(pipeline_class) and not image_parameters(parameters_of(pipeline_class))
 
 
 def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
@@ -135,11 +135,22 @@ _MADE: Mapping[str, str] = {"GenerateVideo": "video", "SoundGeneration": "audio"
 def check_output(rpc: str, pipeline_class: type) -> None:
     """Raise NotSupported where the class makes something else than the RPC is for, before any work."""
     wanted = _MADE.get(rpc)
-    if wanted and tasks_of(pipeline_class) and not makes(pipeline_class, wanted):
-        kind = loader.pipeline_traits(pipeline_class.__name__).kind
+    kind = _output_kind(pipeline_class)
+    if wanted and (tasks_of(pipeline_class) or kind in _NO_FILE) and not makes(pipeline_class, wanted):
         raise NotSupported(
             f"{rpc} is for models that make {wanted}: {pipeline_class.__name__} makes {kind or 'something else'}"
         )
+
+
+_NO_FILE = ("embeddings", "text")  # what stages make that have no task of their own
+
+
+def _output_kind(pipeline_class: type) -> str | None:
+    """What comes out of a class of the catalogue, None for one that it does not hold (remote code)."""
+    try:
+        return loader.pipeline_traits(pipeline_class.__name__).kind
+    except ValueError:
+        return None
 
 
 def upscales(pipeline_class: type) -> bool:
@@ -172,19 +183,23 @@ def combined_hint(class_name: str) -> str:
     return f": load {min(same or names, key=len)}" if names else ""
 
 
-def source_beside_control(request: GenerationRequest, pipeline: Any) -> bool:
-    """Whether the request brings one picture more than the ControlNets of a pipeline that takes no other: its source."""
+def task_beside_control(request: GenerationRequest, pipeline: Any) -> str | None:
+    """What the pictures ask for that are more than the ControlNets of a pipeline that takes no others: one is a source,
+    two are a source and its mask. None where there are no more."""
     nets = getattr(getattr(pipeline, "controlnet", None), "nets", [None])  # a Multi-ControlNet holds several
     takes = image_parameters(parameters_of(pipeline))
-    return "controlnet" in tasks_of(type(pipeline)) and len(takes) == 1 and len(request.images) == len(nets) + 1
+    if "controlnet" not in tasks_of(type(pipeline)) or len(takes) != 1 or mask_parameters(parameters_of(pipeline)):
+        return None
+    return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - len(nets))
 
 
 def class_for(request: GenerationRequest, pipeline: Any) -> type:
     """The class to run on the weights of ``pipeline``: its own or a sibling. Raises as :func:`sibling_for` does."""
     cls = sibling_for(request, type(pipeline))
-    if cls is type(pipeline) and source_beside_control(request, pipeline):
+    task = task_beside_control(request, pipeline) if cls is type(pipeline) else None
+    if task is not None:
         with contextlib.suppress(ValueError):
-            return loader.find_sibling(cls, "image-to-image")
+            return loader.find_sibling(cls, task)
     return cls
 
 
@@ -194,14 +209,59 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
     Raises InvalidRequest naming what the loaded class takes when it has no such sibling.
     """
     check_output(request.rpc, pipeline_class)
+    if not has_call(pipeline_class):
+        return method_calls.called_for(request, pipeline_class)
+    if not request.images and (sounding := _sound_sibling(request, pipeline_class)) is not None:
+        return sounding
+    if (named := _sibling_by_params(request, pipeline_class)) is not None:
+        return named
     task = wanted_task(request, pipeline_class)
     found = pipeline_class if task is None else _sibling(pipeline_class, task)
     if request.last_image is not None and (found is None or not takes_last_image(found)):
         ending = [other for other in relatives(pipeline_class, "image-to-video") if takes_last_image(other)]
         found = ending[0] if ending else found
     if found is None or (found is pipeline_class and task is not None):
+        if task == "text-to-video" and _starts_from_text_too(pipeline_class):
+            return pipeline_class
         raise InvalidRequest(_mismatch(request, pipeline_class, task))
     return found
+
+
+def _sibling_by_params(request: GenerationRequest, pipeline_class: type) -> type | None:
+    """The sibling that takes the video or picture which only ``params`` name (a text-to-video model given ``video``); None
+    where the class takes it itself, or no sibling does."""
+    parameters = parameters_of(pipeline_class)
+    name = next((name for name in (VIDEO, "image") if name in request.params and name not in parameters), None)
+    if name is None or request.images or request.video:
+        return None
+    found = _sibling(pipeline_class, f"{name}-to-{'video' if makes(pipeline_class, 'video') else 'image'}")
+    return found if found is not None and name in parameters_of(found) else None
+
+
+def _starts_from_text_too(pipeline_class: type) -> bool:
+    """Whether a class for pictures says that it does without: it has a prompt, and None among the types of its pictures
+    (Kandinsky 6, which names no task for text alone)."""
+    parameters = parameters_of(pipeline_class)
+    media = [*image_parameters(parameters), *video_parameters(parameters)]
+    return (
+        "prompt" in parameters
+        and not needs_mask(pipeline_class)
+        and all(is_optional(parameters[name]) and parameters[name].default is None for name in media)
+    )
+
+
+def _sound_sibling(request: GenerationRequest, pipeline_class: type) -> type | None:
+    """The sibling that works on the request's sound where the class takes none, or that does without one; None where the
+    class is right, or alone."""
+    done, takes = tasks_of(pipeline_class), audio_parameters(parameters_of(pipeline_class))
+    wanted = ""
+    if request.audio is not None and not takes and "text-to-audio" in done:
+        wanted = "audio-to-audio"
+    elif request.audio is None and done == ("audio-to-audio",) and not set(takes) & set(request.params):
+        wanted = "text-to-audio"
+    with contextlib.suppress(ValueError):
+        return loader.find_sibling(pipeline_class, wanted) if wanted else None
+    return None
 
 
 def _sibling(pipeline_class: type, task: str) -> type | None:
@@ -297,9 +357,14 @@ def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any], option
 
 
 def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> str:
+    name = pipeline_class.__name__
+    kind = loader.pipeline_traits(name).kind if name in loader.get_available_pipelines() else ""
+    if kind in ("embeddings", "text"):  # whatever the request brings
+        return f"{name} makes {kind}, not a file{combined_hint(name)}"
     brought = [f"{len(request.images)} picture(s)"] if request.images else []
     brought += ["a mask"] if request.is_inpainting else []
     brought += ["a video"] if request.video else []
+    brought += ["an end_image"] if request.last_image is not None else []
     parameters = parameters_of(pipeline_class)
     missing = [
         name
@@ -328,6 +393,7 @@ def share_components(pipeline: Any, cls: type) -> Any:
     may_lack = {
         *cls._optional_components,
         *(name for name in absent if parameters[name].default is not inspect.Parameter.empty),
+        *_does_without(pipeline),
     }
     if absent - may_lack:
         raise InvalidRequest(
@@ -337,16 +403,31 @@ def share_components(pipeline: Any, cls: type) -> Any:
     for name in absent:
         if parameters[name].default is inspect.Parameter.empty:
             components[name] = None
-    return cls(**components, **config)
+    try:
+        return cls(**components, **config)
+    except ValueError as error:  # a constructor that looks at its components (Z-Image's ControlNets)
+        raise InvalidRequest(
+            f"these weights run as {type(pipeline).__name__} and not as {cls.__name__}, which the request needs: {error}"
+        ) from error
+
+
+def _does_without(pipeline: Any) -> set[str]:
+    """Components that the loaded class requires and has as None: the model was published without them (SD3's T5)."""
+    cls = type(pipeline)
+    parameters = inspect.signature(cls.__init__).parameters
+    return {
+        name
+        for name, part in pipeline.components.items()
+        if part is None and name not in cls._optional_components and parameters[name].default is inspect.Parameter.empty
+    }
 
 
 def _check_channels(pipeline: Any, cls: type) -> None:
     """Raise InvalidRequest for a sibling that fills only some of the UNet's channels: an inpainting or upscaling model
     (mask or picture beside the latents) makes nothing of text alone."""
-    takes, gives = (
-        config_value(getattr(pipeline, name, None), key)
-        for name, key in (("unet", "in_channels"), ("vae", "latent_channels"))
-    )
+    decoder = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
+    takes = config_value(getattr(pipeline, "unet", None), "in_channels")
+    gives = config_value(decoder, "latent_channels")
     if takes and gives and takes != gives and not mask_parameters(parameters_of(cls)):
         names = ", ".join(image_parameters(parameters_of(pipeline)) + mask_parameters(parameters_of(pipeline)))
         raise InvalidRequest(

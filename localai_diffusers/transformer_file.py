@@ -11,13 +11,13 @@ import json
 import logging
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import artifacts, model_files
 from .artifacts import Wish
-from .errors import LoadError
+from .errors import LoadError, is_out_of_memory
 from .load_spec import LoadSpec
 from .model_files import Location
 
@@ -132,14 +132,49 @@ def load(component: type, file: Path, root: str | None, name: str, dtype: Any) -
     from diffusers.loaders.single_file_model import FromOriginalModelMixin
 
     try:
-        model = FromOriginalModelMixin.from_single_file.__func__(component, str(file), **options)
+        model = FromOriginalModelMixin.from_single_file.__func__(
+            component, _checkpoint(component, file, root, name), **options
+        )
     except NotImplementedError as error:  # a weight stayed on the meta device: the file did not have it
         raise _incomplete(component, file) from error
+    except (MemoryError, OSError, ImportError):
+        raise
+    except Exception as error:  # converters of foreign formats fail with anything on a file they don't know
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise LoadError(f"{file} is no file that diffusers can read as a {component.__name__} ({reason})") from error
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise _incomplete(component, file)
     if file.suffix == ".gguf":
         _dequantize_others(model, dtype)
     return model
+
+
+def _checkpoint(component: type, file: Path, root: str | None, name: str) -> Any:
+    """What diffusers is given to read: the file's path, or its weights where only a prefix parts them from the model's
+    own names, which diffusers' converters of original formats do not expect."""
+    if file.suffix != ".safetensors" or root is None:
+        return str(file)
+    keys = [key for key in _header(file) if key != "__metadata__"]
+    prefix = _common_prefix(keys)
+    if not prefix or {key.removeprefix(prefix) for key in keys} != _own_names(component, root, name):
+        return str(file)
+    from safetensors.torch import load_file
+
+    return _plain_keys(load_file(file))
+
+
+def _own_names(component: Any, root: str, name: str) -> set[str]:
+    """Names of the weights of a ``component`` by ``root``'s config of it; nothing is allocated."""
+    import torch
+
+    with torch.device("meta"):
+        return set(component.from_config(component.load_config(root, subfolder=name)).state_dict())
+
+
+def _common_prefix(keys: Collection[str]) -> str:
+    return next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), "")
 
 
 def _dequantize_others(model: Any, dtype: Any) -> None:
@@ -169,24 +204,32 @@ def _make_loadable(component: type) -> None:
 
 def _plain_keys(checkpoint: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """The weights without the prefix that other tools put before all of a transformer's keys."""
-    prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in checkpoint)), "")
+    prefix = _common_prefix(checkpoint.keys())
     return {key.removeprefix(prefix): value for key, value in checkpoint.items()}
 
 
 def _load_transformers(component: type, file: Path, root: str | None, name: str, dtype: Any) -> Any:
-    """A transformers model: GGUF by its own reader, .safetensors by the keys that its config's model has."""
-    if file.suffix == ".gguf":
-        return component.from_pretrained(str(file.parent), gguf_file=file.name, dtype=dtype)
-    if root is None:
-        raise LoadError(f"{file} has no config.json beside it: give the folder of the component {name}")
-    from safetensors.torch import load_file
+    """A transformers model: GGUF by its own reader, .safetensors by the keys that its config's model has.
 
-    config = component.config_class.from_pretrained(root, subfolder=name)
-    return component.from_pretrained(None, config=config, state_dict=_plain_keys(load_file(file)), dtype=dtype)
+    transformers makes up what a file lacks, so it is asked what that was.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    if file.suffix == ".gguf":
+        model, said = component.from_pretrained(str(file.parent), gguf_file=file.name, **options)
+    elif root is None:
+        raise LoadError(f"{file} has no config.json beside it: give the folder of the component {name}")
+    else:
+        from safetensors.torch import load_file
+
+        config = component.config_class.from_pretrained(root, subfolder=name)
+        weights = _plain_keys(load_file(file))
+        model, said = component.from_pretrained(None, config=config, state_dict=weights, **options)
+    if said["missing_keys"]:
+        raise _incomplete(component, file)
+    return model
 
 
 def _incomplete(component: type, file: Path) -> LoadError:
     return LoadError(
-        f"{file} lacks some of the weights of a {component.__name__}: it is no file of this model's transformer, "
-        "or it is cut short"
+        f"{file} lacks some of the weights of a {component.__name__}: it is a file of another model, or it is cut short"
     )

@@ -40,6 +40,39 @@ def lora(model: Path, path: Path, part: str = "unet", size: float = 5.0) -> Path
     return path
 
 
+def weights_of_file(file: Path) -> Weights:
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def kohya(source: Path, path: Path) -> Path:
+    """A LoRA of diffusers under the names that kohya's trainer gives, alpha as large as the rank."""
+    import torch
+
+    found: Weights = {}
+    for key, tensor in weights_of_file(source).items():
+        layer, _, kind = key.removeprefix("unet.").rpartition(".lora_")
+        name = "lora_unet_" + layer.replace(".", "_")
+        found[f"{name}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
+        found[f"{name}.alpha"] = torch.tensor(4.0)
+    return save(found, path)
+
+
+def text_lora(model: Path, path: Path, size: float = 5.0) -> Path:
+    """A LoRA for the text encoder of a pipeline folder alone."""
+    import diffusers
+    import torch
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model)
+    torch.manual_seed(0)
+    pipeline.text_encoder.add_adapter(LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
+    layers = {name: tensor * size for name, tensor in get_peft_model_state_dict(pipeline.text_encoder).items()}
+    type(pipeline).save_lora_weights(path.parent, weight_name=path.name, text_encoder_lora_layers=layers)
+    return path
+
+
 def component(name: str, part: str, folder: Path, scale: float = 1.5) -> Path:
     """A copy of a zoo model's component with its weights scaled."""
     shutil.copytree(checkpoint(name) / part, folder)
@@ -59,24 +92,26 @@ def controlnet(name: str, folder: Path) -> Path:
     return folder
 
 
-def ip_adapter(path: Path, width: int = 32) -> Path:
-    """An IP-Adapter for the zoo's StableDiffusionPipeline, and the image encoder beside it."""
+def ip_adapter(path: Path, width: int = 32, name: str = "StableDiffusionPipeline") -> Path:
+    """An IP-Adapter for the zoo's pipeline ``name``, and the image encoder with its preprocessor beside it."""
     import torch
     import transformers
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(checkpoint("StableDiffusionPipeline"), subfolder="unet")
+    unet = UNet2DConditionModel.from_pretrained(checkpoint(name), subfolder="unet")
     torch.manual_seed(0)
     text = unet.config.cross_attention_dim
     found = {"image_proj.proj.weight": torch.randn(text * 4, width), "image_proj.proj.bias": torch.randn(text * 4),
              "image_proj.norm.weight": torch.ones(text), "image_proj.norm.bias": torch.zeros(text)}
-    modules = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
-    for number, name in enumerate(modules):
-        keys = unet.get_submodule(name).to_k.out_features
+    modules = [key.removesuffix(".processor") for key in unet.attn_processors if key.endswith("attn2.processor")]
+    for number, module in enumerate(modules):
+        keys = unet.get_submodule(module).to_k.out_features
         found |= {f"ip_adapter.{2 * number + 1}.to_{kind}_ip.weight": torch.randn(keys, text) for kind in "kv"}
     config = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
                                            image_size=32, patch_size=8, projection_dim=width)
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(path.parent / "image_encoder")
+    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**sides).save_pretrained(path.parent / "image_encoder")
     return save(found, path)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,25 @@ def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
 
     torch.set_num_threads(1)
     return pipelines.prepare(spec_of(model, **fields), settings or Settings(), new_job())()
+
+
+@contextlib.contextmanager
+def offloaded(mode: str) -> Iterator[None]:
+    """While models are loaded, they are offloaded by ``mode`` with the CPU in the accelerator's place: diffusers' and
+    accelerate's own hooks on every layer or component."""
+    from dataclasses import replace
+    from unittest import mock
+
+    import torch
+
+    from localai_diffusers import placement
+
+    real = placement.plan
+    with (
+        mock.patch.object(placement, "plan", lambda *arguments: replace(real(*arguments), offload=mode)),
+        mock.patch.object(torch.cpu, "mem_get_info", lambda _index: (0, 2**30), create=True),  # no room for two
+    ):
+        yield
 
 
 @functools.cache

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from localai_diffusers.errors import LoadError
+from localai_diffusers.errors import InvalidRequest, LoadError
 from tests import adapter_files
 from tests.adapter_files import difference
-from tests.support import SHAPES_MODEL, FolderCase, generate, load
+from tests.support import SHAPES_MODEL, FolderCase, generate, load, offloaded
 from tests.zoo import checkpoint
 
 SIZE = {"width": 64, "height": 64, "step": 2, "seed": 1}
@@ -21,6 +21,20 @@ SIZE = {"width": 64, "height": 64, "step": 2, "seed": 1}
 
 def picture(model: Any, prompt: str = "red circle", **fields: Any) -> Any:
     return generate(model, prompt, **{**SIZE, **fields})[0]
+
+
+# What diffusers (group) and accelerate (model) put on a module that they offload.
+_HOOKS = {"model": "_hf_hook", "group": "_diffusers_hook"}
+
+
+class Toucher:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "w")
 
 
 class LoraTest(unittest.TestCase):
@@ -87,6 +101,53 @@ class LoraTest(unittest.TestCase):
         self.assertGreater(difference(picture(load(flux, LoraAdapters=[file, file], **fields), **size), plain), 1)
         self.assertEqual(difference(picture(load(flux, LoraAdapters=[file], LoraScales=[0.0], **fields), **size), plain), 0)
 
+    def test_keys_of_kohya_make_the_same_picture(self) -> None:
+        adapter_files.kohya(self.folder / "a.safetensors", self.folder / "kohya.safetensors")
+        same = picture(self.shapes(LoraAdapter="a.safetensors"))
+        self.assertEqual(difference(picture(self.shapes(LoraAdapter="kohya.safetensors")), same), 0)
+
+    def test_a_lora_of_the_text_encoder_counts(self) -> None:
+        adapter_files.text_lora(SHAPES_MODEL, self.folder / "text.safetensors")
+        self.assertGreater(difference(picture(self.shapes(LoraAdapter="text.safetensors")), self.plain), 0.1)
+
+    def test_any_name_will_do(self) -> None:
+        name = shutil.copy(self.folder / "a.safetensors", self.folder / "My style, v1.5 (final).safetensors")
+        same = picture(self.shapes(LoraAdapter="a.safetensors"))
+        self.assertEqual(difference(picture(self.shapes(LoraAdapter=Path(name).name)), same), 0)
+
+    def test_a_trusted_pickle_is_read_and_its_code_is_not_run(self) -> None:
+        torch.save(adapter_files.weights_of_file(self.folder / "a.safetensors"), self.folder / "good.pt")
+        torch.save({"lora": Toucher(str(self.folder / "ran"))}, self.folder / "evil.bin")
+        same = picture(self.shapes(LoraAdapter="a.safetensors"))
+        model = self.shapes(LoraAdapter="good.pt", Options=["use_safetensors:false"])
+        self.assertEqual(difference(picture(model), same), 0)
+        with self.assertRaisesRegex(LoadError, "evil.bin"):
+            self.shapes(LoraAdapter="evil.bin", TrustRemoteCode=True)
+        self.assertFalse((self.folder / "ran").exists())
+
+    def test_a_scale_that_is_no_number_is_refused(self) -> None:
+        with self.assertRaisesRegex(InvalidRequest, "LoraScale.* nan"):
+            self.shapes(LoraAdapters=["a.safetensors"], LoraScales=[float("nan")])
+
+    def test_joined_projections_do_not_swallow_a_lora(self) -> None:
+        model = self.shapes(LoraAdapter="a.safetensors", Options=["fuse_qkv:true"])
+        self.assertIn("carries a LoRA", " ".join(model.notes))
+        self.assertEqual(difference(picture(model), picture(self.shapes(LoraAdapter="a.safetensors"))), 0)
+
+    def test_offloaded_it_makes_the_same_picture(self) -> None:
+        fields = {"LoraAdapters": ["a.safetensors", "pack"], "LoraScales": [0.5, 0.3]}
+        same = picture(self.shapes(**fields))
+        for mode in ("model", "group"):
+            with offloaded(mode):
+                model = self.shapes(**fields)
+            hooked = [module for module in model.pipeline.unet.modules() if hasattr(module, _HOOKS[mode])]
+            self.assertTrue(hooked, mode)
+            self.assertEqual(difference(picture(model), same), 0, mode)
+
+    def test_the_next_load_knows_nothing_of_it(self) -> None:
+        self.shapes(LoraAdapter="a.safetensors")
+        self.assertEqual(difference(picture(self.shapes()), self.plain), 0)
+
     def test_a_lora_of_another_model_fits_no_layer_and_is_an_error(self) -> None:
         with self.assertRaisesRegex(LoadError, "LoraAdapter .*a.safetensors.* fits? no"):
             load(checkpoint("FluxPipeline"), LoraAdapter=str(self.folder / "a.safetensors"))
@@ -151,6 +212,36 @@ class IPAdapterTest(unittest.TestCase):
         model = self.with_adapter()
         both = picture(model, src=self.source, ref_images=[self.source])
         self.assertGreater(difference(both, picture(load(self.model), src=self.source)), 1)
+
+    def test_several_adapters_take_a_picture_and_a_scale_each(self) -> None:
+        second = self.folder / "second.safetensors"
+        adapter_files.save({key: tensor * 0.5 for key, tensor in
+                            adapter_files.weights_of(self.folder / "ip").items()}, second)
+        model = load(self.model, ModelPath=str(self.folder), Options=["ip_adapter:ip, second.safetensors"])
+        both = {"src": self.source, "ref_images": [self.source]}
+        self.assertGreater(difference(picture(model, **both), self.plain), 1)
+        self.assertEqual(difference(picture(model), self.plain), 0)
+        with self.assertRaisesRegex(InvalidRequest, "2 IP-Adapters, and the request brings 1"):
+            picture(model, src=self.source)
+        scaled = ['ip_adapter:["ip","second.safetensors"]', "ip_adapter_scale:[1.0,0.0]"]
+        model = load(self.model, ModelPath=str(self.folder), Options=scaled)
+        one = picture(self.with_adapter(), src=self.source)
+        self.assertLess(difference(picture(model, **both), one), 1)
+
+    def test_a_scale_may_differ_by_block(self) -> None:
+        off = picture(self.with_adapter('ip_adapter_scale:{"down":0.0,"mid":0.0,"up":0.0}'), src=self.source)
+        self.assertEqual(difference(off, self.plain), 0)
+        some = picture(self.with_adapter('ip_adapter_scale:{"up":{"block_1":[0.0,1.0]}}'), src=self.source)
+        self.assertGreater(difference(some, self.plain), 1)
+        for scale in ("much", "[1,2]", '{"sideways":1}'):
+            with self.assertRaisesRegex(LoadError, "ip_adapter"):
+                self.with_adapter(f"ip_adapter_scale:{scale}")
+
+    def test_an_adapter_that_is_fed_by_faces_is_refused_with_the_way_out(self) -> None:
+        file = adapter_files.save({"image_proj.proj.0.weight": torch.zeros(4, 4), "image_proj.norm.weight": torch.zeros(4),
+                                   "ip_adapter.0.to_k_lora.down.weight": torch.zeros(4, 4)}, self.folder / "face.safetensors")
+        with self.assertRaisesRegex(LoadError, "FaceID.*insightface.*plus-face"):
+            load(self.model, Options=[f"ip_adapter:{file}"])
 
     def test_weights_without_an_image_encoder_say_what_is_missing(self) -> None:
         lone = shutil.copy(self.folder / "ip" / "ip-adapter.safetensors", self.folder / "lone.safetensors")

@@ -14,6 +14,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+import backend_pb2
+from tests import zoo
 from tests.gated import CODE, ServerCase, pixels
 
 SOON = 1.0  # seconds
@@ -146,17 +148,38 @@ class DestinationTest(FilesCase):
             with self.subTest(dst=dst[:60]):
                 self.source.touch()
                 self.refused(words, dst=dst, step=900)
+        self.source.unlink()
+        os.mkfifo(self.source)
+        self.refused("a named pipe", dst=str(self.source), step=900)
 
-    def test_a_full_disk_is_told_and_an_older_file_survives(self) -> None:
-        """A limit on the size of files stands for the disk: both fail in the same write."""
+    def fill_the_disk(self) -> None:
+        """A limit on the size of files stands for a full disk: both fail in the same write."""
         import resource
 
-        older = self.backend.folder / "older.png"
-        older.write_bytes(b"older")
         limits = resource.prlimit(self.backend.process.pid, resource.RLIMIT_FSIZE)
         log_size = self.backend.log_file.stat().st_size
-        resource.prlimit(self.backend.process.pid, resource.RLIMIT_FSIZE, (log_size + 1000, limits[1]))
+        resource.prlimit(self.backend.process.pid, resource.RLIMIT_FSIZE, (log_size + 3000, limits[1]))
         self.addCleanup(resource.prlimit, self.backend.process.pid, resource.RLIMIT_FSIZE, limits)
+
+    def test_a_disk_that_fills_while_a_video_is_written_leaves_no_part_of_it(self) -> None:
+        self.addCleanup(self.backend.load_shapes)
+        self.assertTrue(self.backend.load(zoo.checkpoint("WanPipeline")).success)
+        older = self.backend.folder / "older.gif"  # large, so that the log need not be small
+        older.write_bytes(b"older")
+        message = backend_pb2.GenerateVideoRequest(
+            prompt="x", dst=str(older), width=256, height=256, num_frames=9, step=1
+        )
+        self.fill_the_disk()
+        self.before = self.backend.outputs()
+        ask = self.backend.stub.GenerateVideo
+        self.assert_status(CODE.RESOURCE_EXHAUSTED, lambda: ask(message, timeout=30), "room")
+        self.assertEqual(older.read_bytes(), b"older")
+        self.assert_nothing_written()
+
+    def test_a_full_disk_is_told_and_an_older_file_survives(self) -> None:
+        older = self.backend.folder / "older.png"
+        older.write_bytes(b"older")
+        self.fill_the_disk()
         self.before = self.backend.outputs()
         self.assert_status(
             CODE.RESOURCE_EXHAUSTED,

@@ -20,6 +20,33 @@ from tests.support import SHAPES_MODEL
 HUGE = 2**31 - 1
 SOON = 1.0
 
+# Numbers and lists that no argument may have, by the name that they have as options and params.
+BAD_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "num_inference_steps": ("0", "-1", "1001", "99999999999999999999"),
+    "guidance_scale": ("-1", "100.5", "1e30", "[1, 1e999]", "[NaN]", "[Infinity]"),
+    "strength": ("-0.1", "1.01", "2"),
+    "eta": ("1e300", "99999999999999999999"),
+    "clip_skip": ("-1", "65"),
+    "num_images_per_prompt": ("0", "-1", "1000000"),
+    "width": ("-1", "99999999"),
+    "height": (str(HUGE),),
+    "timesteps": ("[" * 5 + "1" + "]" * 5, str([1] * 1001), "[1" + "0" * 30 + "]", "[" * 900 + "]" * 900),
+    "sigmas": ("[1e999]", "[-Infinity]"),
+    "cross_attention_kwargs": ('{"scale": 1e999}', '{"a": {"b": {"c": {"d": {"e": 1}}}}}'),
+}
+PARAMS = tuple(
+    {name: value}
+    for name, values in {
+        **BAD_ARGUMENTS,
+        "num_frames": ("-1", "2049"),
+        "fps": ("241", "-5"),
+        "max_sequence_length": ("0", "100000"),
+        "audio_length_in_s": ("-1", "1e6"),
+        "x": ("[" * 900 + "]" * 900, "[1,]", "{]"),
+    }.items()
+    for value in values
+)
+
 # RPC -> field -> values that no request may have. The message must name the field.
 BAD: dict[str, dict[str, tuple[Any, ...]]] = {
     "GenerateImage": {
@@ -46,12 +73,17 @@ BAD: dict[str, dict[str, tuple[Any, ...]]] = {
         "end_image": ("/missing", "AAAA"),
         "audio": ("/missing", "AAAA"),
         "dst": ("", "/missing/x.mp4"),
+        "params": PARAMS,
     },
     "SoundGeneration": {
         "text": ("\0", "x" * 40_000),
         "duration": (-1.0, float("nan"), 1e9),
         "caption": ("\0",),
         "lyrics": ("x" * 40_000,),
+        "language": ("x" * 40_000,),
+        "keyscale": ("\0",),
+        "timesignature": ("\0",),
+        "temperature": (float("nan"), float("-inf"), 1e30),
         "src": ("/missing",),
         "dst": ("", "/missing/x.wav"),
     },
@@ -60,6 +92,7 @@ BAD: dict[str, dict[str, tuple[Any, ...]]] = {
         "step": (-1, HUGE),
         "cfg_scale": (-1.0, float("nan")),
         "dst": ("", "/missing/x.glb"),
+        "params": ({"prompt": "x" * 40_000}, {"prompt": "a\0b"}, *PARAMS),
     },
     "UpscaleImage": {"src": ("", "/missing"), "scale": (-1, 17, HUGE), "dst": ("", "/missing/x.png")},
     "Depth": {"src": ("", "/missing", "AAAA", "!!!")},
@@ -84,7 +117,7 @@ BAD_LOADS: dict[str, tuple[Any, ...]] = {
     "CFGScale": (-1.0, float("nan"), float("inf")),
     "DType": ("fp7", "float128"),
     "MainGPU": ("-1", "one"),
-    "EngineArgs": ("{", "[]", "1", "[" * 100_000),
+    "EngineArgs": ("{", "[]", "1", "[" * 100_000, '{"eta": NaN}', '{"eta": 1e999}', '{"num_inference_steps": -1}'),
     "LoraAdapter": ("\0", "missing.safetensors"),
     "ControlNet": ("\0",),
     "LoraScales": ([1.0, 2.0],),
@@ -95,6 +128,10 @@ BAD_LOADS: dict[str, tuple[Any, ...]] = {
         ["guidance_scale:many"],
         ["offload:sideways"],
         ["num_inference_steps:many"],
+        ["cfg_scale:101"],
+        ["negative_prompt:" + "x" * 40_000],
+        ["negative_prompt:a\0b"],
+        *([f"{name}:{value}"] for name, values in BAD_ARGUMENTS.items() for value in values),
     ),
 }
 
@@ -145,6 +182,7 @@ class FieldsTest(ServerCase):
                         else self.load_named(value)
                     )
                     self.assertFalse(result.success)
+                    self.assertLess(len(result.message), 2100)
                     self.assertLess(time.monotonic() - began, 2)
                     self.assertEqual(self.backend.state, "READY", result.message)
         self.assert_serves()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import replace
 from typing import Any
 
 from localai_diffusers import call_arguments
@@ -90,7 +91,7 @@ class SeedTest(unittest.TestCase):
 class OrderTest(FolderCase):
     """The request's fields, then the model's options, then the pipeline's defaults."""
 
-    OPTIONS = ["num_inference_steps:9", "eta:0.5", "clip_skip:3", "width:96", "height:96", "guidance_scale:2",
+    OPTIONS = ["num_inference_steps:9", "eta:0.5", "clip_skip:2", "width:96", "height:96", "guidance_scale:2",
                "strength:0.4"]
 
     @classmethod
@@ -126,7 +127,46 @@ class OrderTest(FolderCase):
                 load(checkpoint("StableDiffusionPipeline"), Options=[option])
 
 
+class LimitsTest(FolderCase):
+    """What comes by params and by the source's size; the rest is refused as it is read (test_bad_requests)."""
+
+    def refused(self, words: str, settings: Settings | None = None, **fields: Any) -> None:
+        request = image_request("a cat", settings)
+        request = replace(request, **fields)
+        with self.assertRaisesRegex(InvalidRequest, words):
+            call_arguments.build(request, zoo_model("StableDiffusionPipeline").pipeline, ModelDefaults())
+
+    def test_a_text_in_params_is_bounded_as_the_prompt_is(self) -> None:
+        self.refused(r"params\['negative_prompt'\] is 40000 bytes long", params={"negative_prompt": "x" * 40_000})
+        self.refused(r"params\['negative_prompt'\] holds a NUL", params={"negative_prompt": ["a", "b\0"]})
+
+    def test_a_size_of_options_and_request_together_is_bounded(self) -> None:
+        model = load(checkpoint("StableDiffusionPipeline"), Options=["width:4096"])
+        request = image_request("a cat", height=8192)
+        with self.assertRaisesRegex(InvalidRequest, "4096x8192 is 33554432 pixels.*LOCALAI_DIFFUSERS_MAX_PIXELS"):
+            call_arguments.build(request, model.pipeline, model.defaults)
+
+    def test_a_source_that_would_make_too_large_a_picture_is_refused(self) -> None:
+        source = self.picture(size=(128, 64))
+        small = Settings(max_pixels=100 * 64)
+        pipeline = zoo_model("StableDiffusionImg2ImgPipeline").pipeline
+        for fields in ({"src": source}, self.inpainting((128, 64)) | {"width": 64, "height": 64}):
+            with self.assertRaisesRegex(InvalidRequest, "the source's size = 128x64 is 8192 pixels"):
+                call_arguments.build(image_request("a cat", small, **fields), pipeline, ModelDefaults())
+        within = call_arguments.build(image_request("a cat", small, src=source, width=64), pipeline, ModelDefaults())
+        self.assertEqual(within.arguments["image"].size, (64, 32))
+
+
 class ClipSkipTest(unittest.TestCase):
+    def test_one_that_comes_by_options_or_params_is_judged_by_the_encoders_layers(self) -> None:
+        model = load(checkpoint("StableDiffusionPipeline"), Options=["clip_skip:5"])
+        with self.assertRaisesRegex(InvalidRequest, "CLIPSkip=5 must be at most"):
+            arguments_of(model, "a cat")
+        self.assertEqual(arguments_of(model, "a cat", CLIPSkip=1)["clip_skip"], 1)
+        request = replace(image_request("a cat"), params={"clip_skip": 4})
+        with self.assertRaisesRegex(InvalidRequest, "CLIPSkip=4 must be at most"):
+            call_arguments.build(request, zoo_model("StableDiffusionPipeline").pipeline, ModelDefaults())
+
     def test_the_models_clip_skip_stands_in_for_the_requests(self) -> None:
         model = load(checkpoint("StableDiffusionPipeline"), CLIPSkip=2)
         self.assertEqual(arguments_of(model, "a cat")["clip_skip"], 2)

@@ -1,15 +1,15 @@
 """The catalogue command names every pipeline class, and what it says of the RPC is what the zoo shows."""
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 import unittest
 from typing import Any
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers import cli
 from tests import zoo
-from tests.support import HOME
 
 _RPC_OF_KIND = {"image": "GenerateImage", "video": "GenerateVideo", "video+audio": "GenerateVideo", "audio": "SoundGeneration",
                 "mesh": "Generate3D", "depth": "GenerateImage"}
@@ -20,9 +20,9 @@ class Catalogue(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        done = subprocess.run([sys.executable, "-m", "localai_diffusers.cli", "catalogue", "--json"], cwd=HOME,
-                              capture_output=True, text=True, check=True)
-        cls.rows = {row["name"]: row for row in json.loads(done.stdout)}
+        with contextlib.redirect_stdout(io.StringIO()) as shown:  # in this process: others import all classes, too
+            cli.main(["catalogue", "--json"])
+        cls.rows = {row["name"]: row for row in json.loads(shown.getvalue())}
 
     def test_no_class_is_missing(self) -> None:
         expected = {name for name in loader.get_available_pipelines() if not name.startswith("AutoPipelineFor")}
@@ -38,6 +38,9 @@ class Catalogue(unittest.TestCase):
             if entry.kind in _RPC_OF_KIND and row["rpcs"]:
                 self.assertIn(_RPC_OF_KIND[entry.kind], row["rpcs"], name)
 
+    def test_a_class_whose_methods_are_its_calls_makes_what_they_make(self) -> None:
+        self.assertEqual(self.rows["VersatileDiffusionPipeline"]["rpcs"], ["GenerateImage"])
+
     def test_the_zoo_column_is_the_zoo(self) -> None:
         marked = {name for name, row in self.rows.items() if row["in_zoo"]}
         self.assertEqual(marked, set(zoo.ENTRIES))
@@ -45,6 +48,7 @@ class Catalogue(unittest.TestCase):
 
     def test_a_prior_names_the_combined_pipeline(self) -> None:
         self.assertIn("KandinskyV22CombinedPipeline", self.rows["KandinskyV22PriorPipeline"]["reason"])
+        self.assertIn("WuerstchenCombinedPipeline", self.rows["WuerstchenPriorPipeline"]["reason"])
         self.assertIn("KandinskyImg2ImgCombinedPipeline", self.rows["KandinskyImg2ImgPipeline"]["reason"])
 
 

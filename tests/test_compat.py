@@ -4,6 +4,7 @@ from __future__ import annotations
 import unittest
 
 from tests.support import SHAPES_MODEL, generate, load
+from tests.zoo import checkpoint
 
 
 class ClipSkip(unittest.TestCase):
@@ -18,6 +19,12 @@ class ClipSkip(unittest.TestCase):
 
         generate(load(SHAPES_MODEL), "a red circle on a blue background", width=64, height=64, step=2, CLIPSkip=1)
         self.assertFalse(hasattr(CLIPTextModel, "text_model"))
+
+
+class Numpy(unittest.TestCase):
+    def test_a_pipeline_that_hands_bf16_to_numpy_makes_its_picture(self) -> None:
+        model = load(checkpoint("VQDiffusionPipeline"), Options=["torch_dtype:bf16"])
+        self.assertEqual(generate(model, "a cat", step=2, seed=1)[0].size, (64, 64))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Components from elsewhere: VAE, text encoder, companion artifacts and ControlNets replace or join the model's own."""
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 import tempfile
 import unittest
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 
-from localai_diffusers.errors import LoadError
+from localai_diffusers.errors import InvalidRequest, LoadError
 from tests import adapter_files
 from tests.adapter_files import difference
 from tests.support import generate, load
@@ -48,6 +50,14 @@ class ReplacementTest(unittest.TestCase):
         self.assertGreater(by_folder, 1)
         self.assertAlmostEqual(self.changed(Options=["vae:vae.safetensors"]), by_folder, places=3)
         self.assertEqual(self.changed(Options=["vae:pipeline"]), 0)
+
+    def test_a_lone_file_of_a_text_encoder_is_read_whole_or_not_at_all(self) -> None:
+        text, vae = (next((self.folder / part).glob("*.safetensors")) for part in ("clip", "vae"))
+        self.assertAlmostEqual(self.changed(Options=[f"text_encoder:{text}"]), self.changed(CLIPModel="clip"), places=3)
+        with self.assertRaisesRegex(LoadError, "lacks some of the weights of a CLIPTextModel"):
+            self.changed(Options=[f"text_encoder:{vae}"])
+        with self.assertRaisesRegex(LoadError, "is no file that diffusers can read as a AutoencoderKL"):
+            self.changed(Options=[f"vae:{text}"])
 
     def test_a_vae_keeps_to_the_dtype_of_the_load(self) -> None:
         model = load(self.model, ModelPath=str(self.folder), Options=["vae:vae", "torch_dtype:bf16"])
@@ -96,6 +106,8 @@ class ControlNetTest(unittest.TestCase):
         cls.plain = picture(load(cls.model))
         cls.source = str(cls.folder / "src.png")
         cls.plain.rotate(90).save(cls.source)
+        cls.control = cls.folder / "control.png"
+        cls.plain.resize((64, 64)).save(cls.control)
 
     def controlled(self, net: str, model: str = "StableDiffusionPipeline", **fields: Any) -> Any:
         return load(checkpoint(model), ControlNet=net, ModelPath=str(self.folder), **fields)
@@ -116,11 +128,85 @@ class ControlNetTest(unittest.TestCase):
         self.assertEqual(len(loaded.pipeline.controlnet.nets), 2)
         self.assertEqual(picture(loaded, ref_images=[self.source, self.source]).size, (32, 32))
 
+    def test_each_net_takes_a_picture_and_a_scale(self) -> None:
+        loaded = self.controlled("sd, sd", Options=["controlnet_conditioning_scale:[0.0,0.0]"])
+        two = {"src": self.source, "ref_images": [self.source]}
+        self.assertLess(difference(picture(loaded, **two), self.plain), 0.1)
+        for fields in ({"src": self.source}, {"src": self.source, "ref_images": [self.source] * 4}):
+            with self.assertRaisesRegex(InvalidRequest, "2 ControlNets and the request brings [15] picture"):
+                picture(loaded, **fields)
+        with self.assertRaisesRegex(InvalidRequest, "3 scales for 2 ControlNets"):
+            picture(self.controlled("sd, sd", Options=["controlnet_conditioning_scale:[1,1,1]"]), **two)
+
+    def test_one_scale_counts_for_all_whatever_the_family(self) -> None:
+        made = []
+        for scale in ("0.5", "[0.5,0.5]", "[0.5,0.0]"):
+            loaded = self.controlled("flux, flux", "FluxPipeline", Options=[f"controlnet_conditioning_scale:{scale}"])
+            made.append(picture(loaded, src=self.source, ref_images=[self.source]))
+        self.assertEqual(difference(made[0], made[1]), 0)
+        self.assertGreater(difference(made[0], made[2]), 0.1)
+
+    def test_pictures_beyond_the_nets_are_the_source_and_its_mask(self) -> None:
+        mask = str(self.folder / "mask.png")
+        self.plain.convert("L").point(lambda level: 255).save(mask)
+        for pictures, task in (([], ""), ([self.source], "Img2Img"), ([mask, self.source], "Inpaint")):
+            loaded = self.controlled("sd")
+            self.assertEqual(picture(loaded, src=self.source, ref_images=pictures, step=4).size, (32, 32))
+            self.assertEqual(type(loaded._active).__name__, f"StableDiffusionControlNet{task}Pipeline")
+
+    def test_inpainting_without_a_picture_for_control_says_so(self) -> None:
+        pair = json.dumps({name: base64.b64encode(Path(self.source).read_bytes()).decode() for name in ("image", "mask_image")})
+        source = self.folder / "inpaint.json"
+        source.write_text(pair, encoding="utf-8")
+        with self.assertRaisesRegex(InvalidRequest, "1 ControlNet and the request brings 0 pictures for control"):
+            picture(self.controlled("sd"), src=str(source))
+
+    def test_a_union_of_nets_is_told_which(self) -> None:
+        adapter_files.controlnet("StableDiffusionXLControlNetUnionPipeline", self.folder / "union")
+        with self.assertRaisesRegex(InvalidRequest, "a union of 6: .*control_mode:0"):
+            picture(self.controlled("union", "StableDiffusionXLPipeline"), src=self.source)
+        loaded = self.controlled("union", "StableDiffusionXLPipeline", Options=["control_mode:1"])
+        self.assertEqual(picture(loaded, src=self.source).size, (32, 32))
+
+    def test_a_lone_file_takes_its_config_from_beside_it_or_from_the_option(self) -> None:
+        by_folder = picture(self.controlled("sd"), src=self.source)
+        file = next((self.folder / "sd").glob("*.safetensors"))
+        shutil.copy(file, self.folder / "lone.safetensors")
+        shutil.copy(next((self.folder / "flux").glob("*.safetensors")), self.folder / "lone-flux.safetensors")
+        for net, option in ((str(file), []), ("lone.safetensors", ["controlnet_config:sd"])):
+            self.assertEqual(difference(picture(self.controlled(net, Options=option), src=self.source), by_folder), 0)
+        flux = self.controlled("lone-flux.safetensors", "FluxPipeline", Options=["controlnet_config:flux"])
+        self.assertEqual(type(flux.pipeline.controlnet).__name__, "FluxControlNetModel")
+
+    def test_a_lone_file_that_is_none_or_says_nothing_is_an_error_with_the_way_out(self) -> None:
+        shutil.copy(next((self.model / "vae").glob("*.safetensors")), self.folder / "vae.safetensors")
+        shutil.copy(next((self.folder / "flux").glob("*.safetensors")), self.folder / "lone-flux.safetensors")
+        with self.assertRaisesRegex(LoadError, "vae.safetensors is no file that diffusers can read as a ControlNetModel"):
+            self.controlled("vae.safetensors", Options=["controlnet_config:sd"])
+        with self.assertRaisesRegex(LoadError, "does not say its class: .*controlnet_config:"):
+            self.controlled("lone-flux.safetensors", "FluxPipeline")
+        with self.assertRaisesRegex(LoadError, "'sd/../..*' leaves|has no config.json"):
+            self.controlled("vae.safetensors", Options=["controlnet_config:."])
+
     def test_img2img_and_an_explicit_class_keep_their_task(self) -> None:
         by_flag = type(self.controlled("sd", IMG2IMG=True).pipeline)
         self.assertEqual(by_flag.__name__, "StableDiffusionControlNetImg2ImgPipeline")
         asked = "StableDiffusionControlNetInpaintPipeline"
         self.assertEqual(type(self.controlled("sd", PipelineType=asked).pipeline).__name__, asked)
+
+    def test_a_t2i_adapter_is_taken_in_a_controlnets_place(self) -> None:
+        for model in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+            named = model.replace("Pipeline", "AdapterPipeline")
+            net, plain = str(checkpoint(named) / "adapter"), picture(load(checkpoint(model)), width=64, height=64)
+            one, off = (self.controlled(net, model, Options=options) for options in ([], ["adapter_conditioning_scale:0.0"]))
+            self.assertEqual(type(one.pipeline).__name__, named)
+            control = {"src": str(self.control), "width": 64, "height": 64}
+            self.assertGreater(difference(picture(one, **control), plain), 1)
+            self.assertEqual(difference(picture(off, **control), plain), 0)
+            two = self.controlled(f"{net}, {net}", model)
+            self.assertEqual(picture(two, ref_images=[str(self.control)], **control).size, (64, 64))
+            with self.assertRaisesRegex(InvalidRequest, "2 T2I-Adapters and the request brings 1 picture"):
+                picture(two, **control)
 
     def test_another_familys_controlnet_is_an_error_that_says_which(self) -> None:
         with self.assertRaisesRegex(LoadError, "cross_attention_dim 64, and this model's unet 32"):

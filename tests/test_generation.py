@@ -11,14 +11,22 @@ from typing import Any
 import torch
 from PIL import Image, ImageChops, ImageStat
 
-from localai_diffusers import generation, pipeline_call
-from localai_diffusers.errors import Cancelled, InvalidRequest
+from localai_diffusers import generation, second_try
+from localai_diffusers.call_arguments import Call
+from localai_diffusers.errors import Cancelled, GenerationFailed, InvalidRequest
 from localai_diffusers.settings import Settings
 from tests.shapes_judge import PALETTE, judge
 from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, image_request, load, new_job, zoo_model
 from tests.zoo import checkpoint
 
 PROMPT = "a red circle on a blue background"
+
+
+def second_arguments(error: Exception | str, **arguments: Any) -> dict[str, Any] | None:
+    """What is changed for the second call of a pipeline that failed with ``error``."""
+    error = ValueError(error) if isinstance(error, str) else error
+    change = second_try.amended(error, zoo_model("FluxKontextPipeline").pipeline, Call(arguments, 0, []))
+    return change.arguments if change else None
 
 
 class ShapesCase(FolderCase):
@@ -207,11 +215,54 @@ class FamiliesTest(FolderCase):
                             generate(two, "a cat", **fields)[0].tobytes())
 
     def test_a_size_that_only_the_pipeline_knows_is_rounded_on_its_refusal(self) -> None:
-        rounded = pipeline_call._rounded_size({"width": 65, "height": 96},
-                                           "`height` and `width` have to be divisible by 32 but are 96 and 65.")
-        self.assertEqual(rounded, {"width": 64, "height": 96})
-        self.assertIsNone(pipeline_call._rounded_size({"width": 64, "height": 64}, "must be divisible by 32"))
-        self.assertIsNone(pipeline_call._rounded_size({"width": 65, "height": 96}, "prompt is empty"))
+        refusal = "`height` and `width` have to be divisible by 32 but are 96 and 65."
+        self.assertEqual(second_arguments(refusal, width=65, height=96), {"width": 64, "height": 96})
+        self.assertIsNone(second_arguments("must be divisible by 32", width=64, height=64))
+        self.assertIsNone(second_arguments("prompt is empty", width=65, height=96))
+
+    def test_a_refusal_that_says_what_would_do_is_done(self) -> None:
+        picture = Image.new("RGB", (64, 64))
+        listed = second_arguments(TypeError("object of type 'Image' has no len()"), image=picture)
+        self.assertEqual(listed, {"image": [picture]})
+        form = second_arguments("`prompt` has to be a valid edit JSON string/dict", prompt="make it blue")
+        self.assertEqual(form, {"prompt": '{"edit_instruction": "make it blue"}'})
+        coarse = second_arguments(RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"),
+                                  width=80, height=64, image=Image.new("RGB", (80, 64)))
+        self.assertEqual((coarse["width"], coarse["image"].size), (64, (64, 64)))
+
+    def test_a_size_is_kept_where_the_pipeline_knows_no_sizes_near_it_for_this_model(self) -> None:
+        image, _ = generate(load(checkpoint("PixArtAlphaPipeline")), "a cat", step=2, seed=1, width=48, height=64)
+        self.assertEqual(image.size, (48, 64))
+
+    def test_one_refusal_may_follow_another(self) -> None:
+        """Sana's video knows no sizes for this model, and then wants multiples of 32."""
+        model = load(checkpoint("SanaVideoPipeline"), Options=["frames:5"])
+        request = image_request("a cat", dst=str(self.folder / "out.mp4"), width=48, height=64, step=2, seed=1)
+        self.assertIn("64x64", generation.generate(model, request, new_job()).message())
+
+    def test_two_steps_are_made_where_one_is_none(self) -> None:
+        for error in (ZeroDivisionError("float division by zero"), IndexError("tuple index out of range")):
+            self.assertEqual(second_arguments(error, num_inference_steps=1), {"num_inference_steps": 2})
+            self.assertIsNone(second_arguments(error, num_inference_steps=2))
+
+    def test_a_prompt_that_is_too_long_to_be_encoded_is_the_requests_fault(self) -> None:
+        with self.assertRaisesRegex(InvalidRequest, "cannot take a prompt of 6000 characters"):
+            generate(load(checkpoint("LongCatImageEditPipeline")), "a cat " * 1000, src=self.picture(), step=1)
+
+    def test_the_area_is_that_of_the_size_which_is_asked_for(self) -> None:
+        """Kontext would scale any size to a megapixel."""
+        self.assertEqual(arguments_of(zoo_model("FluxKontextPipeline"), "a cat", width=64, height=32)["max_area"], 64 * 32)
+
+    def test_a_prior_names_the_pipeline_to_load_whatever_the_request_brings(self) -> None:
+        with self.assertRaisesRegex(InvalidRequest, "makes embeddings, not a file: load KandinskyV22CombinedPipeline"):
+            generate(zoo_model("KandinskyV22PriorPipeline"), "a cat", src=self.picture())
+
+    def test_a_picture_of_nothing_but_nan_is_no_picture(self) -> None:
+        model = load(checkpoint("DDPMPipeline"))
+        with torch.no_grad():
+            model.pipeline.unet.conv_out.bias.fill_(float("nan"))
+        with self.assertRaisesRegex(GenerationFailed, "NaN.*torch_dtype"):
+            generate(model, step=1)
 
     def test_every_size_is_taken_by_families_of_every_kind(self) -> None:
         for name in ("FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "QwenImagePipeline",

@@ -83,6 +83,18 @@ class GalleryTest(unittest.TestCase):
         self.assertEqual(arguments["guidance_scale"], 1.0)
         self.assertNotIn("negative_prompt", arguments)
 
+    def test_a_schedule_has_a_scale_for_each_step_and_gives_way_to_one_for_all(self) -> None:
+        ideogram = zoo_model("Ideogram4Pipeline")
+        self.assertEqual(arguments_of(ideogram, step=3)["guidance_schedule"], [7.0, 7.0, 7.0])
+        self.assertEqual(arguments_of(ideogram, step=48)["guidance_schedule"][-4:], [7.0, 3.0, 3.0, 3.0])
+        chosen = arguments_of(load(checkpoint("Ideogram4Pipeline"), CFGScale=2.5), step=3)
+        self.assertEqual((chosen["guidance_scale"], chosen["guidance_schedule"]), (2.5, None))
+
+    def test_a_choice_goes_to_the_guidance_by_another_name_where_there_is_no_plain_one(self) -> None:
+        for name, argument in (("HunyuanImagePipeline", "distilled_guidance_scale"),
+                               ("StableCascadeCombinedPipeline", "prior_guidance_scale")):
+            self.assertEqual(arguments_of(load(checkpoint(name), CFGScale=2.5))[argument], 2.5)
+
     def test_a_real_0_comes_by_option(self) -> None:
         for option in ("guidance_scale:0", "cfg_scale:0"):
             model = load(checkpoint("StableDiffusionPipeline"), Options=[option], CFGScale=7)

@@ -6,33 +6,32 @@ import time
 import unittest
 from collections.abc import Callable
 
-from tests.gated import Prober, first_run, shapes_backend
+from tests.gated import Prober, assert_within, first_run, shapes_backend
 
-# The promise is 50 ms; a machine that shares its cores with others gets more. benchmarks/soak.py prints the
-# true one.
-P99_BAR = 0.25
+# The promise. Measured: 0.003 to 0.013 on two cores that others kept busy too, once 0.034; so one try of three must
+# keep it. benchmarks/soak.py measures it for minutes, under every kind of client.
+P99_BAR = 0.05
 STALL_BAR = 1.0  # seconds, while modules are imported
 
 
 class HealthTest(unittest.TestCase):
-    def probed(self, work: Callable[[], object]) -> Prober:
+    def p99(self, work: Callable[[], object]) -> float:
+        """The 99th percentile of Health's seconds while ``work`` is done over and over."""
         with Prober(shapes_backend()) as prober:
             until = time.monotonic() + 1.5
             while time.monotonic() < until:
                 work()
-        return prober
+        self.assertGreater(len(prober.times), 100)
+        self.assertEqual(prober.missed, [])
+        return prober.percentile(0.99)
 
     def test_while_a_generation_runs(self) -> None:
         shapes_backend().load_shapes()
-        prober = self.probed(shapes_backend().picture)
-        self.assertGreater(len(prober.times), 100)
-        self.assertLess(prober.percentile(0.99), P99_BAR)
+        assert_within(self, P99_BAR, lambda: self.p99(shapes_backend().picture))
 
     def test_while_models_are_loaded(self) -> None:
         shapes_backend().load_shapes()
-        prober = self.probed(shapes_backend().load_shapes)
-        self.assertGreater(len(prober.times), 50)
-        self.assertLess(prober.percentile(0.99), P99_BAR)
+        assert_within(self, P99_BAR, lambda: self.p99(shapes_backend().load_shapes))
 
     def test_while_the_libraries_are_imported_and_the_first_model_is_loaded(self) -> None:
         self.assertLess(max(first_run().prober.times), STALL_BAR)

@@ -76,10 +76,13 @@ class ControlTest(PicturesCase):
                 self.assert_counts(model, {"ref_images": [self.picture, self.second]}, {"ref_images": [self.second, self.picture]})
 
     def test_one_of_two_says_what_is_missing(self) -> None:
-        for model in ("StableDiffusionControlNetImg2ImgPipeline", "FluxControlImg2ImgPipeline"):
+        said = {"StableDiffusionControlNetImg2ImgPipeline": "1 ControlNet and the request brings 0 pictures for control: send one "
+                                                            "for each, after the source",
+                "FluxControlImg2ImgPipeline": "FluxControlImg2ImgPipeline takes image, control_image, and the request brings "
+                                              "only what fills image"}
+        for model, message in said.items():
             self.load(model)
-            self.assertIn(f"{model} takes image, control_image, and the request brings only what fills image",
-                          self.refusal(self.image, src=self.picture))
+            self.assertIn(message, self.refusal(self.image, src=self.picture))
 
     def test_picture_mask_control_in_this_order(self) -> None:
         self.load("StableDiffusionControlNetInpaintPipeline")

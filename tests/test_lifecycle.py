@@ -14,7 +14,7 @@ import grpc
 
 import backend_pb2
 import backend_pb2_grpc
-from tests.gated import CODE, EMPTY, GatedBackend, ServerCase, wait_until
+from tests.gated import CODE, EMPTY, GatedBackend, ServerCase, resident_bytes, wait_until
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
 # Starts a backend as run.sh does (exec, so its parent is this process), tells its pid and waits to be killed.
@@ -78,6 +78,23 @@ class StartTest(unittest.TestCase):
             answer = backend_pb2_grpc.BackendStub(channel).Health(EMPTY, wait_for_ready=True, timeout=20)
         self.assertEqual(answer.message, b"OK")
 
+    def test_a_fault_is_told_last_and_the_process_ends_by_it_wherever_it_comes_from(self) -> None:
+        by_itself = "import ctypes, os, threading; logs.tell_of_crashes(); "
+        waiting = by_itself + "print(flush=True); logs.wait_for_byte(os.pipe()[0])"
+        on_a_thread = by_itself + "threading.Thread(target=ctypes.string_at, args=(0,)).start(); threading.Event().wait(9)"
+        for code, sent, expected in (
+            (by_itself + "ctypes.string_at(0)", None, signal.SIGSEGV),
+            (on_a_thread, None, signal.SIGSEGV),
+            (by_itself + "os.abort()", None, signal.SIGABRT),
+            (waiting, signal.SIGSEGV, signal.SIGSEGV),
+            (waiting, signal.SIGABRT, signal.SIGABRT),
+            (waiting, signal.SIGBUS, signal.SIGBUS),
+        ):
+            with self.subTest(code=code, sent=sent):
+                ended, last = end_of(code, sent)
+                self.assertEqual(ended, -expected)
+                self.assertTrue(last.endswith(f": {signal.strsignal(expected)}"), last)
+
     def test_a_crash_in_native_code_leaves_what_happened_as_the_last_line_of_stderr(self) -> None:
         with GatedBackend() as backend:
             backend.crash_at("prepare")
@@ -86,6 +103,28 @@ class StartTest(unittest.TestCase):
             self.assertEqual(backend.process.wait(10), -signal.SIGSEGV)
             self.assertIn("Segmentation fault", backend.log.strip().splitlines()[-1])
             self.assertIn("sitecustomize.py", backend.log)  # where it happened
+
+    def test_a_fault_signal_from_outside_ends_the_process_by_it(self) -> None:
+        with Backend() as backend:
+            backend.process.send_signal(signal.SIGSEGV)
+            self.assertEqual(backend.process.wait(5), -signal.SIGSEGV)
+            self.assertTrue(backend.log.strip().splitlines()[-1].endswith(": Segmentation fault"))
+
+
+def end_of(code: str, sent: signal.Signals | None) -> tuple[int, str]:
+    """Exit code and last line of stderr of a Python that runs ``code``, and is sent the signal when it has printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from localai_diffusers import logs; {code}"],
+        cwd=HOME,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    if sent is not None:
+        process.stdout.readline()
+        time.sleep(0.2)  # now it waits
+        process.send_signal(sent)
+    errors = process.communicate(timeout=10)[1].decode()  # not a byte that is no text
+    return process.returncode, errors.rstrip("\n").split("\n")[-1]
 
 
 class LoadDuringLoadTest(ServerCase):
@@ -118,12 +157,6 @@ class LoadDuringLoadTest(ServerCase):
             self.backend.load_shapes()
             self.backend.free()
         self.assertLess(resident_bytes(self.backend.process.pid) - before, 30e6)
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of the process in RAM."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class QueueTest(unittest.TestCase):

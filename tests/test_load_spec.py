@@ -35,6 +35,13 @@ class ValueTest(unittest.TestCase):
         """The incumbent made every integer a float, which max_sequence_length refuses."""
         self.assertIs(type(spec("max_sequence_length:256").call_arguments["max_sequence_length"]), int)
 
+    def test_a_switch_is_on_or_off_and_nothing_else(self) -> None:
+        """``off`` is text, and text would switch it on."""
+        self.assertIs(spec("vae_tiling:false").placement_options["vae_tiling"], False)
+        for option in ("vae_tiling:off", "compile:no", "safety_checker:maybe", "low_cpu_mem_usage:[]"):
+            with self.assertRaisesRegex(InvalidRequest, f"option {option.partition(':')[0]}:.* must be true or false"):
+                spec(option)
+
     def test_broken_json_is_refused_with_its_text(self) -> None:
         for text in ("[1,", "x:[1 2]", "x:{'a': 1}"):
             option = text if text.startswith("x:") else f"x:{text}]"

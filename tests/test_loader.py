@@ -497,10 +497,12 @@ class DeprecatedPackageTest(unittest.TestCase):
         code = """
             import json, diffusers.pipelines as pipelines, diffusers_dynamic_loader as loader
             before = hasattr(pipelines, "unclip")
-            loader._expose_deprecated_packages({"unclip", "os", "transformers"})
-            print(json.dumps([before, hasattr(pipelines, "unclip"), hasattr(pipelines, "transformers")]))
+            saved = ("deprecated", "KarrasVeScheduler")  # so says diffusers when it saves one
+            loader._expose_deprecated({("unclip", "X"), ("os", "X"), ("transformers", "X"), saved})
+            print(json.dumps([before, hasattr(pipelines, "unclip"), hasattr(pipelines, "transformers"),
+                              hasattr(pipelines.deprecated, "KarrasVeScheduler")]))
         """
-        self.assertEqual(run_json(code), [False, True, False])
+        self.assertEqual(run_json(code), [False, True, False, True])
 
 
 class SingleFileTest(unittest.TestCase):
@@ -695,6 +697,16 @@ class DiscoverTest(unittest.TestCase):
         self.assertIn("EulerDiscreteScheduler", found)
         self.assertNotIn("dummy", found["LMSDiscreteScheduler"].__module__)
         self.assertEqual(loader.get_available_classes("SchedulerMixin"), sorted(found))
+
+    def test_names_alone_are_read_from_the_source_and_nothing_is_imported(self) -> None:
+        code = """
+            import json, sys, diffusers_dynamic_loader as loader
+            names = loader.get_available_classes("ModularPipeline")
+            print(json.dumps([names, [module for module in ("torch", "diffusers") if module in sys.modules]]))
+        """
+        names, imported = run_json(code)
+        self.assertEqual(imported, [])
+        self.assertEqual(names, sorted(loader.discover_diffusers_classes("ModularPipeline")))
 
     def test_the_base_is_left_out_when_asked_and_both_answers_are_kept_apart(self) -> None:
         self.assertIn("SchedulerMixin", loader.discover_diffusers_classes("SchedulerMixin"))

@@ -29,6 +29,14 @@ class ArgumentsTest(FolderCase):
         found, _ = media("QwenImageEditPlusPipeline", ref_images=pair)
         self.assertEqual([image.getpixel((0, 0)) for image in found["image"]], [(255, 0, 0), (255, 255, 255)])
 
+    def test_an_editor_of_several_pictures_takes_a_gray_one_of_two_for_its_mask(self) -> None:
+        red, white = self.picture("a", color="red"), self.picture("b", color="white")
+        found, _ = media("BriaFibo2Pipeline", ref_images=[red, white])
+        self.assertEqual((found["image"].mode, found["mask"].mode), ("RGB", "L"))
+        for pictures in ([red, self.picture("c", color="blue")], [red, white, white]):
+            found, _ = media("BriaFibo2Pipeline", ref_images=pictures)
+            self.assertEqual((len(found["image"]), "mask" in found), (len(pictures), False))
+
     def test_the_jsons_mask_goes_to_the_mask_and_its_image_to_the_image(self) -> None:
         found, _ = media("StableDiffusionXLInpaintPipeline", **self.inpainting())
         self.assertEqual(found["image"].getpixel((0, 0)), (255, 0, 0))

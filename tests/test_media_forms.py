@@ -30,6 +30,11 @@ def form(name: str, **media: Any) -> dict[str, Any]:
 
 
 class FormTest(unittest.TestCase):
+    def test_an_autoencoder_of_four_channels_gets_transparency(self) -> None:
+        pipeline = of("QwenImageLayeredPipeline")
+        pipeline.vae = mock.Mock(config=mock.Mock(input_channels=4))
+        self.assertEqual(media_forms.in_form({"image": WHITE}, pipeline)["image"].mode, "RGBA")
+
     def test_a_video_that_must_be_a_tensor_has_the_layout_that_the_call_takes_apart(self) -> None:
         self.assertEqual(tuple(form("AnyFlowFARPipeline", video=FRAMES)["video"].shape), (1, 5, 3, 6, 8))
         made = form("EasyAnimateInpaintPipeline", video=FRAMES, mask_video=FRAMES)

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 import unittest
 
-from tests.gated import CODE, ServerCase
-from tests.test_lifecycle import resident_bytes
+from tests.gated import CODE, ServerCase, limit_memory, resident_bytes
 
 
 class OutOfMemoryTest(ServerCase):
     """A limit on the address space stands for a machine with little memory: torch's allocator fails in it."""
 
-    def limit(self, more: int) -> None:
-        """Let the server have ``more`` bytes beside what it has."""
-        pid = self.backend.process.pid
-        limits = resource.prlimit(pid, resource.RLIMIT_AS)
-        used = int(open(f"/proc/{pid}/statm").read().split()[0]) * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (used + more, limits[1]))
-        self.addCleanup(resource.prlimit, pid, resource.RLIMIT_AS, limits)
-
     def test_a_request_that_is_too_large_is_told_so_and_a_smaller_one_succeeds(self) -> None:
         self.backend.picture(step=1)
         before = resident_bytes(self.backend.process.pid)
-        self.limit(200 << 20)
+        limit_memory(self, 80 << 20)
         for _ in range(2):
             text = self.assert_status(
                 CODE.RESOURCE_EXHAUSTED,
-                lambda: self.backend.picture("never.png", width=2048, height=2048, step=2),
+                lambda: self.backend.picture("never.png", width=4096, height=4096, step=1),
             )
             self.assertIn("smaller size", text)
             self.assert_serves()

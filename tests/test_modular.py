@@ -16,11 +16,13 @@ from localai_diffusers.engine import Job
 from localai_diffusers.errors import Cancelled, InvalidRequest, LoadError
 from localai_diffusers.settings import Settings
 from localai_diffusers.signatures import parameters_of
-from tests.support import Backend, arguments_of, generate, image_request, load, new_job
+from tests import adapter_files
+from tests.adapter_files import difference
+from tests.support import Backend, arguments_of, generate, image_request, load, new_job, offloaded
 from tests.zoo import call as zoo_call
 from tests.zoo import checkpoint
 
-PROMPT = "a red circle"
+PROMPT, XL = "a red circle", "StableDiffusionXLPipeline"
 SMALL = {"width": 64, "height": 64, "step": 2}
 
 
@@ -114,10 +116,6 @@ class LoadTest(unittest.TestCase):
         with self.assertRaisesRegex(LoadError, "vae"):
             load(folder)
 
-    def test_a_controlnet_is_refused_rather_than_forgotten(self) -> None:
-        with self.assertRaisesRegex(LoadError, "ControlNet"):
-            load(modular_folder("FluxPipeline"), ControlNet=str(checkpoint("FluxControlNetPipeline") / "controlnet"))
-
     def test_a_load_that_is_cancelled_stops_between_components(self) -> None:
         from localai_diffusers import pipelines
         from tests.support import spec_of
@@ -183,6 +181,89 @@ class RunTest(unittest.TestCase):
         return generation.generate(model, requests.from_video_request(message, Settings()), new_job())
 
 
+class AroundTest(unittest.TestCase):
+    """LoRA, ControlNet and replaced components, by the rules of classic pipelines."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.folder = Path(tempfile.mkdtemp(dir=_scratch()))
+        cls.plain = generate(model_of(XL), PROMPT, seed=1, **SMALL)[0]
+        cls.source, cls.control = picture_file(), picture_file(seed=3)
+        adapter_files.lora(checkpoint(XL), cls.folder / "lora.safetensors")
+        adapter_files.component(XL, "vae", cls.folder / "vae")
+        adapter_files.component(XL, "text_encoder", cls.folder / "clip")
+        adapter_files.controlnet("StableDiffusionXLControlNetPipeline", cls.folder / "net")
+
+    def changed(self, pictures: tuple[str, ...] = (), step: int = 2, **fields: Any) -> float:
+        """How far the picture is from the plain one."""
+        model = load(modular_folder(XL), ModelPath=str(self.folder), **fields)
+        request = {"src": pictures[0], "ref_images": pictures[1:]} if pictures else {}
+        return difference(generate(model, PROMPT, seed=1, **SMALL | {"step": step}, **request)[0], self.plain)
+
+    def test_a_lora_counts_by_its_scale(self) -> None:
+        self.assertGreater(self.changed(LoraAdapter="lora.safetensors"), 1)
+        self.assertEqual(self.changed(LoraAdapters=["lora.safetensors"], LoraScales=[0.0]), 0)
+
+    def test_a_lora_of_another_model_is_an_error(self) -> None:
+        with self.assertRaisesRegex(LoadError, "fits no layer of FluxModularPipeline"):
+            load(modular_folder("FluxPipeline"), LoraAdapter=str(self.folder / "lora.safetensors"))
+
+    def test_vae_and_text_encoder_are_replaced(self) -> None:
+        self.assertGreater(self.changed(Options=["vae:vae"]), 1)
+        by_field = self.changed(CLIPModel="clip")
+        self.assertGreater(by_field, 0.5)
+        self.assertEqual(self.changed(Options=["text_encoder:clip"]), by_field)
+
+    def test_another_familys_component_is_an_error(self) -> None:
+        with self.assertRaisesRegex(LoadError, "latent_channels 16"):
+            self.changed(Options=[f"vae:{checkpoint('FluxPipeline') / 'vae'}"])
+
+    def test_a_lone_picture_is_for_the_controlnet(self) -> None:
+        self.assertGreater(self.changed((self.control,), ControlNet="net"), 1)
+        off = self.changed((self.control,), ControlNet="net", Options=["controlnet_conditioning_scale:0.0"])
+        self.assertEqual(off, 0)
+        self.assertEqual(self.changed(ControlNet="net"), 0)
+
+    def test_a_source_comes_before_the_picture_for_control(self) -> None:
+        both = [self.changed((self.source, control), 4, ControlNet="net") for control in (self.control, self.source)]
+        self.assertNotEqual(*both)
+        model = load(modular_folder(XL), ControlNet=str(self.folder / "net"))
+        taken = arguments_of(model, PROMPT, src=self.source, ref_images=[mask_file(), self.control])
+        self.assertEqual([taken[name].mode for name in ("image", "mask_image", "control_image")], ["RGB", "L", "RGB"])
+
+    def test_several_controlnets_take_a_picture_each(self) -> None:
+        model = load(modular_folder(XL), ModelPath=str(self.folder), ControlNet="net,net")
+        two = {"src": self.source, "ref_images": [self.control]}
+        self.assertEqual(generate(model, PROMPT, **two, **SMALL)[0].size, (64, 64))
+        with self.assertRaisesRegex(InvalidRequest, "2 ControlNets and the request brings 1 picture"):
+            generate(model, PROMPT, src=self.source, **SMALL)
+
+    def test_without_a_controlnet_no_picture_is_for_control(self) -> None:
+        self.assertNotIn("control_image", parameters_of(model_of(XL).pipeline))
+
+    def test_a_controlnet_that_the_blocks_do_not_take_is_an_error_that_says_so(self) -> None:
+        net = str(self.folder / "net")
+        for name, words in (("FluxPipeline", "takes no ControlNet"), ("QwenImagePipeline", "takes QwenImageControlNetModel")):
+            with self.assertRaisesRegex(LoadError, f"is a ControlNetModel; .*ModularPipeline {words}"):
+                load(modular_folder(name), ControlNet=net)
+
+    def test_an_ip_adapter_takes_the_last_picture(self) -> None:
+        adapter_files.ip_adapter(self.folder / "ip" / "ip-adapter.safetensors", name=XL)
+        option = {"Options": ["ip_adapter:ip"]}
+        self.assertGreater(self.changed((self.source,), **option), 1)
+        self.assertEqual(self.changed(**option), 0)
+        alone = generate(load(modular_folder(XL)), PROMPT, seed=1, src=self.source, **SMALL | {"step": 4})[0]
+        both = load(modular_folder(XL), ModelPath=str(self.folder), **option)
+        with_adapter = generate(both, PROMPT, seed=1, src=self.source, ref_images=[self.control], **SMALL | {"step": 4})[0]
+        self.assertGreater(difference(with_adapter, alone), 0.5)
+
+    def test_offloaded_it_makes_the_same_picture(self) -> None:
+        with_lora = self.changed(LoraAdapter="lora.safetensors")
+        with offloaded("model"):
+            self.assertEqual(self.changed(), 0)
+            self.assertEqual(self.changed(LoraAdapter="lora.safetensors"), with_lora)
+
+
 class StopAfter(Job):
     """A job that is cancelled as soon as it reports its first step."""
 
@@ -225,14 +306,20 @@ class OwnBlocks(ModularPipelineBlocks):
 '''
 
 
+def own_blocks(folder: Path, marker: Path) -> None:
+    """A modular pipeline of its own code, which leaves ``marker`` where it is run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "own.py").write_text(_BLOCKS.format(marker=str(marker)), encoding="utf-8")
+    (folder / "modular_config.json").write_text(json.dumps(
+        {"_class_name": "OwnBlocks", "_diffusers_version": "0.42.1", "auto_map": {"ModularPipelineBlocks": "own.OwnBlocks"}}))
+    (folder / "modular_model_index.json").write_text(json.dumps({"_class_name": "ModularPipeline"}))
+
+
 class OwnCodeTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=_scratch()))
         self.marker = self.folder / "marker"
-        (self.folder / "own.py").write_text(_BLOCKS.format(marker=str(self.marker)), encoding="utf-8")
-        (self.folder / "modular_config.json").write_text(json.dumps(
-            {"_class_name": "OwnBlocks", "_diffusers_version": "0.42.1", "auto_map": {"ModularPipelineBlocks": "own.OwnBlocks"}}))
-        (self.folder / "modular_model_index.json").write_text(json.dumps({"_class_name": "ModularPipeline"}))
+        own_blocks(self.folder, self.marker)
 
     def test_own_blocks_are_refused_and_not_run_without_trust(self) -> None:
         with self.assertRaisesRegex(LoadError, "trust_remote_code"):
@@ -249,6 +336,20 @@ class OwnCodeTest(unittest.TestCase):
         folder = copy_of(modular_folder("FluxPipeline"), vae=[None, None, spec])
         with self.assertRaisesRegex(LoadError, "antigravity"):
             load(folder)
+
+    def test_the_type_that_diffusers_would_import_is_refused_whatever_stands_before_it(self) -> None:
+        spec = {"type_hint": ["antigravity", "Flight"], "pretrained_model_name_or_path": "owner/name", "subfolder": "vae"}
+        folder = copy_of(modular_folder("FluxPipeline"), vae=["diffusers", "AutoencoderKL", spec])
+        with self.assertRaisesRegex(LoadError, "antigravity"):
+            load(folder)
+
+    def test_a_component_in_a_subfolder_of_another_name_is_found(self) -> None:
+        folder = copy_of(modular_folder("FluxPipeline"))
+        (folder / "vae").rename(folder / "decoder")
+        index = json.loads((folder / "modular_model_index.json").read_text())
+        index["vae"][2] |= {"subfolder": "decoder"}
+        (folder / "modular_model_index.json").write_text(json.dumps(index), encoding="utf-8")
+        self.assertEqual(generate(load(folder), PROMPT, **SMALL)[0].size, (64, 64))
 
     def test_an_input_that_only_the_caller_has_is_required(self) -> None:
         model = load(self.folder, TrustRemoteCode=True)

@@ -340,26 +340,35 @@ import json, sys
 from tests.support import load
 notes = lambda model: [type(model.pipeline).__name__, *model.notes]
 found = [notes(load("owner/sdxl", ModelFile="/nowhere", PipelineType="StableDiffusionPipeline", F16Memory=True)),
-         notes(load("hf://owner/sdxl@main", ModelFile="/nowhere", Options=["local_files_only:true"]))]
-try:
-    load("owner/missing", ModelFile="/nowhere")
-except Exception as error:
-    found.append([type(error).__name__, str(error)])
+         notes(load("hf://owner/sdxl@main", ModelFile="/nowhere", Options=["local_files_only:true"])),
+         notes(load("owner/half", ModelFile="/nowhere", PipelineType="StableDiffusionPipeline"))]
+for name in ("missing", "pickled"):
+    try:
+        load(f"owner/{name}", ModelFile="/nowhere")
+    except Exception as error:
+        found.append([type(error).__name__, str(error)])
 print(json.dumps(found))
 """
 
     def test_a_repo_is_downloaded_and_its_own_class_found(self) -> None:
-        shutil.copytree(checkpoint("StableDiffusionXLPipeline"), self.folder / "hub" / "owner" / "sdxl")
+        hub = self.folder / "hub" / "owner"
+        shutil.copytree(checkpoint("StableDiffusionXLPipeline"), hub / "sdxl")
+        for name, suffix in (("half", ".fp16.safetensors"), ("pickled", ".bin")):
+            for file in shutil.copytree(SHAPES_MODEL, hub / name).glob("*/*.safetensors"):
+                file.rename(file.with_suffix(suffix))
+        self.edit(hub / "half" / "model_index.json", _class_name="TheirOwnPipeline")
         with FakeHub(self.folder / "hub") as hub:
             done = subprocess.run([sys.executable, "-c", self.CODE],
                                   env=hub.environment(self.folder / "cache", PYTHONPATH=str(HOME)),
                                   cwd=HOME, capture_output=True, text=True, timeout=300, check=False)
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
-        imported, again, missing = json.loads(done.stdout.splitlines()[-1])
+        imported, again, half, missing, pickled = json.loads(done.stdout.splitlines()[-1])
         self.assertEqual(imported[0], "StableDiffusionXLPipeline")
         self.assertIn("does not fit this model", imported[1])
         self.assertEqual(again, ["StableDiffusionXLPipeline"])
+        self.assertEqual(half, ["StableDiffusionPipeline"])  # fp16 files alone, and a class that only the YAML knows
         self.assertEqual(missing[0], "LoadError")
+        self.assertRegex(pickled[1], "SAFETENSORS=0")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,17 @@ class DtypeTest(unittest.TestCase):
         self.assertEqual((found.dtype, found.component_dtypes), ("bfloat16", {"vae": "float32"}))
         self.assertEqual(plan(wan).component_dtypes, {})
 
+    def test_a_component_that_the_pipelines_code_hands_bf16_is_in_bf16(self) -> None:
+        where = load(checkpoint("ZImageOmniPipeline")).where
+        self.assertEqual((where.dtype, where.component_dtypes), ("float32", {"vae": "bfloat16"}))
+
+    def test_a_vae_keeps_its_dtype_only_where_the_pipelines_code_casts_to_it(self) -> None:
+        from diffusers import JoyImageEditPipeline, WanPipeline
+
+        planned = DevicePlan("cpu", "bfloat16", {"vae": "float32"})
+        self.assertEqual(placement.as_the_code_casts(planned, WanPipeline).component_dtypes, {"vae": "float32"})
+        self.assertEqual(placement.as_the_code_casts(planned, JoyImageEditPipeline).component_dtypes, {})
+
     def test_sana_takes_its_bf16_variant_where_there_is_one(self) -> None:
         sana = facts({"transformer": "SanaTransformer2DModel"})
         files = (*sana.files, WeightFile("transformer", Path("a.bf16.safetensors"), GIB, "BF16"))
@@ -208,6 +219,10 @@ class SwitchesTest(unittest.TestCase):
     def test_one_that_the_pipeline_lacks_is_noted(self) -> None:
         model = load(checkpoint("DDPMPipeline"), Options=["vae_tiling:true", "fuse_qkv:true"])
         self.assertIn("vae_tiling is not supported by DDPMPipeline", " ".join(model.notes))
+
+    def test_a_generator_on_a_device_that_is_not_there_is_refused_at_the_load(self) -> None:
+        with self.assertRaisesRegex(LoadError, "generator_device: device 'xpu:7'"):
+            plan(Options=["device:cpu", "generator_device:xpu:7"])
 
     def test_an_unknown_attention_backend_is_refused(self) -> None:
         with self.assertRaisesRegex(LoadError, "attention_backend:warp"):

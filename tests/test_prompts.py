@@ -5,15 +5,17 @@ import sys
 import tempfile
 import types
 import unittest
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from localai_diffusers import prompts
+from localai_diffusers import batching, prompts
 from localai_diffusers.settings import Settings
+from tests import adapter_files
 from tests.adapter_files import difference
-from tests.support import generate, load
+from tests.support import generate, image_request, load
 from tests.zoo import checkpoint
 
 COMPEL, SD_EMBED = Settings(compel=True), Settings(sd_embed=True)
@@ -55,6 +57,29 @@ class CompelTest(unittest.TestCase):
             weighted = picture(model, "a (red)1.8 circle", src=source.name)
             self.assertGreater(difference(weighted, picture(model, "a red circle", src=source.name)), 0)
 
+    def test_clip_skip_counts_as_it_does_without_compel(self) -> None:
+        path = checkpoint("StableDiffusionPipeline")
+        pair = [picture(load(path, settings, CLIPSkip=1), "a red circle") for settings in (None, COMPEL)]
+        self.assertEqual(difference(*pair), 0)
+        self.assertGreater(difference(pair[0], picture(load(path), "a red circle")), 0)
+
+    def test_a_lora_a_new_word_and_a_controlnet_count_as_they_do_without_compel(self) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            adapter_files.lora(checkpoint(KNOWN[0]), folder / "lora.safetensors")
+            adapter_files.save({"emb_params": torch.randn(2, 32)}, folder / "dog.safetensors")
+            adapter_files.controlnet("StableDiffusionControlNetPipeline", folder / "net")
+            fields = {"ModelPath": temporary, "LoraAdapter": "lora.safetensors", "ControlNet": "net",
+                      "Options": ["textual_inversion:dog.safetensors"]}
+            picture(load(checkpoint(KNOWN[0])), "").save(folder / "control.png")
+            pair = [picture(load(checkpoint(KNOWN[0]), settings, **fields), "a dog", src=str(folder / "control.png"))
+                    for settings in (None, COMPEL)]
+        self.assertEqual(difference(*pair), 0)
+
+    def test_prompts_by_hand_are_not_batched(self) -> None:
+        model = load(checkpoint(KNOWN[0]), COMPEL, Options=["max_batch:4"])
+        self.assertIsNone(batching.batch_for(model, image_request("a circle")))
+
     def test_an_unknown_family_keeps_its_plain_prompt_with_a_note(self) -> None:
         name = "StableDiffusion3Pipeline"
         image, outcome = generate(load(checkpoint(name), COMPEL), "a (red)1.8 circle", width=32, height=32, step=2, seed=1)
@@ -85,14 +110,67 @@ class SdEmbedTest(unittest.TestCase):
         self.assertEqual(arguments, {"prompt": "a circle"})
         self.assertIn("not installed", notes[0])
 
+    def embedded(self, name: str, **arguments: str) -> tuple[dict[str, Any], list[str]]:
+        """The call's arguments with a stand-in for the library, and the notes."""
+        with mock.patch.dict(sys.modules, {"sd_embed": types.SimpleNamespace(embedding_funcs=_Functions)}):
+            notes = prompts.embed(arguments, load(checkpoint(name)).pipeline, SD_EMBED)
+        return arguments, notes
+
     def test_its_embeddings_take_the_place_of_both_texts(self) -> None:
-        made = (torch.zeros(1, 77, 32), torch.ones(1, 77, 32))
-        functions = types.SimpleNamespace(get_weighted_text_embeddings_sd15=lambda pipe, prompt, neg_prompt: made)
-        arguments = {"prompt": "a (red:1.5) circle", "negative_prompt": "blue"}
-        with mock.patch.dict(sys.modules, {"sd_embed": types.SimpleNamespace(embedding_funcs=functions)}):
-            notes = prompts.embed(arguments, load(checkpoint("StableDiffusionPipeline")).pipeline, SD_EMBED)
+        arguments, notes = self.embedded(KNOWN[0], prompt="a (red:1.5) circle", negative_prompt="blue")
         self.assertEqual((notes, set(arguments)), ([], {"prompt_embeds", "negative_prompt_embeds"}))
-        self.assertTrue(arguments["negative_prompt_embeds"].all())
+        self.assertEqual(arguments["negative_prompt_embeds"].max(), len("blue"))
+
+    def test_where_it_takes_one_text_it_is_called_for_each(self) -> None:
+        texts = {"prompt": "a circle", "negative_prompt": "blue", "prompt_2": "a red circle", "negative_prompt_2": "no"}
+        arguments, notes = self.embedded("FluxPipeline", **texts)
+        self.assertEqual(notes, [])
+        found = {name: int(tensor.max()) for name, tensor in arguments.items()}
+        self.assertEqual(found, {"prompt_embeds": len("a red circle"), "pooled_prompt_embeds": len("a circle"),
+                                 "negative_prompt_embeds": len("no"), "negative_pooled_prompt_embeds": len("blue")})
+
+    def test_a_text_that_it_would_lose_keeps_all_of_them_plain(self) -> None:
+        texts = {"prompt": "a circle", "prompt_2": "a red circle"}
+        arguments, notes = self.embedded("StableDiffusionXLPipeline", **texts)
+        self.assertEqual(arguments, texts)
+        self.assertIn("takes no prompt_2", notes[0])
+
+    def test_where_it_fails_the_prompt_stays_plain(self) -> None:
+        arguments, notes = self.embedded("StableDiffusion3Pipeline", prompt="a circle")
+        self.assertEqual(arguments, {"prompt": "a circle"})
+        self.assertIn("could not read the prompt (IndexError)", notes[0])
+
+
+class _Functions:
+    """sd_embed's functions, by the signatures of the commit that requirements-sd-embed.txt names. Of each text the length
+    is in the tensors."""
+
+    @staticmethod
+    def get_weighted_text_embeddings_sd15(
+        pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = False, clip_skip: int = 0, device: Any = None
+    ) -> tuple[Any, ...]:
+        assert pipe.text_encoder is not None and device is not None
+        return torch.full((1, 77, 32), len(prompt)), torch.full((1, 77, 32), len(neg_prompt))
+
+    @staticmethod
+    def get_weighted_text_embeddings_sdxl(
+        pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = True, device: Any = None
+    ) -> tuple[Any, ...]:
+        raise AssertionError("a second prompt would be lost")
+
+    @staticmethod
+    def get_weighted_text_embeddings_sd3(
+        pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = True, use_t5_encoder: bool = True,
+        device: Any = None
+    ) -> tuple[Any, ...]:
+        raise IndexError("index out of range in self")
+
+    @staticmethod
+    def get_weighted_text_embeddings_flux1(
+        pipe: Any, prompt: str = "", prompt2: str | None = None, device: Any = None
+    ) -> tuple[Any, ...]:
+        with torch.inference_mode():
+            return torch.full((1, 16, 32), len(prompt2 or prompt)), torch.full((1, 32), len(prompt))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,17 @@ class PathsTest(ServerCase):
                     self.assertIn("leaves the models folder", self.refused(Options=[f"{option}:{name}"]))
         self.assert_serves()
 
+    def test_the_model_itself_is_where_the_core_says(self) -> None:
+        shutil.copytree(SHAPES_MODEL, self.outside / "model")
+        (self.models / "linked").symlink_to(self.outside / "model")
+        self.addCleanup(self.backend.load_shapes)
+        for name in ("../outside/model", "linked", str(self.outside / "model")):
+            with self.subTest(name):
+                missing = str(self.models / "missing")
+                result = self.backend.load(name, ModelPath=str(self.models), ModelFile=missing, CFGScale=5.0)
+                self.assertTrue(result.success, result.message)
+        self.assert_serves()
+
     def test_a_subfolder_does_not_leave_the_model(self) -> None:
         for name in ("../shapes-model", "/etc", "unet/../.."):
             with self.subTest(name):

@@ -110,10 +110,24 @@ class OptionsTest(unittest.TestCase):
                                     "num_inference_steps:'many' is of the wrong type: X takes int"):
             signatures.check_options({"num_inference_steps": "many"}, self.TAKEN, "X")
 
+    def test_one_text_for_a_list_of_texts_is_a_list_of_one(self) -> None:
+        taken = parameters_of(diffusers.BlipDiffusionPipeline)
+        for check in (lambda value: signatures.check_options(value, taken, "X").accepted,
+                      lambda value: signatures.check_params(value, taken, "X")):
+            self.assertEqual(check({"source_subject_category": "dog"}), {"source_subject_category": ["dog"]})
+
     def test_a_requests_param_must_be_an_argument(self) -> None:
         with self.assertRaisesRegex(InvalidRequest,
                                     r"params\['etaa'\] is no argument of X \(did you mean 'eta'\?\)"):
             signatures.check_params({"etaa": 1}, self.TAKEN, "X")
+
+    def test_what_the_server_sets_itself_is_neither_param_nor_option(self) -> None:
+        taken = parameters_of(diffusers.StableDiffusionPipeline)
+        for name in ("callback_on_step_end", "output_type", "return_dict", "generator"):
+            with self.assertRaisesRegex(InvalidRequest, f"{name}.*set by the server"):
+                signatures.check_params({name: "x"}, taken, "X")
+            checked = signatures.check_options({name: "x"}, taken, "X")
+            self.assertEqual((checked.accepted, len(checked.notes)), ({}, 1))
 
     def test_a_required_argument_that_nothing_fills_is_named(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, "needs image"):

@@ -82,5 +82,11 @@ class PipelinesTest(unittest.TestCase):
         self.assertIsNone(frame_multiple(zoo_model("StableDiffusionPipeline").pipeline))
 
 
+class UNetTest(unittest.TestCase):
+    def test_a_unet_that_cannot_restore_odd_sides_gets_even_ones(self) -> None:
+        self.assertEqual(size_multiple(zoo_model("StableDiffusionXLControlNetXSPipeline").pipeline), 16)
+        self.assertEqual(size_multiple(zoo_model("StableDiffusionXLPipeline").pipeline), 8)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -65,6 +65,11 @@ class SiblingTest(unittest.TestCase):
         self.assertEqual(chosen("LTXPipeline", "image", "GenerateVideo"), "LTXImageToVideoPipeline")
         self.assertEqual(chosen("WanPipeline", "video", "GenerateVideo"), "WanVideoToVideoPipeline")
 
+    def test_a_video_that_only_params_name_is_taken_by_the_sibling_for_it(self) -> None:
+        request = GenerationRequest("GenerateVideo", "out.mp4", prompt="a cat", params={"video": "clip.mp4"})
+        self.assertIs(tasks.sibling_for(request, diffusers.WanPipeline), diffusers.WanVideoToVideoPipeline)
+        self.assertIs(tasks.sibling_for(request, diffusers.MochiPipeline), diffusers.MochiPipeline)
+
     def test_two_pictures_are_no_mask_for_a_class_without_one(self) -> None:
         self.assertEqual(chosen("StableDiffusionPipeline", "pair"), "StableDiffusionImg2ImgPipeline")
 

@@ -7,6 +7,8 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from localai_diffusers import transformer_file
 from localai_diffusers.errors import LoadError
 from tests import adapter_files
@@ -19,6 +21,10 @@ from tests.zoo import checkpoint
 # linear layers, and a U-Net.
 FAMILIES = {"FluxPipeline": "transformer", "LuminaPipeline": "transformer", "SanaPipeline": "transformer",
             "StableDiffusionPipeline": "unet"}
+
+# Classes that diffusers has converters of original formats for, which know no prefix or fail on one.
+PREFIXED = ("FluxPipeline", "StableDiffusion3Pipeline", "QwenImagePipeline", "WanPipeline", "ZImagePipeline",
+            "Lumina2Pipeline", "HunyuanVideoPipeline", "MochiPipeline", "SanaPipeline", "LTXPipeline")
 
 
 def picture(model: Any) -> Any:
@@ -43,6 +49,14 @@ class TransformerFileTest(unittest.TestCase):
         for name in FAMILIES:
             same = picture(self.on_base(f"{name}.safetensors", name))
             self.assertEqual(difference(same, picture(load(checkpoint(name)))), 0, name)
+
+    def test_a_prefix_of_other_tools_before_every_weight_is_taken_off(self) -> None:
+        for name in PREFIXED:
+            own = adapter_files.weights_of(checkpoint(name) / "transformer")
+            named = {f"model.diffusion_model.{key}": tensor for key, tensor in own.items()}
+            adapter_files.save(named, self.folder / "prefixed.safetensors")
+            weights = self.on_base("prefixed.safetensors", name).pipeline.transformer.state_dict()
+            self.assertTrue(all(torch.equal(weights[key], tensor) for key, tensor in own.items()), name)
 
     def test_a_gguf_stays_quantized_and_makes_nearly_the_same_picture(self) -> None:
         for name, part in FAMILIES.items():

@@ -184,6 +184,10 @@ class RatesTest(RpcCase):
         self.load("WanPipeline")
         self.assertEqual(Clip(self.video(fps=5)).rate, 5)
 
+    def test_a_rate_that_params_tell_the_call_is_the_files_too(self) -> None:
+        self.load("LTXPipeline")
+        self.assertEqual(Clip(self.video(params={"frame_rate": "30"})).rate, 30)
+
 
 class ParamsTest(RpcCase):
     def setUp(self) -> None:

@@ -18,7 +18,7 @@ import secrets
 import stat
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,6 +74,10 @@ def shown(value: str | Path) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
 
 
+def uncounted(_size: int) -> None:
+    """For a caller that does not bound its memory: see :class:`localai_diffusers.intake.Intake`."""
+
+
 # --- what comes in ------------------------------------------------------------------------------------------
 
 
@@ -88,9 +92,14 @@ def check_source(path: str | Path, field: str, max_bytes: int = DEFAULT_MAX_BYTE
     return Path(path)
 
 
-def read_regular_file(path: str | Path, field: str, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
-    """The bytes of the file at ``path``; the same errors as :func:`check_source`."""
+def read_regular_file(
+    path: str | Path, field: str, max_bytes: int = DEFAULT_MAX_BYTES, take: Callable[[int], None] = uncounted
+) -> bytes:
+    """The bytes of the file at ``path``; the same errors as :func:`check_source`. ``take`` is told their number first,
+    and may refuse it.
+    """
     with os.fdopen(_open_regular(path, field, max_bytes), "rb") as file:
+        take(os.fstat(file.fileno()).st_size)
         try:
             data = file.read(max_bytes + 1)
         except OSError as error:
@@ -140,19 +149,24 @@ def _too_large(path: str | Path, field: str, size: int, max_bytes: int) -> Inval
     return InvalidRequest(f"{field}: {shown(path)} has {size} bytes, the limit is {max_bytes}; send a smaller file")
 
 
-def decode_reference(value: str, field: str, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
+def decode_reference(
+    value: str, field: str, max_bytes: int = DEFAULT_MAX_BYTES, take: Callable[[int], None] = uncounted
+) -> bytes:
     """The bytes that ``value`` stands for: an existing path, else a data: URI, else a base64 payload.
 
     A path that exists wins. Raises InvalidRequest naming ``field`` for anything else, an URL included:
     fetching is the caller's business (the core does it), and a server that fetches what it is told is a hole.
+    ``take`` is told the number of bytes and may refuse it.
     """
     value = value.strip()
     if value.startswith("data:"):
+        take(len(value))
         return _bounded(_decode_data_uri(value, field, max_bytes), field, max_bytes)
     if value.startswith(("http://", "https://", "ftp://")):
         raise InvalidRequest(f"{field}: {shown(value)} is an URL; send a path, base64 or a data: URI instead")
     if not value or _looks_like_path(value):
-        return read_regular_file(value, field, max_bytes)
+        return read_regular_file(value, field, max_bytes, take)
+    take(len(value))
     data = _decode_base64(value, field, max_bytes)
     if len(data) < _LEAST_MEDIA_BYTES:
         raise _not_a_reference(value, field)

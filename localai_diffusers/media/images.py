@@ -6,8 +6,10 @@ any bytes for a TGA. The number of pixels is checked from the header, before any
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from localai_diffusers.media.files import (
     decode_reference,
     read_regular_file,
     shown,
+    uncounted,
 )
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
@@ -46,18 +49,21 @@ def read_image(
     max_pixels: int,
     mode: str = "RGB",
     max_bytes: int = DEFAULT_MAX_BYTES,
+    take: Callable[[int], None] = uncounted,
 ) -> Image.Image:
     """The picture in ``data`` (bytes, or the path of a file) as 8-bit ``mode``, "RGB" or "L" (a mask).
 
     The first frame of an animation; turned as its EXIF orientation says; 16-bit and float samples scaled, not
     clipped; transparency on white for RGB, on black for a mask. Raises InvalidRequest naming ``field`` (and
-    the path) for what isn't a whole picture or has more than ``max_pixels`` pixels.
+    the path) for what isn't a whole picture or has more than ``max_pixels`` pixels. ``take`` is told, before any
+    pixel is decoded, how many bytes that will take at its peak, and may refuse it.
     """
     name = f"{field}: {shown(data)}" if isinstance(data, (str, Path)) else f"{field}: the payload"
     content = data if isinstance(data, bytes) else read_regular_file(data, field, max_bytes)
     try:
         image = _open(content)
         _check_pixels(image, name, max_pixels)
+        take(_peak_bytes(image))
         image.load()
         _check_pixels(image, name, max_pixels)  # an ICO may hold more than its directory says
         return _flatten(_upright(image), mode)
@@ -92,6 +98,17 @@ def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
         raise InvalidRequest(f"{name} has no pixels; send a picture of at least 1x1")
 
 
+def picture_bytes(image: Image.Image) -> int:
+    """What the decoded picture takes: Pillow holds a gray pixel in one byte, one of any colors in four."""
+    return image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
+
+
+def _peak_bytes(image: Image.Image) -> int:
+    """What reading it takes: the picture and its copy in our mode, and two more to put transparency on paper."""
+    copies = 2 if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr") and not image.has_transparency_data else 4
+    return image.width * image.height * 4 * copies
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "no known picture format"
@@ -99,10 +116,9 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF beside good pixels
-        return image
+    with contextlib.suppress(Exception):  # broken EXIF beside good pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
@@ -130,7 +146,12 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def read_inpaint_json(
-    path: str | Path, field: str, *, max_pixels: int, max_bytes: int = DEFAULT_MAX_BYTES
+    path: str | Path,
+    field: str,
+    *,
+    max_pixels: int,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    take: Callable[[int], None] = uncounted,
 ) -> tuple[Image.Image, Image.Image] | None:
     """(picture RGB, mask L) of the core's inpainting file, or None where ``path`` holds something else.
 
@@ -140,7 +161,7 @@ def read_inpaint_json(
     with open(check_source(path, field, max_bytes), "rb") as file:
         if not file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
             return None
-    content = _parse_json(path, field, max_bytes)
+    content = _parse_json(path, field, max_bytes, take)
     parts = []
     for key, mode in (("image", "RGB"), ("mask_image", "L")):
         value = content.get(key)
@@ -151,13 +172,13 @@ def read_inpaint_json(
         payload = decode_reference(
             value if value.startswith("data:") else f"data:;base64,{value}", f"{field}.{key}", max_bytes
         )
-        parts.append(read_image(payload, f"{field}.{key}", max_pixels=max_pixels, mode=mode))
+        parts.append(read_image(payload, f"{field}.{key}", max_pixels=max_pixels, mode=mode, take=take))
     return parts[0], parts[1]
 
 
-def _parse_json(path: str | Path, field: str, max_bytes: int) -> dict[str, Any]:
+def _parse_json(path: str | Path, field: str, max_bytes: int, take: Callable[[int], None]) -> dict[str, Any]:
     try:
-        content = json.loads(read_regular_file(path, field, max_bytes).decode("utf-8-sig"))
+        content = json.loads(read_regular_file(path, field, max_bytes, take).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InvalidRequest):
             raise

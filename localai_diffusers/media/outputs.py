@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from localai_diffusers.errors import GenerationFailed
+from localai_diffusers.errors import NothingMade
 from localai_diffusers.media.arrays import channels_last, to_numpy, to_pixels, waveform, without_nan
 from localai_diffusers.media.rates import is_rate
 from localai_diffusers.media.tracks import AudioTrack
@@ -77,7 +77,7 @@ def payload_from_output(output: Any, *, sampling_rate: int | None, hint: str | N
             found.setdefault(kind, []).extend(content)
     main = next((kind for kind in _PRIORITY if found.get(kind)), None)
     if main is None:
-        raise GenerationFailed(f"the pipeline returned nothing that can be written ({_described(output)})")
+        raise NothingMade(f"the pipeline returned nothing that can be written ({_described(output)})")
     return Payload(
         kind=main,
         images=tuple(found.get("image", ())),

@@ -17,7 +17,7 @@ from PIL import Image
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
 from localai_diffusers.media.audio import AAC_RATES, AudioTrack, add_audio_stream, encoded_packets
 from localai_diffusers.media.containers import open_output, open_payload
-from localai_diffusers.media.files import DEFAULT_MAX_BYTES, read_regular_file, shown
+from localai_diffusers.media.files import DEFAULT_MAX_BYTES, read_regular_file, shown, uncounted
 from localai_diffusers.media.images import open_frames
 
 DEFAULT_FPS = 8.0
@@ -206,18 +206,20 @@ def read_video(
     max_frames: int,
     max_pixels: int,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    take: Callable[[int], None] = uncounted,
 ) -> list[Image.Image]:
     """The first ``max_frames`` frames of a clip, an animated GIF or WebP, or a still picture, as RGB
     pictures.
 
     ``data``: bytes, or the path of a file. Raises InvalidRequest naming ``field`` for what holds no frames,
-    is broken, or has frames of more than ``max_pixels`` pixels.
+    is broken, or has frames of more than ``max_pixels`` pixels. ``take`` is told the bytes of each frame before it
+    is decoded, and may refuse it.
     """
     name = f"{field}: the payload" if isinstance(data, bytes) else f"{field}: {shown(data)}"
     content = data if isinstance(data, bytes) else read_regular_file(data, field, max_bytes)
     try:
-        frames = _picture_frames(content, name, max_frames, max_pixels)
-        frames = frames if frames is not None else _clip_frames(content, name, max_frames, max_pixels)
+        frames = _picture_frames(content, name, max_frames, max_pixels, take)
+        frames = frames if frames is not None else _clip_frames(content, name, max_frames, max_pixels, take)
     except (BackendError, MemoryError):
         raise
     except Exception as error:  # Pillow and PyAV raise nearly anything on a broken file
@@ -239,7 +241,9 @@ def frame_rate(content: bytes) -> float | None:
     return float(rate) if rate and _SLOWEST <= rate <= _FASTEST else None
 
 
-def _picture_frames(content: bytes, name: str, max_frames: int, max_pixels: int) -> list[Image.Image] | None:
+def _picture_frames(
+    content: bytes, name: str, max_frames: int, max_pixels: int, take: Callable[[int], None]
+) -> list[Image.Image] | None:
     """The frames that Pillow finds, None where it knows no picture in ``content``."""
     try:
         image = open_frames(content)
@@ -248,12 +252,15 @@ def _picture_frames(content: bytes, name: str, max_frames: int, max_pixels: int)
     _check_size(*image.size, name, max_pixels)
     frames = []
     for index in range(min(max_frames, getattr(image, "n_frames", 1))):
+        take(image.width * image.height * 4)
         image.seek(index)
         frames.append(image.convert("RGB"))
     return frames
 
 
-def _clip_frames(content: bytes, name: str, max_frames: int, max_pixels: int) -> list[Image.Image]:
+def _clip_frames(
+    content: bytes, name: str, max_frames: int, max_pixels: int, take: Callable[[int], None]
+) -> list[Image.Image]:
     frames: list[Image.Image] = []
     with open_payload(content) as source:
         if not source.streams.video:
@@ -262,6 +269,7 @@ def _clip_frames(content: bytes, name: str, max_frames: int, max_pixels: int) ->
         _check_size(stream.width, stream.height, name, max_pixels)
         for frame in source.decode(stream):
             _check_size(frame.width, frame.height, name, max_pixels)
+            take(frame.width * frame.height * 4)
             frames.append(frame.to_image())
             if len(frames) >= max_frames:
                 break

@@ -3,7 +3,8 @@
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the
 product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES
 names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
-process dies in native code instead.
+process dies in native code instead. Where ``short-<phase>`` lies, memory is short for more samples at once
+than the number in it: torch's allocator fails.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers.models.unets.unet_2d_condition": (("UNet2DConditionModel.forward", "step"),),
     "diffusers.models.autoencoders.autoencoder_kl": (("AutoencoderKL.decode", "decode"),),
     "localai_diffusers.media.images": (("save_image", "encode"),),
+    "localai_diffusers.media.videos": (("frame_pixels", "frame"),),
+    "localai_diffusers.intake": (("Intake.picture_file", "read"),),
     "localai_diffusers.media.payloads": (("write_payload", "write"),),
     "localai_diffusers.pipelines": (("prepare", "prepare"),),
     "localai_diffusers.generation": (("generate", "generate"),),
@@ -38,11 +41,14 @@ LONGEST_HOLD = 30.0
 def gated(function: Callable, phase: str, folder: Path) -> Callable:
     """``function`` behind the gate of ``phase``."""
     hold, mark, crash = folder / f"hold-{phase}", folder / f"at-{phase}", folder / f"crash-{phase}"
+    short = folder / f"short-{phase}"
 
     @functools.wraps(function)
     def waiting(*args: Any, **kwargs: Any) -> Any:
         if crash.exists():
             ctypes.string_at(0)  # native code that reads what is not there
+        if short.exists() and len(args[1]) > int(short.read_text()):
+            args[1].new_empty(2**58)
         if hold.exists():
             mark.touch()
             until = time.monotonic() + LONGEST_HOLD

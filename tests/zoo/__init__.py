@@ -15,12 +15,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from . import audio, image, image_dit, image_stages, other, video
+from . import audio, image, image_dit, image_other, image_recent, image_stages, other, video, video_recent
 from .entry import Entry
 
 ENTRIES: dict[str, Entry] = {
-    **image.ENTRIES, **image_dit.ENTRIES, **image_stages.ENTRIES, **video.ENTRIES, **audio.ENTRIES,
-    **other.ENTRIES,
+    **image.ENTRIES, **image_dit.ENTRIES, **image_stages.ENTRIES, **image_recent.ENTRIES,
+    **image_other.ENTRIES, **video.ENTRIES, **video_recent.ENTRIES, **audio.ENTRIES, **other.ENTRIES,
 }
 LIBRARIES = ("diffusers", "transformers", "torch", "tokenizers", "safetensors")
 

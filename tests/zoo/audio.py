@@ -117,6 +117,30 @@ def longcat_audio() -> Parts:
                 transformer=transformer, scheduler=c.flow(shift=1.0))
 
 
+def musicldm() -> Parts:
+    """MusicLDM: AudioLDM with both halves of CLAP."""
+    from transformers import ClapFeatureExtractor
+
+    return {**audioldm(), "text_encoder": clap(False), "feature_extractor": ClapFeatureExtractor(hop_length=7900)}
+
+
+def stable_audio_3() -> Parts:
+    """Stable Audio 3: T5Gemma's text, a transformer autoencoder, 16 kHz here."""
+    half = dict(vocab_size=c.VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=256,
+                sliding_window=64, layer_types=["full_attention"])
+    encoder = model("T5GemmaEncoderModel", encoder=half, decoder=half, is_encoder_decoder=False)
+    vae = model("AutoencoderSAME", audio_channels=2, patch_size=8, encoder_channels=8, encoder_c_mults=[2],
+                encoder_strides=[4], encoder_transformer_depths=[1], latent_dim=8, dim_heads=4, ff_mult=2,
+                use_differential_attention=False, sampling_rate=16000)
+    transformer = model("StableAudio3DiTModel", io_channels=8, embed_dim=32, depth=1, num_heads=4,
+                        cond_token_dim=32, global_cond_dim=32, local_add_cond_dim=9, ff_mult=2,
+                        timestep_features_dim=16, num_memory_tokens=3, use_differential_attention=False)
+    return dict(transformer=transformer, vae=vae, text_encoder=encoder, tokenizer=c.gemma_tokenizer(64),
+                duration_embedder=model("StableAudio3DurationEmbedder", output_dim=32, fourier_dim=16),
+                scheduler=c.flow(stochastic_sampling=True))
+
+
 ENTRIES: dict[str, Entry] = {
     **entries("audioldm", audioldm, "audio", SECONDS, ("AudioLDMPipeline", "prompt")),
     **entries("audioldm2", audioldm2, "audio", dict(SECONDS, max_new_tokens=8), ("AudioLDM2Pipeline",
@@ -128,4 +152,10 @@ ENTRIES: dict[str, Entry] = {
     **entries("dance-diffusion", dance_diffusion, "audio", SECONDS, ("DanceDiffusionPipeline", "")),
     **entries("longcat-audio", longcat_audio, "audio", dict(audio_duration_s=0.5, num_inference_steps=2),
               ("LongCatAudioDiTPipeline", "prompt")),
+    **entries("musicldm", musicldm, "audio", SECONDS, ("MusicLDMPipeline", "prompt")),
+    **entries("stable-audio-3", stable_audio_3, "audio", dict(duration=0.5, num_inference_steps=2),
+              ("StableAudio3Pipeline", "prompt"),
+              ("StableAudio3AudioToAudioPipeline", "prompt audio"),
+              ("StableAudio3InpaintPipeline", "prompt audio",
+               dict(mask_start_seconds=0.1, mask_end_seconds=0.3))),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
+
+from localai_diffusers.signatures import has_call, parameters_of
 
 from . import ENTRIES, checkpoint
 
@@ -46,7 +47,11 @@ def _normal(*shape: int) -> Any:
 INPUTS = {
     "prompt": lambda: "a red circle on a blue background",
     "image": picture,
+    "images": lambda: [picture()],
     "mask_image": mask,
+    "control_mask": mask,
+    "task_prompt": lambda: "each row shows a picture and what becomes of it",
+    "content_prompt": lambda: "a red circle on a blue background",
     "control_image": lambda: picture(seed=2),
     "example_image": lambda: picture(seed=3),
     "video": frames,
@@ -58,6 +63,8 @@ INPUTS = {
     "editing_prompt": lambda: ["a green square"],
     "token_indices": lambda: [2],
     "class_labels": lambda: [1],
+    "audio": lambda: _normal(2, 8000) * 0.1,
+    "cond_image": picture,
     "lyrics": lambda: "[verse] the sun and the moon",
     "image_embeds": lambda: _normal(1, 32),
     "negative_image_embeds": lambda: _normal(1, 32),
@@ -77,7 +84,7 @@ def arguments(name: str) -> dict[str, Any]:
     from .kit import resolve
 
     entry = ENTRIES[name]
-    known = inspect.signature(resolve(entry.pipeline).__call__).parameters
+    known = parameters_of(resolve(entry.pipeline))
     settings = {**entry.arguments, "generator": torch.Generator("cpu").manual_seed(0)}
     inputs = {need: INPUTS[need]() for need in entry.needs}
     return {**inputs, **{key: value for key, value in settings.items() if key in known}}
@@ -95,7 +102,13 @@ def run(name: str) -> Any:
     restore_moved(checkpoint(name))
     pipe = DiffusionPipeline.from_pretrained(checkpoint(name), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    return pipe(**arguments(name))
+    given = arguments(name)
+    if not has_call(type(pipe)):
+        return pipe.text_to_image(**given)
+    if given.keys() - parameters_of(pipe):  # a picture that is inverted before the call
+        inversion = pipe.invert(**{key: given.pop(key) for key in given.keys() - parameters_of(pipe)})
+        given |= {"image_latents": inversion.latents} if "image_latents" in parameters_of(pipe) else {}
+    return pipe(**given)
 
 
 def describe(output: Any) -> str:

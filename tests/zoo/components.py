@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from .kit import model, scheduler
@@ -130,6 +132,38 @@ def roberta_tokenizer() -> Any:
 
     vocabulary, merges = _bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), *_byte_level())
     return RobertaTokenizerFast(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+@functools.cache
+def xlm_roberta_tokenizer() -> Any:
+    """XLMRobertaTokenizer (unigram), 77 tokens long: whole words of the corpus, else single characters."""
+    from transformers import XLMRobertaTokenizerFast
+
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(chr(code), -8.0) for code in range(33, 127)]
+    pieces += [("\u2581" + word, -4.0) for word in dict.fromkeys(WORDS)]
+    return XLMRobertaTokenizerFast(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=77)
+
+
+@functools.cache
+def chatglm_tokenizer() -> Any:
+    """ChatGLMTokenizer, which reads a sentencepiece model: one of the corpus and of single bytes."""
+    import io
+
+    import sentencepiece
+
+    from .kit import resolve
+
+    learned = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()), model_writer=learned, model_type="bpe", vocab_size=512, byte_fallback=True,
+        hard_vocab_limit=False, num_threads=1, minloglevel=2)
+    folder = tempfile.TemporaryDirectory(prefix="zoo-chatglm-")
+    file = Path(folder.name) / "tokenizer.model"
+    file.write_bytes(learned.getvalue())
+    tokenizer = resolve("ChatGLMTokenizer")(str(file), model_max_length=256)
+    tokenizer.folder = folder  # it copies the file when it is saved, so the folder stays as long as it does
+    return tokenizer
 
 
 @functools.cache

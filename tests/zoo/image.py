@@ -6,7 +6,7 @@ from typing import Any
 
 from . import components as c
 from .entry import Entry, entries
-from .kit import from_config, model, scheduler
+from .kit import from_config, model, resolve, scheduler
 
 Parts = dict[str, Any]
 SMALL = dict(height=64, width=64, num_inference_steps=2)
@@ -181,6 +181,37 @@ def sdxl_pix2pix() -> Parts:
     return {**sdxl(), "unet": c.unet_xl(in_channels=8)}
 
 
+def kolors() -> Parts:
+    """Kolors: SDXL's UNet over ChatGLM, whose tokens are projected and whose last is the pooled text."""
+    config = dict(num_layers=2, padded_vocab_size=c.VOCABULARY, hidden_size=16, ffn_hidden_size=16, kv_channels=8,
+                  num_attention_heads=2, seq_length=256, multi_query_attention=True, multi_query_group_num=1,
+                  add_qkv_bias=True, original_rope=True)
+    text = from_config("ChatGLMModel", lambda cls: _filled(cls(resolve("ChatGLMConfig")(**config))))
+    unet = c.unet_xl(encoder_hid_dim=16, encoder_hid_dim_type="text_proj", projection_class_embeddings_input_dim=64)
+    return {**sdxl(), "unet": unet, "text_encoder": text, "tokenizer": c.chatglm_tokenizer(),
+            "scheduler": c.ddim(timestep_spacing="leading"), "force_zeros_for_empty_prompt": False}
+
+
+def _filled(module: Any) -> Any:
+    """The module with every weight set: ChatGLM's constructors leave the memory as they find it."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5)
+            else:
+                parameter.fill_(1.0)
+    return module
+
+
+def alt_diffusion() -> Parts:
+    """AltDiffusion: Stable Diffusion over a multilingual Roberta."""
+    text = model("RobertaSeriesModelWithTransformation", vocab_size=c.VOCABULARY, hidden_size=32, project_dim=32,
+                 intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=128)
+    return {**sd(), "text_encoder": text, "tokenizer": c.xlm_roberta_tokenizer()}
+
+
 def pixels(**more: Any) -> Any:
     """UNet2DModel over 32-pixel pictures."""
     return model("UNet2DModel", **{**dict(
@@ -309,6 +340,14 @@ ENTRIES: dict[str, Entry] = {
     **entries("latent-diffusion", ldm, "image", SMALL, ("LDMPipeline", "")),
     **entries("latent-diffusion", ldm_upscale, "image", SMALL, ("LDMSuperResolutionPipeline", "image")),
     **entries("latent-diffusion", ldm_text, "image", SMALL, ("LDMTextToImagePipeline", "prompt")),
+    **entries("kolors", kolors, "image", SMALL,
+              ("KolorsPipeline", "prompt"),
+              ("KolorsImg2ImgPipeline", "prompt image", dict(strength=0.8)),
+              ("KolorsPAGPipeline", "prompt")),
+    **entries("alt-diffusion", alt_diffusion, "image", SMALL,
+              ("AltDiffusionPipeline", "prompt"),
+              ("AltDiffusionImg2ImgPipeline", "prompt image")),
+    **entries("karras-ve", unconditional("KarrasVeScheduler"), "image", SMALL, ("KarrasVePipeline", "")),
     **entries("dit", dit, "image", SMALL, ("DiTPipeline", "class_labels")),
     **entries("controlnet-xl", sdxl_union, "image", dict(SMALL, control_mode=[0]),
               ("StableDiffusionXLControlNetUnionPipeline", "prompt control_image"),

@@ -63,6 +63,18 @@ def kandinsky_hint() -> Parts:
     return {**kandinsky_decoder(in_channels=8, addition_embed_type="image_hint"), "movq": movq(4)}
 
 
+def kandinsky21(**unet: Any) -> Parts:
+    """Kandinsky 2.1: the text once more beside the picture embedding, by a multilingual CLIP; prior and decoder."""
+    text = model("MultilingualCLIP", transformerDimSize=32, imageDimSize=32, vocab_size=c.VOCABULARY, hidden_size=32,
+                 intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=128,
+                 pad_token_id=1)
+    decoder = kandinsky_unet(addition_embed_type="text_image", encoder_hid_dim_type="text_image_proj", **unet)
+    ddim = scheduler("DDIMScheduler", beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                     set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon", thresholding=False)
+    return {**kandinsky_combined(), "unet": decoder, "scheduler": ddim, "text_encoder": text,
+            "tokenizer": c.xlm_roberta_tokenizer()}
+
+
 def kandinsky3() -> Parts:
     """Kandinsky 3: T5 straight into a UNet, no prior."""
     unet = model("Kandinsky3UNet", in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4,
@@ -213,6 +225,19 @@ ENTRIES: dict[str, Entry] = {
               ("KandinskyV22Img2ImgCombinedPipeline", "prompt image", dict(strength=0.8))),
     **entries("kandinsky-2.2", kandinsky_inpaint, "image", TWICE,
               ("KandinskyV22InpaintCombinedPipeline", "prompt image mask_image")),
+    **entries("kandinsky-2.2", kandinsky_inpaint, "image", SMALL,
+              ("KandinskyV22InpaintPipeline", "image_embeds negative_image_embeds image mask_image")),
+    **entries("kandinsky-2.2", kandinsky_hint, "image", SMALL,
+              ("KandinskyV22ControlnetImg2ImgPipeline", "image_embeds negative_image_embeds image hint",
+               dict(strength=0.8))),
+    **entries("kandinsky-2.1", kandinsky21, "image", TWICE,
+              ("KandinskyCombinedPipeline", "prompt"),
+              ("KandinskyImg2ImgCombinedPipeline", "prompt image", dict(strength=0.8)),
+              ("KandinskyPipeline", "prompt image_embeds negative_image_embeds"),
+              ("KandinskyImg2ImgPipeline", "prompt image_embeds negative_image_embeds image", dict(strength=0.8))),
+    **entries("kandinsky-2.1", lambda: kandinsky21(in_channels=9), "image", TWICE,
+              ("KandinskyInpaintCombinedPipeline", "prompt image mask_image"),
+              ("KandinskyInpaintPipeline", "prompt image_embeds negative_image_embeds image mask_image")),
     **entries("kandinsky-3", kandinsky3, "image", SMALL,
               ("Kandinsky3Pipeline", "prompt"),
               ("Kandinsky3Img2ImgPipeline", "prompt image", dict(strength=0.8))),

@@ -116,10 +116,14 @@ def as_published(folder: Path) -> None:
 
     They were saved before their families moved to `diffusers.pipelines.deprecated`: `["wuerstchen",
     "PaellaVQModel"]`. diffusers 0.42.1 writes "diffusers" for those classes and can load neither form;
-    `restore_moved` helps the first.
+    `restore_moved` helps the first. A scheduler of `diffusers.schedulers.deprecated` it writes as of a library
+    "deprecated".
     """
     file = folder / "model_index.json"
     index = json.loads(file.read_text(encoding="utf-8"))
+    for value in index.values():
+        if isinstance(value, list) and value[0] == "deprecated":
+            value[0] = "diffusers"
     for key, library in _moved(index).items():
         index[key][0] = library
     file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -131,7 +135,8 @@ def restore_moved(folder: Path) -> list[str]:
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     place = Path(diffusers.pipelines.__file__).parent / "deprecated"
-    names = sorted({value[0] for value in index.values() if isinstance(value, list) and value[0]})
+    rows = [value for value in index.values() if isinstance(value, list)]
+    names = sorted({row[0] for row in rows if row and isinstance(row[0], str)})
     moved = [name for name in names if name.isidentifier() and (place / name).is_dir()]
     for name in moved:
         setattr(diffusers.pipelines, name, importlib.import_module(f"diffusers.pipelines.deprecated.{name}"))
