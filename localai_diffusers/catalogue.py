@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -30,6 +32,26 @@ _RPCS: Mapping[str, tuple[str, ...]] = {
     "prediction": ("Depth", "GenerateImage"),
 }
 _TEXT_INPUTS = ("prompt", "negative_prompt", "lyrics")
+# What no signature says, and the server tells only when the class is loaded or called: why diffusers 0.42.1 cannot run it.
+_CANNOT_RUN: Mapping[str, str] = {
+    "BlipDiffusionPipeline": "its image encoder calls a function that transformers 5 no longer has",
+    "BlipDiffusionControlNetPipeline": "its image encoder calls a function that transformers 5 no longer has",
+    "EasyAnimateControlPipeline": "it calls its own encode_prompt with an argument that this does not take",
+    "SpectrogramDiffusionPipeline": "its encoders call methods that transformers 5 no longer gives them",
+    "LTX2DFRTemporalRefinePipeline": "needs latents, which only another pipeline makes",
+    "StableDiffusionPix2PixZeroPipeline": "needs source_embeds and target_embeds, which no request carries",
+}
+# Packages that a class needs, and the backend does not install: large, for one class, or with a license of their own.
+_PACKAGES: Mapping[str, str] = {
+    "AudioDiffusionPipeline": "librosa",
+    "OmniGenPipeline": "torchvision",
+    "Cosmos2_5_TransferPipeline": "torchvision",
+    "Cosmos2TextToImagePipeline": "cosmos_guardrail",
+    "Cosmos2VideoToWorldPipeline": "cosmos_guardrail",
+    "Cosmos2_5_PredictBasePipeline": "cosmos_guardrail",
+    "CosmosTextToWorldPipeline": "cosmos_guardrail",
+    "CosmosVideoToWorldPipeline": "cosmos_guardrail",
+}
 
 
 @dataclass(frozen=True)
@@ -51,14 +73,14 @@ class Row:
 
 def rows() -> list[Row]:
     """A row for every DiffusionPipeline subclass, by name. Imports every pipeline module: some seconds."""
-    registry, zoo = loader.get_pipeline_registry(), _zoo_names()
-    return [_row(name, registry, zoo) for name in loader.get_available_pipelines() if _is_concrete(name)]
+    return [row(name) for name in loader.get_available_pipelines() if _is_concrete(name)]
 
 
 def _is_concrete(name: str) -> bool:
     return name != "DiffusionPipeline" and not name.startswith("AutoPipelineFor")
 
 
+@functools.cache
 def _zoo_names() -> frozenset[str] | None:
     """Classes that the tests' zoo runs, None where the tests are not at hand (an image holds the product alone)."""
     try:
@@ -67,7 +89,9 @@ def _zoo_names() -> frozenset[str] | None:
         return None
 
 
-def _row(name: str, registry: Mapping[str, type], zoo: frozenset[str] | None) -> Row:
+def row(name: str) -> Row:
+    """The row of the class ``name``, whose module is imported. Raises KeyError for a name that diffusers does not have."""
+    registry, zoo = loader.get_pipeline_registry(), _zoo_names()
     traits, done = loader.pipeline_traits(name), loader.pipeline_tasks(name)
     in_zoo = None if zoo is None else name in zoo
     traits = replace(traits, kind=traits.kind or _kind_of_methods(name, registry))
@@ -125,7 +149,10 @@ def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
     tensors += [key for key in image_parameters(parameters) if key == "hint"]
     if tensors:
         return f"needs {', '.join(tensors)}, which only another pipeline makes{combined_hint(name)}"
-    return ""
+    package = _PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        return f"needs the Python package {package}: pip install {package}"
+    return _CANNOT_RUN.get(name, "")
 
 
 def table(found: list[Row]) -> str:

@@ -116,11 +116,20 @@ def _call(pipeline: Any, call: Call, job: Job) -> Any:
             pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach
             raise
     if invalid and _is_blank(output):
-        raise GenerationFailed(
-            f"the picture is black, since all of it is NaN (step={call.arguments.get('num_inference_steps')}): where the "
-            "weights overflow in this dtype, load the model with options: torch_dtype:bf16 or torch_dtype:fp32"
-        )
+        raise _all_nan(call)
     return output
+
+
+def _all_nan(call: Call) -> BackendError:
+    """What to do about a picture without a pixel: a schedule of a single step divides by zero in some schedulers."""
+    if call.arguments.get("num_inference_steps") == 1:
+        return InvalidRequest(
+            "step=1: the picture is nothing but NaN, as schedulers that need two steps make it: send 2 or more"
+        )
+    return GenerationFailed(
+        "the picture is black, since all of it is NaN: where the weights overflow in this dtype, load the model with "
+        "options: torch_dtype:bf16 or torch_dtype:fp32"
+    )
 
 
 def _is_blank(output: Any) -> bool:

@@ -307,16 +307,17 @@ class SigtermTest(unittest.TestCase):
                 self.assert_cancelled(call)
             self.assertEqual(backend.outputs(), before)
 
-    def test_during_the_writing_of_a_file_that_does_not_end(self) -> None:
-        with GatedBackend() as backend:
-            backend.load_shapes()
-            before = backend.outputs()
-            backend.hold("encode")
-            call = backend.start(step=1)
-            backend.wait_at("encode")
-            self.assertLess(self.ended_in(backend), 5)
-            self.assert_cancelled(call)
-            self.assertEqual(backend.outputs(), before)
+    def test_during_a_decode_and_the_writing_of_a_file_that_do_not_end(self) -> None:
+        for phase in ("decode", "encode"):
+            with self.subTest(phase), GatedBackend() as backend:
+                backend.load_shapes()
+                before = backend.outputs()
+                backend.hold(phase)
+                call = backend.start(step=1)
+                backend.wait_at(phase)
+                self.assertLess(self.ended_in(backend), 5)
+                self.assert_cancelled(call)
+                self.assertEqual(backend.outputs(), before)
 
     def assert_cancelled(self, call: grpc.Future) -> None:
         self.assertEqual(call.exception().code(), CODE.CANCELLED, call.exception().details())

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import unittest
 from typing import Any
+from unittest import mock
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers import cli
+from localai_diffusers import catalogue, cli
 from tests import zoo
 
 _RPC_OF_KIND = {"image": "GenerateImage", "video": "GenerateVideo", "video+audio": "GenerateVideo", "audio": "SoundGeneration",
@@ -37,6 +39,15 @@ class Catalogue(unittest.TestCase):
             row = self.rows[entry.pipeline]
             if entry.kind in _RPC_OF_KIND and row["rpcs"]:
                 self.assertIn(_RPC_OF_KIND[entry.kind], row["rpcs"], name)
+
+    def test_what_it_says_is_served_the_zoo_runs(self) -> None:
+        unproven = {name for name, row in self.rows.items() if row["rpcs"] and not row["in_zoo"]}
+        self.assertLessEqual(unproven, {"AudioDiffusionPipeline", "OmniGenPipeline", "Cosmos2_5_TransferPipeline"},
+                             "served where their packages are, which the tests do not install")
+
+    def test_a_package_that_is_not_there_is_named(self) -> None:
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            self.assertEqual(catalogue.row("OmniGenPipeline").reason, "needs the Python package torchvision: pip install torchvision")
 
     def test_a_class_whose_methods_are_its_calls_makes_what_they_make(self) -> None:
         self.assertEqual(self.rows["VersatileDiffusionPipeline"]["rpcs"], ["GenerateImage"])

@@ -262,7 +262,9 @@ class FamiliesTest(FolderCase):
         with torch.no_grad():
             model.pipeline.unet.conv_out.bias.fill_(float("nan"))
         with self.assertRaisesRegex(GenerationFailed, "NaN.*torch_dtype"):
-            generate(model, step=1)
+            generate(model, step=2)
+        with self.assertRaisesRegex(InvalidRequest, "step=1: the picture is nothing but NaN.*send 2 or more"):
+            generate(zoo_model("KarrasVePipeline"), step=1)
 
     def test_every_size_is_taken_by_families_of_every_kind(self) -> None:
         for name in ("FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "QwenImagePipeline",
