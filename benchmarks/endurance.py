@@ -14,9 +14,9 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
-import backend_pb2  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import backend_pb2  # noqa: E402
 from tests.shapes_judge import judge  # noqa: E402
 from tests.support import SHAPES_MODEL, Backend  # noqa: E402
 

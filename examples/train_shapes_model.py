@@ -329,7 +329,7 @@ class UNetRun:
     def follow(self) -> None:
         """Moves the average towards the weights, faster at the start."""
         keep = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
-        for slow, fast in zip(self.average.parameters(), self.unet.parameters()):
+        for slow, fast in zip(self.average.parameters(), self.unet.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
 
 
@@ -456,10 +456,10 @@ def measure(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Coun
     for start in range(0, args.count, 20):
         part = wanted[start:start + 20]
         images = generate(pipeline, [prompt_of(c) for c in part], args.first_seed + start, args)
-        for (shape, color, background), image in zip(part, images):
+        for (shape, color, background), image in zip(part, images, strict=True):
             verdict = judge(image)
             hits = (verdict.shape == shape, verdict.color == color, verdict.background == background)
-            right.update(dict(zip(("shape", "color", "background", "all"), (*hits, all(hits)))))
+            right.update(dict(zip(("shape", "color", "background", "all"), (*hits, all(hits)), strict=True)))
     return right
 
 

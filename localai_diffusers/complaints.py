@@ -7,21 +7,29 @@ step: on a None that they take for a number, an index beyond a list, code that i
 from __future__ import annotations
 
 import ast
-import itertools
 import linecache
 import re
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from .errors import InvalidRequest, NotSupported
-from .signatures import TENSOR_WORDS, Parameters, parameters_of, takes_media, takes_only_tensor
+from . import tasks
+from .call_arguments import Call
+from .errors import BackendError, InvalidRequest, NotSupported, is_out_of_memory
+from .failure_site import LIBRARY, FailureSite, site_of
+from .signatures import (
+    LAST_IMAGE,
+    TENSOR_WORDS,
+    Parameters,
+    image_parameters,
+    parameters_of,
+    takes_media,
+    takes_only_tensor,
+)
 from .sizes import FRAME_COUNTS
 
-_LIBRARY = "diffusers"
+_LONG_PROMPT = 300  # characters: some 77 tokens
+_QUOTED = re.compile(r"[`'\"](\w+)[`'\"]")
 _PLAIN = (bool, int, float, str, list, tuple, dict)
 # What Python says of a call that a function's signature does not fit, of a name or an attribute that is not there.
 _NO_SUCH_ARGUMENT = re.compile(r"got an unexpected keyword argument|takes \d+ positional argument|required positional")
@@ -45,27 +53,66 @@ _USUAL = frozenset(
 _MEASURES = ("width", "height", *FRAME_COUNTS)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Where an error was raised: the innermost frame (past ``__getattr__``), and the source of its expression."""
+def of_refusal(error: Exception, pipeline: Any, call: Call, step: int) -> Exception:
+    """The pipeline's complaint as InvalidRequest where it is about the request, else as it is: the unexpected.
 
-    where: TracebackType
-    module: str
-    values: Mapping[str, Any]
-    tree: ast.AST | None
+    ``check_inputs`` judges arguments, and so does what names one of them before the first step. A pipeline that edits
+    pictures but has None as the default of its picture fails on its way to the first step.
+    """
+    functions = [frame.f_code.co_name for frame, _line in traceback.walk_tb(error.__traceback__)]
+    if too_many := _too_many_steps(pipeline, call):
+        return InvalidRequest(f"{too_many} ({error})")
+    parameters = parameters_of(pipeline)
+    is_named = isinstance(error, ValueError) and step == 0 and parameters.keys() & set(_QUOTED.findall(str(error)))
+    on_none = "NoneType" in str(error) or "preprocess" in functions  # an image processor names what it takes instead
+    unfilled = tasks.unfilled_pictures(type(pipeline), call.arguments, optional_too=on_none)
+    if "check_inputs" in functions or is_named:
+        return InvalidRequest(f"the pipeline refuses the request: {error}" + (f" ({unfilled})" if unfilled else ""))
+    if broken := of_code(error, pipeline):
+        return broken
+    if unfilled and step == 0:
+        return InvalidRequest(f"{unfilled}; it failed with: {error}")
+    if step:
+        return error
+    prompt = str(call.arguments.get("prompt") or "")
+    if len(prompt) > _LONG_PROMPT and any("encode_prompt" in name for name in functions):
+        return InvalidRequest(f"{type(pipeline).__name__} cannot take a prompt of {len(prompt)} characters ({error})")
+    return of_arguments(error, pipeline, call.arguments) or of_scheduler(error, pipeline) or error
 
-    def is_in_library(self) -> bool:
-        return self.module.partition(".")[0] == _LIBRARY
 
-    def is_raised(self) -> bool:
-        """Whether the code raised it on purpose, by a ``raise``."""
-        return isinstance(self.tree, ast.Module) and isinstance(self.tree.body[0], ast.Raise)
+def of_weights(error: Exception, pipeline: Any, own: type, call: Call, step: int) -> InvalidRequest | None:
+    """The error as ours where the weights, loaded as ``own``, do not fit what the request made of them; None otherwise.
 
-    def names(self) -> list[str]:
-        return [node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)] if self.tree else []
+    They may fit a sibling's components and not its input (Wan's for text have 16 channels in, those for pictures 36): no
+    config tells beforehand, so what fails before the first step is told as the request's.
+    """
+    several = _several_pictures(pipeline, call.arguments)
+    if is_out_of_memory(error) or (isinstance(error, BackendError) and not several):
+        return None
+    misfit = of_shapes(error, pipeline, call.arguments) or of_dtypes(error, pipeline)
+    name = type(pipeline).__name__
+    if step:
+        return misfit
+    if several:
+        argument, count = several
+        told_itself = argument in _QUOTED.findall(str(error))  # how many it takes, or of what
+        brought = f"the request brings {count} pictures for {argument}, of which {name} takes 1 ({error})"
+        return None if told_itself else InvalidRequest(brought)
+    if type(pipeline) is not own:
+        return InvalidRequest(
+            f"these weights run as {own.__name__} ({tasks.described_inputs(own)}) and not as {name}, which the request "
+            f"needs: {error}"
+        )
+    if LAST_IMAGE in call.arguments:
+        return InvalidRequest(f"end_image: these weights take no last picture ({error})")
+    return misfit
 
-    def place(self) -> str:
-        return f"{Path(self.where.tb_frame.f_code.co_filename).name}:{self.where.tb_lineno}"
+
+def _several_pictures(pipeline: Any, arguments: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The argument that holds several pictures, and how many; None where there is none."""
+    values = {name: arguments.get(name) for name in image_parameters(parameters_of(pipeline))}
+    counts = ((name, len(value)) for name, value in values.items() if isinstance(value, list) and len(value) > 1)
+    return next(counts, None)
 
 
 def of_code(error: Exception, pipeline: Any) -> NotSupported | None:
@@ -76,7 +123,7 @@ def of_code(error: Exception, pipeline: Any) -> NotSupported | None:
 
 def _absent_component(error: Exception, pipeline: Any) -> str:
     """The component that a method of the pipeline asked something of, and that this model was published without."""
-    failure = _failure_of(error) if "NoneType" in str(error) else None
+    failure = site_of(error) if "NoneType" in str(error) else None
     if failure is None or failure.tree is None or failure.values.get("self") is not pipeline:
         return ""
     parts = getattr(pipeline, "components", {})
@@ -86,7 +133,7 @@ def _absent_component(error: Exception, pipeline: Any) -> str:
 
 def missing_code(error: Exception) -> str:
     """What diffusers' own code lacks that the error came of, and where; "" for an error of another cause."""
-    failure = _failure_of(error)
+    failure = site_of(error)
     in_library = failure is not None and failure.is_in_library() or isinstance(error, ModuleNotFoundError)
     if failure is None or not in_library or not _is_missing_code(error):
         return ""
@@ -96,7 +143,7 @@ def missing_code(error: Exception) -> str:
 def of_arguments(error: Exception, pipeline: Any, arguments: Mapping[str, Any]) -> InvalidRequest | None:
     """The error as ours where it is about the call's arguments: what diffusers raises on purpose, and what a method of the
     pipeline fails to compute with them. Only for an error before the first step."""
-    failure = _failure_of(error)
+    failure = site_of(error)
     if failure is None:
         return None
     if isinstance(error, ValueError) and failure.is_raised() and failure.is_in_library():
@@ -169,36 +216,7 @@ def of_scheduler(error: Exception, pipeline: Any) -> InvalidRequest | None:
     return InvalidRequest(f"{names[0]} cannot use {names[1]} this way: choose another scheduler_type or step ({error})")
 
 
-def _failure_of(error: BaseException) -> _Failure | None:
-    following, last = error.__traceback__, None
-    while following is not None:
-        if following.tb_frame.f_code.co_name not in ("__getattr__", "__getattribute__"):
-            last = following
-        following = following.tb_next
-    if last is None:
-        return None
-    return _Failure(last, str(last.tb_frame.f_globals.get("__name__")), last.tb_frame.f_locals, _tree_at(last))
-
-
-def _tree_at(where: TracebackType) -> ast.AST | None:
-    """The expression (or ``raise`` statement) that raised; None where its source is not at hand."""
-    code = where.tb_frame.f_code
-    line, end_line, column, end_column = next(itertools.islice(code.co_positions(), where.tb_lasti // 2, None))
-    if line is None or end_line is None or column is None or end_column is None:
-        return None
-    source = [linecache.getline(code.co_filename, number).encode() for number in range(line, end_line + 1)]
-    source[-1] = source[-1][:end_column]  # first the end: it may be the same line
-    source[0] = source[0][column:]
-    text = b"".join(source)
-    for candidate in (text, b"(" + text + b")"):  # in brackets: an expression over several lines
-        try:
-            return ast.parse(candidate)
-        except SyntaxError:
-            continue
-    return None
-
-
-def _missing(failure: _Failure, used: list[str], parameters: Parameters, arguments: Mapping[str, Any]) -> str:
+def _missing(failure: FailureSite, used: list[str], parameters: Parameters, arguments: Mapping[str, Any]) -> str:
     """What the failing expression computed with although it is None, there and in the call; "" where nothing is.
 
     SkyReels V2 negates its ``overlap_history``, whose default is None; ConsisID hands the face's ``id_cond`` on.
@@ -216,7 +234,7 @@ def _missing(failure: _Failure, used: list[str], parameters: Parameters, argumen
     return ""
 
 
-def _unusable(failure: _Failure, used: list[str]) -> str:
+def _unusable(failure: FailureSite, used: list[str]) -> str:
     """The plain values of the call that a method of the pipeline computed with: Text2Video-Zero counts ``t1`` steps from
     the end."""
     plain = [name for name in used if isinstance(failure.values[name], _PLAIN) and not _is_text(name)]
@@ -234,7 +252,7 @@ def _is_missing_code(error: Exception) -> bool:
     )
 
 
-def _what_is_missing(error: Exception, failure: _Failure) -> str:
+def _what_is_missing(error: Exception, failure: FailureSite) -> str:
     """The package that is missing, or that the failing name is imported from where it is installed; else what Python says
     of diffusers' code."""
     package = error.name if isinstance(error, ModuleNotFoundError) else None
@@ -244,13 +262,23 @@ def _what_is_missing(error: Exception, failure: _Failure) -> str:
         return f"it needs the Python package {package}, which is not installed"
     from importlib.metadata import version
 
-    return f"its code in {_LIBRARY} {version(_LIBRARY)} does not run with this model and these inputs: {error}"
+    return f"its code in {LIBRARY} {version(LIBRARY)} does not run with this model and these inputs: {error}"
 
 
-def _package_of(name: str, failure: _Failure) -> str:
+def _package_of(name: str, failure: FailureSite) -> str:
     """ "torchvision" for a name that the failing module imports from it if it is there, "" for any other name."""
     source = "".join(linecache.getlines(failure.where.tb_frame.f_code.co_filename))
     found = re.search(rf"^[ \t]+(?:from (\w+)[\w.]* import [^\n]*\b{name}\b|import ({name})\b)", source, re.MULTILINE)
     guarded = rf"^if is_(\w+)_available\(\):\n(?:[ \t]+[^\n]*\n)*?[ \t]+from \.[^\n]* import [^\n]*\b{name}\b"
     found = found or re.search(guarded, source, re.MULTILINE)  # a module of diffusers' own that needs the package
     return next((group for group in found.groups() if group), "") if found else ""
+
+
+def _too_many_steps(pipeline: Any, call: Call) -> str:
+    """Schedulers that walk through the training's timesteps have no more than those; DDIM fails with an IndexError."""
+    scheduler, steps = getattr(pipeline, "scheduler", None), call.arguments.get("num_inference_steps")
+    config = getattr(scheduler, "config", {})
+    most = config.get("num_train_timesteps")
+    if not isinstance(most, int) or not isinstance(steps, int) or steps + int(config.get("steps_offset") or 0) <= most:
+        return ""
+    return f"step={steps} is more than {type(scheduler).__name__} can take: it was trained on {most}"

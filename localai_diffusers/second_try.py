@@ -38,6 +38,12 @@ class Amendment:
     note: str = ""
     inversion: dict[str, Any] = field(default_factory=dict)
 
+    def apply(self, call: Call) -> None:
+        """Change ``call``, and note it there."""
+        call.arguments.update(self.arguments)
+        (call.inversion or {}).update(self.inversion)
+        call.notes.extend([self.note] if self.note else [])
+
 
 def amended(error: Exception, pipeline: Any, call: Call) -> Amendment | None:
     """What to change for a second call, None where the error does not say."""

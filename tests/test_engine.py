@@ -10,9 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from localai_diffusers.engine import Engine, Job, State
-from localai_diffusers.errors import (Cancelled, GenerationFailed, InvalidRequest, LoadError, ModelMismatch,
-                                      ModelNotLoaded, OutOfMemory,
-                                      QueueFull)
+from localai_diffusers.errors import (
+    Cancelled,
+    GenerationFailed,
+    InvalidRequest,
+    LoadError,
+    ModelMismatch,
+    ModelNotLoaded,
+    OutOfMemory,
+    QueueFull,
+)
 
 WAIT = 20.0
 

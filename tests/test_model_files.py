@@ -16,7 +16,15 @@ from safetensors.numpy import save_file
 
 from localai_diffusers import model_files
 from localai_diffusers.errors import LoadError
-from localai_diffusers.model_files import Location, check_weights, file_facts, folder_facts, hub_location, locate, variant_of
+from localai_diffusers.model_files import (
+    Location,
+    check_weights,
+    file_facts,
+    folder_facts,
+    hub_location,
+    locate,
+    variant_of,
+)
 from tests.support import SHAPES_MODEL, FolderCase
 
 

@@ -6,8 +6,8 @@ import unittest
 from typing import Any, Optional, Union
 
 import diffusers
-import diffusers_dynamic_loader as loader
 
+import diffusers_dynamic_loader as loader
 from localai_diffusers import signatures
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.signatures import parameters_of
@@ -74,7 +74,7 @@ class MediaTest(unittest.TestCase):
 
 class TypesTest(unittest.TestCase):
     def test_types_come_from_annotations_of_every_spelling(self) -> None:
-        for annotation in (int | None, Optional[int], Union[int, None]):
+        for annotation in (int | None, Optional[int], Union[int, None]):  # noqa: UP007, UP045
             self.assertEqual(signatures.accepted_types(parameter(annotation)), (int,))
         self.assertEqual(signatures.accepted_types(parameter(diffusers.DiffusionPipeline)), ())
         self.assertEqual(set(signatures.accepted_types(parameter(float | list[float]))), {float, list})

@@ -94,7 +94,7 @@ def _center(renderer: Any) -> None:
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
     weights = {name: projection.proj.bias.view(projection.vectors, projection.channels)
                for name, projection in renderer.params_proj.projections.items()}
-    for layer, weight in zip(renderer.mlp.mlp, weights.values()):
+    for layer, weight in zip(renderer.mlp.mlp, weights.values(), strict=False):  # the last layer has no projection
         layer.weight.copy_(weight)
     field = renderer.mlp(position=points, direction=None, ts=None, nerf_level="fine", rendering_mode="stf")
     raw, head = torch.atanh(field.signed_distance.flatten().clamp(-0.999, 0.999)), renderer.mlp.mlp[-1]
