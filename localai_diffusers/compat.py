@@ -10,6 +10,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,17 @@ def settle_transformers() -> None:
     importlib.import_module("transformers.processing_utils")
 
 
-@contextlib.contextmanager
-def during_calls() -> Iterator[None]:
+def during_calls() -> AbstractContextManager[Any]:
     """All that holds while a pipeline is called."""
-    with (
-        clip_text_model(),
-        clap_text_features(),
-        absent_flags(),
-        dual_attention(),
-        numbers_for_numpy(),
-        glm_image_rows(),
-    ):
-        yield
+    gaps = (clip_text_model, clap_text_features, absent_flags, dual_attention, numbers_for_numpy, glm_image_rows)
+    closed = contextlib.ExitStack()
+    for gap in gaps:
+        closed.enter_context(gap())
+    return closed
 
 
-@contextlib.contextmanager
-def clip_text_model() -> Iterator[None]:
-    """While a pipeline is called, ``CLIPTextModel.text_model`` is the model itself.
+def clip_text_model() -> AbstractContextManager[None]:
+    """``CLIPTextModel.text_model`` is the model itself.
 
     transformers 5.6 took the inner ``text_model`` out of CLIPTextModel (its parts are the model's own now). diffusers
     0.42.1 still asks for ``text_encoder.text_model.final_layer_norm`` in some thirty pipelines as soon as clip_skip is
@@ -51,86 +46,65 @@ def clip_text_model() -> Iterator[None]:
     """
     from transformers import CLIPTextModel
 
-    cls: Any = CLIPTextModel
-    cls.text_model = property(_itself)
-    try:
-        yield
-    finally:
-        del cls.text_model
+    return _replaced(CLIPTextModel, text_model=property(_itself))
 
 
-@contextlib.contextmanager
-def clap_text_features() -> Iterator[None]:
-    """While a pipeline is called, ``ClapModel.get_text_features`` returns the features themselves, a tensor.
+def clap_text_features() -> AbstractContextManager[None]:
+    """``ClapModel.get_text_features`` returns the features themselves, a tensor.
 
     transformers 5 wraps them in an output object. AudioLDM 2 knows both forms; MusicLDM of diffusers 0.42.1 knows the
     tensor alone, and fails: "'BaseModelOutputWithPooling' object has no attribute 'to'".
     """
     from transformers import ClapModel
 
-    cls: Any = ClapModel
-    theirs = cls.get_text_features
+    theirs: Any = ClapModel.get_text_features
 
     @functools.wraps(theirs)
     def features(model: Any, *args: Any, **named: Any) -> Any:
         found = theirs(model, *args, **named)
         return getattr(found, "pooler_output", found)
 
-    cls.get_text_features = features
-    try:
-        yield
-    finally:
-        cls.get_text_features = theirs
+    return _replaced(ClapModel, get_text_features=features)
 
 
-@contextlib.contextmanager
-def absent_flags() -> Iterator[None]:
-    """While a pipeline is called, a component's config answers None for a flag of other models that it lacks.
+def absent_flags() -> AbstractContextManager[None]:
+    """A component's config answers None for a flag of other models that it lacks.
 
     ChromaInpaintPipeline of diffusers 0.42.1, copied from Flux's, asks its transformer's config for ``guidance_embeds``,
-    which ChromaTransformer2DModel has not, and fails: "'FrozenDict' object has no attribute 'guidance_embeds'".
+    which ChromaTransformer2DModel has not, and fails: "'FrozenDict' object has no attribute 'guidance_embeds'". An entry
+    of a config is an attribute of its own and comes first.
     """
     from diffusers.configuration_utils import FrozenDict
 
-    cls: Any = FrozenDict
-    cls.guidance_embeds = None  # an entry of a config is an attribute of its own and comes first
-    try:
-        yield
-    finally:
-        del cls.guidance_embeds
+    return _replaced(FrozenDict, guidance_embeds=None)
 
 
-@contextlib.contextmanager
-def dual_attention() -> Iterator[None]:
-    """While a pipeline is called, DualTransformer2DModel takes the attention mask of the text that it is handed.
+def dual_attention() -> AbstractContextManager[None]:
+    """DualTransformer2DModel takes the attention mask of the text that it is handed.
 
     diffusers 0.42.1 hands its UNets' attention blocks an ``encoder_attention_mask`` (None in these pipelines), and this
     one's ``forward`` has no such parameter: Versatile Diffusion's dual guidance fails with a TypeError.
     """
     from diffusers.models.transformers.dual_transformer_2d import DualTransformer2DModel
 
-    cls: Any = DualTransformer2DModel
-    theirs = cls.forward
-    cls.forward = lambda self, *args, encoder_attention_mask=None, **kwargs: theirs(self, *args, **kwargs)
-    try:
-        yield
-    finally:
-        cls.forward = theirs
+    theirs: Any = DualTransformer2DModel.forward
+
+    def forward(model: Any, *args: Any, encoder_attention_mask: Any = None, **kwargs: Any) -> Any:
+        return theirs(model, *args, **kwargs)
+
+    return _replaced(DualTransformer2DModel, forward=forward)
 
 
-@contextlib.contextmanager
-def glm_image_rows() -> Iterator[None]:
-    """While a pipeline is called, GLM-Image's features of pictures are rows, (patches, channels) a picture.
+def glm_image_rows() -> AbstractContextManager[None]:
+    """GLM-Image's features of pictures are rows, (patches, channels) a picture.
 
     So its pipeline of diffusers 0.42.1 joins them; transformers 5.23 gives (channels, height, width), and the pictures to
     edit fail with "expected input[1, 1, 2, 2] to have 16 channels". The tokens are made patch by patch: any form will do.
     """
-    module = sys.modules.get("transformers.models.glm_image.modeling_glm_image")
+    module: Any = sys.modules.get("transformers.models.glm_image.modeling_glm_image")
     if module is None:  # not loaded, so not called
-        yield
-        return
-    cls: Any = module.GlmImageModel
-    features, tokens = cls.get_image_features, cls.get_image_tokens
+        return contextlib.nullcontext()
+    features, tokens = module.GlmImageModel.get_image_features, module.GlmImageModel.get_image_tokens
 
     @functools.wraps(features)
     def rows(model: Any, *args: Any, **named: Any) -> Any:
@@ -143,45 +117,48 @@ def glm_image_rows() -> Iterator[None]:
         parts = pictures if isinstance(pictures, list) else [pictures]
         return tokens(model, [part.T[:, :, None] for part in parts], *args)
 
-    cls.get_image_features, cls.get_image_tokens = rows, of_rows
-    try:
-        yield
-    finally:
-        cls.get_image_features, cls.get_image_tokens = features, tokens
+    return _replaced(module.GlmImageModel, get_image_features=rows, get_image_tokens=of_rows)
 
 
-@contextlib.contextmanager
-def numbers_for_numpy() -> Iterator[None]:
-    """While a pipeline is called, a bf16 tensor becomes a numpy array of fp32.
+def numbers_for_numpy() -> AbstractContextManager[None]:
+    """A bf16 tensor becomes a numpy array of fp32.
 
     numpy has no bf16, and the older pipelines (DDPM, VQ-Diffusion) hand it their output as it is: "Got unsupported
     ScalarType BFloat16".
     """
     import torch
 
-    cls: Any = torch.Tensor
-    theirs = cls.numpy
-    cls.numpy = lambda self, **how: theirs(self.float() if self.dtype is torch.bfloat16 else self, **how)
-    try:
-        yield
-    finally:
-        del cls.numpy
+    theirs: Any = torch.Tensor.numpy
+
+    def numpy(tensor: Any, **how: Any) -> Any:
+        return theirs(tensor.float() if tensor.dtype is torch.bfloat16 else tensor, **how)
+
+    return _replaced(torch.Tensor, numpy=numpy)
 
 
-@contextlib.contextmanager
-def named_variants() -> Iterator[None]:
+def named_variants() -> AbstractContextManager[None]:
     """While a pipeline is loaded, a file without a dot in its name (LICENSE) beside a component's weights does no harm.
 
     diffusers 0.42.1 looks for a variant's files by ``name.split(".")[1]``, an IndexError for such a name.
     """
     from diffusers.pipelines import pipeline_utils
 
-    theirs = pipeline_utils._identify_model_variants
-    pipeline_utils._identify_model_variants = _variants_by_component
+    return _replaced(pipeline_utils, _identify_model_variants=_variants_by_component)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """``owner`` with other attributes inside the block; afterwards with its own again, and without those it only inherits."""
+    own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        pipeline_utils._identify_model_variants = theirs
+        for name in attributes.keys() - own.keys():
+            delattr(owner, name)
+        for name, value in own.items():
+            setattr(owner, name, value)
 
 
 def _variants_by_component(folder: str, variant: str | None, config: dict[str, Any]) -> dict[str, str]:
