@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import logging
 import os
@@ -34,6 +33,7 @@ def configure(level: str) -> None:
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 # Of sigaction(2) on Linux: the handler is given a siginfo; it is in force once, then the default is: death.
 _SIGINFO, _ONCE = 0x4, -0x80000000
+_LOOK_SECONDS = 0.5
 
 
 class _Action(ctypes.Structure):
@@ -69,14 +69,11 @@ def wait_for_byte(descriptor: int) -> None:
     """Block until ``descriptor`` can be read from; end the process by a fault's signal that came from outside.
 
     A fault meets the default when its instruction is tried again. After a signal that somebody sent nothing is tried
-    again: only the main thread's read is interrupted, which os.read would hide.
+    again, whatever thread it came to, so it is looked for now and then.
     """
-    if sys.platform != "linux":
-        os.read(descriptor, 1)
-        return
-    libc, byte = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1)
-    while libc.read(descriptor, byte, 1) < 0 and ctypes.get_errno() == errno.EINTR:
-        if not select.select([descriptor], [], [], 0)[0]:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    while not select.select([descriptor], [], [], _LOOK_SECONDS)[0]:
+        if libc is not None:
             _die_of_a_fault(libc)
 
 

@@ -121,7 +121,6 @@ def end_of(code: str, sent: signal.Signals | None) -> tuple[int, str]:
     )
     if sent is not None:
         process.stdout.readline()
-        time.sleep(0.2)  # now it waits
         process.send_signal(sent)
     errors = process.communicate(timeout=10)[1].decode()  # not a byte that is no text
     return process.returncode, errors.rstrip("\n").split("\n")[-1]
