@@ -68,7 +68,7 @@ def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[
 
     Changes ``arguments``; returns notes. A prompt that cannot be embedded stays as it is: it is never lost.
     """
-    if not isinstance(arguments.get("prompt"), str):
+    if not isinstance(arguments.get("prompt"), str) or all(_is_blank(arguments.get(name)) for name in _TEXTS):
         return []
     notes = []
     for is_on, variable, families, build in (
@@ -86,6 +86,10 @@ def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[
             _put(arguments, embeddings, pipeline)
             return notes
     return notes
+
+
+def _is_blank(text: Any) -> bool:
+    return not text or (isinstance(text, str) and not text.strip())
 
 
 def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
@@ -221,17 +225,22 @@ def _by_sd_embed(family: Family, arguments: Mapping[str, Any], pipeline: Any, no
     function = getattr(embedding_funcs, family.function)
     known = inspect.signature(function).parameters
     options = _sd_embed_options(arguments, known, pipeline, notes)
-    negative = arguments.get("negative_prompt")
+    prompt, negative = arguments["prompt"], arguments.get("negative_prompt")
     if "neg_prompt" in known:
-        made = _embedded(function, pipeline, **options, neg_prompt=_with_inversions(negative or "", pipeline))
+        options |= {"prompt": _text(prompt, pipeline), "neg_prompt": _text(negative, pipeline)}
+        made = _embedded(function, pipeline, **options)
+        if options.pop("clip_skip", None):  # of the prompt alone, as diffusers does
+            made = (made[0], _embedded(function, pipeline, **options)[1])
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        return dict(zip(names, made, strict=False))
+        found = dict(zip(names, made, strict=False))
+        return _zeroed(found) if _zeroes_empty(arguments, pipeline) else found
+    options |= _two_texts(prompt, arguments.get("prompt_2"), pipeline)
     found = dict(zip(("prompt_embeds", "pooled_prompt_embeds"), _embedded(function, pipeline, **options), strict=False))
     if isinstance(negative, str):
-        texts = {"prompt": negative, "prompt2": arguments.get("negative_prompt_2")}
-        options |= {name: text for name, text in texts.items() if name in known}
-        names = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
-        found |= dict(zip(names, _embedded(function, pipeline, **options), strict=False))
+        options |= _two_texts(negative, arguments.get("negative_prompt_2"), pipeline)
+        of_negative = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+        found |= dict(zip(of_negative, _embedded(function, pipeline, **options), strict=False))
+        found |= _of_one_length(found["prompt_embeds"], found["negative_prompt_embeds"])
     return found
 
 
@@ -242,9 +251,9 @@ def _sd_embed_options(
     extra = [name for name in _TEXTS[1:3] + _TEXTS[4:] if arguments.get(name)]
     if extra and "prompt2" not in known:
         raise NotKnown(f"takes no {', '.join(extra)} for this model")
-    options = {"prompt": _with_inversions(arguments["prompt"], pipeline)}
-    if "prompt2" in known:
-        options["prompt2"] = arguments.get("prompt_2")
+    options: dict[str, Any] = {}
+    if "pad_last_block" in known:  # to 77 tokens, as the model learned and diffusers does; for SD it is off by default
+        options["pad_last_block"] = True
     if "device" in known:  # its default is where the weights rest, which under an offload is not where they compute
         options["device"] = pipeline._execution_device
     clip_skip = arguments.get("clip_skip")
@@ -256,11 +265,39 @@ def _sd_embed_options(
 
 
 def _embedded(function: Callable[..., Any], pipeline: Any, **options: Any) -> tuple[Any, ...]:
-    """The function's tensors, which it makes under inference mode, as plain ones."""
+    """The function's tensors. Without its inference mode, which would leave tensors, and under an offload weights, that
+    nothing may change afterwards."""
     import torch
 
-    with torch.no_grad():
-        return tuple(tensor.clone() for tensor in function(pipe=pipeline, **options))
+    encoder = getattr(pipeline.text_encoder, "text_model", pipeline.text_encoder).encoder
+    layers = encoder.layers
+    try:
+        with torch.no_grad():
+            return inspect.unwrap(function)(pipe=pipeline, **options)
+    finally:
+        encoder.layers = layers  # it cuts them for clip_skip, and where it fails they would stay cut
+
+
+def _of_one_length(prompt: Any, negative: Any) -> dict[str, Any]:
+    """Both embeddings (1, tokens, width), the shorter one ended by zeros as sd_embed does for SD3: diffusers' Flux
+    refuses two lengths."""
+    from torch.nn.functional import pad
+
+    length = max(prompt.shape[1], negative.shape[1])
+    made = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    return {name: pad(tensor, (0, 0, 0, length - tensor.shape[1])) for name, tensor in made.items()}
+
+
+def _text(text: str | None, pipeline: Any) -> str:
+    """A text as sd_embed reads it: an empty one is to be a space, for instead of "" it embeds the word "empty"."""
+    return " " if text is None or _is_blank(text) else _with_inversions(text, pipeline)
+
+
+def _two_texts(first: str, second: str | None, pipeline: Any) -> dict[str, str]:
+    """What its function for Flux takes: CLIP's text, which must have a token (the end of text is what CLIP's padding is
+    made of), and T5's, which is CLIP's where a call gives none."""
+    clip = pipeline.tokenizer.eos_token if _is_blank(first) else _with_inversions(first, pipeline)
+    return {"prompt": clip, "prompt2": next((text for text in (second, first) if text and text.strip()), " ")}
 
 
 def _with_inversions(text: str, pipeline: Any) -> str:

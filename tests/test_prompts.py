@@ -110,24 +110,55 @@ class SdEmbedTest(unittest.TestCase):
         self.assertEqual(arguments, {"prompt": "a circle"})
         self.assertIn("not installed", notes[0])
 
-    def embedded(self, name: str, **arguments: str) -> tuple[dict[str, Any], list[str]]:
+    def embedded(self, name: str, **arguments: Any) -> tuple[dict[str, Any], list[str]]:
         """The call's arguments with a stand-in for the library, and the notes."""
+        self.pipeline = load(checkpoint(name)).pipeline
         with mock.patch.dict(sys.modules, {"sd_embed": types.SimpleNamespace(embedding_funcs=_Functions)}):
-            notes = prompts.embed(arguments, load(checkpoint(name)).pipeline, SD_EMBED)
+            notes = prompts.embed(arguments, self.pipeline, SD_EMBED)
         return arguments, notes
 
+    def of_texts(self, name: str, **arguments: Any) -> dict[str, int]:
+        """By the name of each embedding, the length of the text that it was made of."""
+        found, notes = self.embedded(name, **arguments)
+        self.assertEqual(notes, [])
+        tensors = {name: value for name, value in found.items() if name.endswith("embeds")}
+        self.assertFalse(any(tensor.is_inference() for tensor in tensors.values()), "nothing may change those")
+        self.assertLessEqual(set(found) - set(tensors), {"clip_skip"}, "a text beside embeddings is refused")
+        return {name: int(tensor.max()) for name, tensor in tensors.items()}
+
     def test_its_embeddings_take_the_place_of_both_texts(self) -> None:
-        arguments, notes = self.embedded(KNOWN[0], prompt="a (red:1.5) circle", negative_prompt="blue")
-        self.assertEqual((notes, set(arguments)), ([], {"prompt_embeds", "negative_prompt_embeds"}))
-        self.assertEqual(arguments["negative_prompt_embeds"].max(), len("blue"))
+        found = self.of_texts(KNOWN[0], prompt="a (red:1.5) circle", negative_prompt="blue")
+        self.assertEqual(found, {"prompt_embeds": len("a (red:1.5) circle"), "negative_prompt_embeds": len("blue")})
 
     def test_where_it_takes_one_text_it_is_called_for_each(self) -> None:
         texts = {"prompt": "a circle", "negative_prompt": "blue", "prompt_2": "a red circle", "negative_prompt_2": "no"}
-        arguments, notes = self.embedded("FluxPipeline", **texts)
-        self.assertEqual(notes, [])
-        found = {name: int(tensor.max()) for name, tensor in arguments.items()}
+        found = self.of_texts("FluxPipeline", **texts)
         self.assertEqual(found, {"prompt_embeds": len("a red circle"), "pooled_prompt_embeds": len("a circle"),
                                  "negative_prompt_embeds": len("no"), "negative_pooled_prompt_embeds": len("blue")})
+
+    def test_two_texts_of_one_call_get_embeddings_of_one_length(self) -> None:  # FluxPipeline refuses others
+        arguments, _ = self.embedded("FluxPipeline", prompt="a red circle", negative_prompt="blue")
+        self.assertEqual(arguments["prompt_embeds"].shape, arguments["negative_prompt_embeds"].shape)
+
+    def test_an_empty_text_does_not_become_the_word_empty(self) -> None:
+        self.assertEqual(self.of_texts(KNOWN[0], prompt="a circle")["negative_prompt_embeds"], len(" "))
+        self.assertEqual(self.of_texts(KNOWN[0], prompt="", negative_prompt="blue")["prompt_embeds"], len(" "))
+        found = self.of_texts("FluxPipeline", prompt="a circle", negative_prompt="")
+        self.assertEqual(found["negative_prompt_embeds"], len(" "))
+        self.assertEqual(found["negative_pooled_prompt_embeds"], len("<|endoftext|>"))  # CLIP must have a token
+        self.assertEqual(self.embedded("FluxPipeline", prompt=" "), ({"prompt": " "}, []))
+
+    def test_a_missing_negative_prompt_is_zeros_where_the_config_says_so(self) -> None:
+        found = self.of_texts("StableDiffusionXLPipeline", prompt="a circle")
+        self.assertEqual((found["negative_prompt_embeds"], found["negative_pooled_prompt_embeds"]), (0, 0))
+
+    def test_clip_skip_is_of_the_prompt_and_of_this_call_alone(self) -> None:
+        found = self.of_texts(KNOWN[0], prompt="a circle", negative_prompt="blue", clip_skip=1)
+        self.assertEqual(found["prompt_embeds"] - len("a circle"), 100)
+        self.assertEqual(found["negative_prompt_embeds"], len("blue"))
+        _, notes = self.embedded(KNOWN[0], prompt="a (red:1.2.3) circle", clip_skip=1)
+        self.assertIn("could not read the prompt (ValueError)", notes[0])
+        self.assertEqual(len(self.pipeline.text_encoder.encoder.layers), 2)
 
     def test_a_text_that_it_would_lose_keeps_all_of_them_plain(self) -> None:
         texts = {"prompt": "a circle", "prompt_2": "a red circle"}
@@ -146,19 +177,31 @@ class _Functions:
     is in the tensors."""
 
     @staticmethod
+    @torch.inference_mode()
     def get_weighted_text_embeddings_sd15(
         pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = False, clip_skip: int = 0, device: Any = None
     ) -> tuple[Any, ...]:
-        assert pipe.text_encoder is not None and device is not None
-        return torch.full((1, 77, 32), len(prompt)), torch.full((1, 77, 32), len(neg_prompt))
+        assert pad_last_block and device is not None
+        encoder = pipe.text_encoder.encoder
+        layers = encoder.layers
+        if clip_skip > 0:
+            encoder.layers = layers[:-clip_skip]
+        if "1.2.3" in prompt:
+            raise ValueError("could not convert string to float: '1.2.3'")  # and the layers stay cut
+        found = tuple(torch.full((1, 77, 32), len(text or "empty") + 100 * clip_skip) for text in (prompt, neg_prompt))
+        encoder.layers = layers
+        return found
 
     @staticmethod
+    @torch.inference_mode()
     def get_weighted_text_embeddings_sdxl(
         pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = True, device: Any = None
     ) -> tuple[Any, ...]:
-        raise AssertionError("a second prompt would be lost")
+        lengths = [len(prompt or "empty"), len(neg_prompt or "empty")]
+        return *(torch.full((1, 77, 64), n) for n in lengths), *(torch.full((1, 32), n) for n in lengths)
 
     @staticmethod
+    @torch.inference_mode()
     def get_weighted_text_embeddings_sd3(
         pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = True, use_t5_encoder: bool = True,
         device: Any = None
@@ -166,11 +209,12 @@ class _Functions:
         raise IndexError("index out of range in self")
 
     @staticmethod
+    @torch.inference_mode()
     def get_weighted_text_embeddings_flux1(
         pipe: Any, prompt: str = "", prompt2: str | None = None, device: Any = None
     ) -> tuple[Any, ...]:
-        with torch.inference_mode():
-            return torch.full((1, 16, 32), len(prompt2 or prompt)), torch.full((1, 32), len(prompt))
+        second = len((prompt if prompt2 is None else prompt2) or "empty")  # as many tokens: it pads T5's text to none
+        return torch.full((1, second, 32), second), torch.full((1, 32), len(prompt or "empty"))
 
 
 if __name__ == "__main__":
