@@ -78,7 +78,7 @@ def _attempt(
     except ImportError as error:
         notes.append(f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text")
     except Exception as error:  # another's parser on any text: the plain prompt still works
-        log.warning("%s failed on a prompt", variable, exc_info=error)
+        log.debug("%s failed on a prompt", variable, exc_info=error)  # its message may quote the text
         notes.append(f"{variable} could not read the prompt ({type(error).__name__}): it is taken as plain text")
     return None
 

@@ -140,6 +140,12 @@ class SdEmbedTest(unittest.TestCase):
         arguments, _ = self.embedded("FluxPipeline", prompt="a red circle", negative_prompt="blue")
         self.assertEqual(arguments["prompt_embeds"].shape, arguments["negative_prompt_embeds"].shape)
 
+    def test_a_prompt_that_it_fails_on_stays_plain_and_out_of_the_log(self) -> None:
+        with self.assertNoLogs("localai_diffusers.prompts", "INFO"):  # its error quotes the text
+            arguments, notes = self.embedded(KNOWN[0], prompt="(secret:1.2.3)")
+        self.assertEqual(arguments["prompt"], "(secret:1.2.3)")
+        self.assertIn("SD_EMBED could not read the prompt (ValueError)", notes[0])
+
     def test_an_empty_text_does_not_become_the_word_empty(self) -> None:
         self.assertEqual(self.of_texts(KNOWN[0], prompt="a circle")["negative_prompt_embeds"], len(" "))
         self.assertEqual(self.of_texts(KNOWN[0], prompt="", negative_prompt="blue")["prompt_embeds"], len(" "))
