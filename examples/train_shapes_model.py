@@ -8,6 +8,7 @@ All data is drawn here: one circle, square or triangle of one color on a backgro
 place and size, 64x64 pixels, with a prompt such as "a red circle on a blue background". Training takes about
 an hour on two CPU cores, and goes on from its last checkpoint in `--work` when it is started again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -87,6 +88,7 @@ class Scene:
 
 # --- Data ------------------------------------------------------------------------------------------------
 
+
 def combinations() -> list[tuple[str, str, str]]:
     """Every (shape, color, background) whose object can be seen."""
     return [c for c in itertools.product(*FIELDS) if c[1] != c[2]]
@@ -128,6 +130,7 @@ def draw_batch(scenes: list[Scene]) -> torch.Tensor:
 
 # --- Tokenizer and text encoder --------------------------------------------------------------------------
 
+
 def known_words() -> list[str]:
     words = {word for field in FIELDS for word in field} | {"a", "on", "background"}
     return sorted(words)
@@ -162,12 +165,20 @@ def encode(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=TOKENS, projection_dim=HIDDEN,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    ))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=HIDDEN,
+            intermediate_size=2 * HIDDEN,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=HIDDEN,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def pretrain_text_encoder(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, steps: int, device: str) -> None:
@@ -195,13 +206,20 @@ def pretrain_text_encoder(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, step
 
 # --- VAE -------------------------------------------------------------------------------------------------
 
+
 def make_vae() -> torch.nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 16, 32, 48), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        mid_block_add_attention=False, sample_size=PIXELS, scaling_factor=SCALING_FACTOR,
+        block_out_channels=(8, 16, 32, 48),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        sample_size=PIXELS,
+        scaling_factor=SCALING_FACTOR,
     )
 
 
@@ -242,13 +260,19 @@ def fold_latent_statistics(vae: torch.nn.Module, pixels: torch.Tensor) -> None:
 
 # --- UNet ------------------------------------------------------------------------------------------------
 
+
 def make_unet() -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=PIXELS // 8, block_out_channels=(40, 80), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=HIDDEN, attention_head_dim=4,
+        sample_size=PIXELS // 8,
+        block_out_channels=(40, 80),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=HIDDEN,
+        attention_head_dim=4,
     )
 
 
@@ -262,8 +286,14 @@ def make_scheduler() -> DDIMScheduler:
     """
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -315,8 +345,15 @@ class UNetRun:
     step: int = 0
 
     def save(self, path: Path) -> None:
-        torch.save({"unet": self.unet.state_dict(), "average": self.average.state_dict(),
-                    "optimizer": self.optimizer.state_dict(), "step": self.step}, path)
+        torch.save(
+            {
+                "unet": self.unet.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+            },
+            path,
+        )
 
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True, map_location="cpu")
@@ -375,6 +412,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 
 # --- The whole -------------------------------------------------------------------------------------------
 
+
 def save_pipeline(out: Path, tokenizer: CLIPTokenizer, *parts: torch.nn.Module) -> None:
     """The diffusers folder of text encoder, VAE and UNet, weights in fp16; training goes on in fp32."""
     import copy
@@ -383,8 +421,14 @@ def save_pipeline(out: Path, tokenizer: CLIPTokenizer, *parts: torch.nn.Module) 
 
     encoder, vae, unet = (copy.deepcopy(part).half().cpu() for part in parts)
     StableDiffusionPipeline(
-        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=make_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     ).save_pretrained(out)
     for weights in out.glob("*/*.safetensors"):
         weights.chmod(0o644)  # written for the owner alone
@@ -408,8 +452,7 @@ def train(args: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     encoder, vae = make_text_encoder(tokenizer).to(device), make_vae().to(device)
-    stage(work / "text.pt", encoder,
-          lambda: pretrain_text_encoder(tokenizer, encoder, args.text_steps, device))
+    stage(work / "text.pt", encoder, lambda: pretrain_text_encoder(tokenizer, encoder, args.text_steps, device))
     stage(work / "vae.pt", vae, lambda: train_vae(vae, args.vae_steps, device, rng))
     latents = encode_drawings(vae, args.drawings, device, rng)
     data = batches(latents, prompt_table(tokenizer, encoder, device), args.batch)
@@ -423,6 +466,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 # --- Measuring -------------------------------------------------------------------------------------------
+
 
 def load(folder: Path, device: str) -> StableDiffusionPipeline:
     from diffusers import StableDiffusionPipeline
@@ -441,12 +485,19 @@ def use_scheduler(pipeline: StableDiffusionPipeline, name: str, folder: Path) ->
     pipeline.scheduler = getattr(diffusers, class_name).from_config(config, **extra)
 
 
-def generate(pipeline: StableDiffusionPipeline, prompts: list[str], first_seed: int,
-             args: argparse.Namespace) -> list[Image.Image]:
+def generate(
+    pipeline: StableDiffusionPipeline, prompts: list[str], first_seed: int, args: argparse.Namespace
+) -> list[Image.Image]:
     """One picture a prompt, with seeds counted from `first_seed`."""
     generators = [torch.Generator("cpu").manual_seed(first_seed + i) for i in range(len(prompts))]
-    return pipeline(prompts, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                    generator=generators, height=PIXELS, width=PIXELS).images
+    return pipeline(
+        prompts,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        generator=generators,
+        height=PIXELS,
+        width=PIXELS,
+    ).images
 
 
 def measure(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Counter[str]:
@@ -454,7 +505,7 @@ def measure(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Coun
     names, right = combinations(), Counter()
     wanted = [names[i % len(names)] for i in range(args.count)]
     for start in range(0, args.count, 20):
-        part = wanted[start:start + 20]
+        part = wanted[start : start + 20]
         images = generate(pipeline, [prompt_of(c) for c in part], args.first_seed + start, args)
         for (shape, color, background), image in zip(part, images, strict=True):
             verdict = judge(image)
@@ -471,8 +522,15 @@ def evaluate(args: argparse.Namespace) -> None:
         right = measure(pipeline, args)
         keys = ("all", "shape", "color", "background")
         rates = ", ".join(f"{key} {100 * right[key] / args.count:.1f}%" for key in keys)
-        log.info("%s: %s of %d; %d steps, guidance %g, %.2f s a picture", name, rates, args.count, args.steps,
-                 args.guidance, (time.monotonic() - started) / args.count)
+        log.info(
+            "%s: %s of %d; %d steps, guidance %g, %.2f s a picture",
+            name,
+            rates,
+            args.count,
+            args.steps,
+            args.guidance,
+            (time.monotonic() - started) / args.count,
+        )
 
 
 def sheet(args: argparse.Namespace) -> None:
@@ -488,8 +546,7 @@ def sheet(args: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     learn, check, show = (commands.add_parser(name) for name in ("train", "evaluate", "sheet"))
     for command in (learn, check, show):
@@ -498,8 +555,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     learn.set_defaults(run=train)
     learn.add_argument("--out", type=Path, required=True, help="the diffusers folder to write")
     learn.add_argument("--work", type=Path, required=True, help="checkpoints")
-    for name, default in (("seed", 0), ("text-steps", 300), ("vae-steps", 1800), ("unet-steps", 4500),
-                          ("drawings", 20480), ("batch", 48), ("save-every", 500)):
+    for name, default in (
+        ("seed", 0),
+        ("text-steps", 300),
+        ("vae-steps", 1800),
+        ("unet-steps", 4500),
+        ("drawings", 20480),
+        ("batch", 48),
+        ("save-every", 500),
+    ):
         learn.add_argument(f"--{name}", type=int, default=default)
     for command, run in ((check, evaluate), (show, sheet)):
         command.set_defaults(run=run)

@@ -1,4 +1,5 @@
 """Small random files that go onto or into a tiny model: LoRA, ControlNet, IP-Adapter, components, GGUF."""
+
 from __future__ import annotations
 
 import shutil
@@ -101,14 +102,25 @@ def ip_adapter(path: Path, width: int = 32, name: str = "StableDiffusionPipeline
     unet = UNet2DConditionModel.from_pretrained(checkpoint(name), subfolder="unet")
     torch.manual_seed(0)
     text = unet.config.cross_attention_dim
-    found = {"image_proj.proj.weight": torch.randn(text * 4, width), "image_proj.proj.bias": torch.randn(text * 4),
-             "image_proj.norm.weight": torch.ones(text), "image_proj.norm.bias": torch.zeros(text)}
+    found = {
+        "image_proj.proj.weight": torch.randn(text * 4, width),
+        "image_proj.proj.bias": torch.randn(text * 4),
+        "image_proj.norm.weight": torch.ones(text),
+        "image_proj.norm.bias": torch.zeros(text),
+    }
     modules = [key.removesuffix(".processor") for key in unet.attn_processors if key.endswith("attn2.processor")]
     for number, module in enumerate(modules):
         keys = unet.get_submodule(module).to_k.out_features
         found |= {f"ip_adapter.{2 * number + 1}.to_{kind}_ip.weight": torch.randn(keys, text) for kind in "kv"}
-    config = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-                                           image_size=32, patch_size=8, projection_dim=width)
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+        projection_dim=width,
+    )
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(path.parent / "image_encoder")
     sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     transformers.CLIPImageProcessor(**sides).save_pretrained(path.parent / "image_encoder")

@@ -4,6 +4,7 @@ The YAMLs are ours, reduced to the keys that reach a backend; a gallery entry is
 overrides. The translations follow LocalAI's core/backend/options.go and core/http/endpoints (openai/image.go,
 openai/inpainting.go, openai/upscale.go, localai/video.go).
 """
+
 from __future__ import annotations
 
 import base64
@@ -226,18 +227,39 @@ def model_options(config: Config, models: Path, model_file: Path | None = None) 
     own, model = _diffusers(config), config["parameters"]["model"]
     cuda = bool(config.get("cuda") or own.get("cuda"))
     return backend_pb2.ModelOptions(
-        Model=model, ModelFile=str(model_file or models / model), ModelPath=str(models),
-        CUDA=cuda, PipelineType=own.get("pipeline_type", ""), SchedulerType=own.get("scheduler_type", ""),
-        IMG2IMG=own.get("img2img", False), CLIPModel=own.get("clip_model", ""), CLIPSubfolder=own.get("clip_subfolder", ""),
-        CLIPSkip=own.get("clip_skip", 0), ControlNet=own.get("control_net", ""), CFGScale=config.get("cfg_scale", 0),
-        F16Memory=config.get("f16", False), LowVRAM=config.get("low_vram", False), Type=config.get("type", ""),
-        LoraAdapter=config.get("lora_adapter", ""), LoraScale=config.get("lora_scale", 0), LoraBase=config.get("lora_base", ""),
-        LoraAdapters=config.get("lora_adapters", []), LoraScales=config.get("lora_scales", []),
+        Model=model,
+        ModelFile=str(model_file or models / model),
+        ModelPath=str(models),
+        CUDA=cuda,
+        PipelineType=own.get("pipeline_type", ""),
+        SchedulerType=own.get("scheduler_type", ""),
+        IMG2IMG=own.get("img2img", False),
+        CLIPModel=own.get("clip_model", ""),
+        CLIPSubfolder=own.get("clip_subfolder", ""),
+        CLIPSkip=own.get("clip_skip", 0),
+        ControlNet=own.get("control_net", ""),
+        CFGScale=config.get("cfg_scale", 0),
+        F16Memory=config.get("f16", False),
+        LowVRAM=config.get("low_vram", False),
+        Type=config.get("type", ""),
+        LoraAdapter=config.get("lora_adapter", ""),
+        LoraScale=config.get("lora_scale", 0),
+        LoraBase=config.get("lora_base", ""),
+        LoraAdapters=config.get("lora_adapters", []),
+        LoraScales=config.get("lora_scales", []),
         Options=[*config.get("options", []), *(["device:cpu"] if cuda else [])],
         EngineArgs=json.dumps(config["engine_args"]) if "engine_args" in config else "",
-        Threads=config.get("threads", 1), Seed=config.get("seed") or random.randrange(2**31), ContextSize=1024, NBatch=512,
-        NGPULayers=9999999, MMap=True, FlashAttention="auto", DType=config.get("dtype", ""),
-        Quantization=config.get("quantization", ""), TrustRemoteCode=config.get("trust_remote_code", False))
+        Threads=config.get("threads", 1),
+        Seed=config.get("seed") or random.randrange(2**31),
+        ContextSize=1024,
+        NBatch=512,
+        NGPULayers=9999999,
+        MMap=True,
+        FlashAttention="auto",
+        DType=config.get("dtype", ""),
+        Quantization=config.get("quantization", ""),
+        TrustRemoteCode=config.get("trust_remote_code", False),
+    )
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -250,11 +272,19 @@ def image_request(config: Config, body: Mapping[str, Any], folder: Path) -> Any:
     own = _diffusers(config)
     files = body.get("files") or [body[name] for name in ("file",) if name in body]
     return backend_pb2.GenerateImageRequest(
-        positive_prompt=prompt, negative_prompt=negative, width=int(width), height=int(height), step=_step(config, body),
-        seed=body.get("seed", config.get("seed", -1)), CLIPSkip=body.get("clip_skip", own.get("clip_skip", 0)),
-        EnableParameters=own.get("enable_parameters", ""), src=_upload(files[0], folder) if files else "",
+        positive_prompt=prompt,
+        negative_prompt=negative,
+        width=int(width),
+        height=int(height),
+        step=_step(config, body),
+        seed=body.get("seed", config.get("seed", -1)),
+        CLIPSkip=body.get("clip_skip", own.get("clip_skip", 0)),
+        EnableParameters=own.get("enable_parameters", ""),
+        src=_upload(files[0], folder) if files else "",
         ref_images=[_upload(picture, folder) for picture in body.get("ref_images", [])],
-        dst=_destination(folder, "b64", ".png"), ModelIdentity=config["parameters"]["model"])
+        dst=_destination(folder, "b64", ".png"),
+        ModelIdentity=config["parameters"]["model"],
+    )
 
 
 def _step(config: Config, body: Mapping[str, Any]) -> int:
@@ -267,23 +297,38 @@ def inpainting_request(config: Config, body: Mapping[str, Any], folder: Path) ->
     source = folder / f"inpaint_{random.randrange(2**31)}.json"
     source.write_text(json.dumps({"image": body["image"], "mask_image": body["mask"]}), encoding="utf-8")
     return backend_pb2.GenerateImageRequest(
-        positive_prompt=body["prompt"], width=512, height=512, step=body.get("steps", 25), seed=0, src=str(source),
-        ref_images=[_upload(body["image"], folder), _upload(body["mask"], folder)], dst=_destination(folder, "out_", ".png"),
-        EnableParameters=_diffusers(config).get("enable_parameters", ""), ModelIdentity=config["parameters"]["model"])
+        positive_prompt=body["prompt"],
+        width=512,
+        height=512,
+        step=body.get("steps", 25),
+        seed=0,
+        src=str(source),
+        ref_images=[_upload(body["image"], folder), _upload(body["mask"], folder)],
+        dst=_destination(folder, "out_", ".png"),
+        EnableParameters=_diffusers(config).get("enable_parameters", ""),
+        ModelIdentity=config["parameters"]["model"],
+    )
 
 
 def upscale_request(_config: Config, body: Mapping[str, Any], folder: Path) -> Any:
     """/v1/images/upscale: no identity, no prompt, and dst is not made beforehand."""
-    return backend_pb2.UpscaleImageRequest(src=_upload(body["image"], folder), scale=body.get("scale", 4),
-                                           dst=str(folder / f"upscale_{random.randrange(2**31)}.png"))
+    return backend_pb2.UpscaleImageRequest(
+        src=_upload(body["image"], folder),
+        scale=body.get("scale", 4),
+        dst=str(folder / f"upscale_{random.randrange(2**31)}.png"),
+    )
 
 
 def video_request(config: Config, body: Mapping[str, Any], folder: Path) -> Any:
     """/video: the JSON's own fields, 0 or "" where it has none; nothing of the YAML."""
     plain = ("prompt", "negative_prompt", "width", "height", "num_frames", "fps", "step", "seed", "cfg_scale", "params")
     media = {name: _upload(body[name], folder) for name in ("start_image", "end_image", "audio") if name in body}
-    return backend_pb2.GenerateVideoRequest(**{name: body[name] for name in plain if name in body}, **media,
-                                            dst=_destination(folder, "b64", ".mp4"), ModelIdentity=config["parameters"]["model"])
+    return backend_pb2.GenerateVideoRequest(
+        **{name: body[name] for name in plain if name in body},
+        **media,
+        dst=_destination(folder, "b64", ".mp4"),
+        ModelIdentity=config["parameters"]["model"],
+    )
 
 
 def _upload(text: str, folder: Path) -> str:

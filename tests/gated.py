@@ -69,9 +69,7 @@ class GatedBackend(Backend):
 
     def wait_at(self, phase: str, seconds: float = 20.0) -> None:
         """Return when the work stands before the gate of ``phase``."""
-        wait_until(
-            (self.gates / f"at-{phase}").exists, seconds, f"nothing came to {phase!r}\n{self.log[-2000:]}"
-        )
+        wait_until((self.gates / f"at-{phase}").exists, seconds, f"nothing came to {phase!r}\n{self.log[-2000:]}")
 
     def load_shapes(self, **fields: Any) -> None:
         result = self.load(SHAPES_MODEL, **{"CFGScale": 5.0, **fields})
@@ -85,8 +83,7 @@ class GatedBackend(Backend):
         return self.stub.LoadModel.future(backend_pb2.ModelOptions(Options=options, **values), timeout=60)
 
     def request(self, name: str = "out.png", prompt: str = PROMPT, **fields: Any) -> Any:
-        """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path.
-        """
+        """A GenerateImageRequest for a right picture; ``name`` is of a file in the folder, or a whole path."""
         values = {"width": 64, "height": 64, "step": 20, "seed": 1, "dst": str(self.folder / name), **fields}
         return backend_pb2.GenerateImageRequest(positive_prompt=prompt, **values)
 
@@ -124,8 +121,7 @@ def _shared() -> list[GatedBackend]:
 
 
 def shapes_backend() -> GatedBackend:
-    """One server for all tests that leave it as they found it, with the shapes model; a new one if it died.
-    """
+    """One server for all tests that leave it as they found it, with the shapes model; a new one if it died."""
     running = _shared()
     if running and running[-1].process.poll() is None:
         return running[-1]

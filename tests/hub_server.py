@@ -33,8 +33,13 @@ class FakeHub:
     token opens the gated ones.
     """
 
-    def __init__(self, root: str | Path, facts: dict[str, dict[str, Any]] | None = None,
-                 denied: dict[str, int] | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        facts: dict[str, dict[str, Any]] | None = None,
+        denied: dict[str, int] | None = None,
+        token: str | None = None,
+    ) -> None:
         self.root = Path(root)
         self.facts = dict(facts or {})
         self.denied = dict(denied or {})
@@ -56,8 +61,9 @@ class FakeHub:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -69,8 +75,17 @@ class FakeHub:
         """What /api/models/<repo> says, as the Hub derives it: the class comes from model_index.json."""
         names = [path.relative_to(self.root / repo).as_posix() for path in self.files(repo)]
         info: dict[str, Any] = {
-            "_id": "0", "id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": REVISION,
-            "private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
+            "_id": "0",
+            "id": repo,
+            "modelId": repo,
+            "author": repo.partition("/")[0],
+            "sha": REVISION,
+            "private": False,
+            "gated": False,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
             "siblings": [{"rfilename": name} for name in names],
         }
         index = self.root / repo / "model_index.json"
@@ -81,8 +96,15 @@ class FakeHub:
 
     def tree(self, repo: str) -> list[dict[str, Any]]:
         """What /api/models/<repo>/tree/<revision> lists."""
-        return [{"type": "file", "path": path.relative_to(self.root / repo).as_posix(),
-                 "size": path.stat().st_size, "oid": _etag(path)} for path in self.files(repo)]
+        return [
+            {
+                "type": "file",
+                "path": path.relative_to(self.root / repo).as_posix(),
+                "size": path.stat().st_size,
+                "oid": _etag(path),
+            }
+            for path in self.files(repo)
+        ]
 
     def refusal(self, repo: str, authorization: str) -> tuple[int, Headers] | None:
         """Status and error headers when this repo is closed to the caller."""
@@ -96,8 +118,18 @@ class FakeHub:
 def hub_environment(url: str, cache: str | Path, **more: str) -> dict[str, str]:
     """This process's environment with the Hub at `url` and a cache of its own, no user settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    return kept | {"HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
-                   "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"} | more
+    return (
+        kept
+        | {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(cache),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+        }
+        | more
+    )
 
 
 def closed_port_url() -> str:
@@ -148,8 +180,11 @@ def _handler_for(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": REVISION})
                 return
-            self._send(200, path.read_bytes(), {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": REVISION,
-                                                "Content-Type": "application/octet-stream"})
+            self._send(
+                200,
+                path.read_bytes(),
+                {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": REVISION, "Content-Type": "application/octet-stream"},
+            )
 
         def _send(self, status: int, body: bytes, headers: Headers | None = None) -> None:
             self.send_response(status)

@@ -1,4 +1,5 @@
 """For the tests of the RPCs: one server that they all share, inputs of every kind, and requests in a line."""
+
 from __future__ import annotations
 
 import atexit
@@ -68,8 +69,9 @@ class RpcCase(unittest.TestCase):
     def setUp(self) -> None:
         self.server = shared_server()
         self.stub, self.folder = self.server.backend.stub, self.server.folder
-        self.picture, self.second, self.mask, self.clip = (str(self.folder / name) for name in
-                                                           ("picture.png", "second.png", "mask.png", "clip.mp4"))
+        self.picture, self.second, self.mask, self.clip = (
+            str(self.folder / name) for name in ("picture.png", "second.png", "mask.png", "clip.mp4")
+        )
 
     def load(self, model: str | Path, *options: str) -> None:
         self.server.load(model, options)
@@ -80,7 +82,9 @@ class RpcCase(unittest.TestCase):
 
     def image(self, prompt: str = "a cat", name: str = "out.png", **fields: Any) -> Path:
         dst = self.path(name)
-        request = backend_pb2.GenerateImageRequest(positive_prompt=prompt, dst=str(dst), **{"seed": 7, **SMALL, **fields})
+        request = backend_pb2.GenerateImageRequest(
+            positive_prompt=prompt, dst=str(dst), **{"seed": 7, **SMALL, **fields}
+        )
         self.message = self.stub.GenerateImage(request, timeout=120).message
         return dst
 
@@ -92,7 +96,9 @@ class RpcCase(unittest.TestCase):
 
     def sound(self, text: str = "rain", name: str = "out.wav", **fields: Any) -> Path:
         dst = self.path(name)
-        self.message = self.stub.SoundGeneration(backend_pb2.SoundGenerationRequest(text=text, dst=str(dst), **fields), timeout=120).message
+        self.message = self.stub.SoundGeneration(
+            backend_pb2.SoundGenerationRequest(text=text, dst=str(dst), **fields), timeout=120
+        ).message
         return dst
 
     def refusal(self, work: Any, *args: Any, **fields: Any) -> str:
@@ -103,8 +109,10 @@ class RpcCase(unittest.TestCase):
         return caught.exception.details()
 
     def inpainting_json(self) -> str:
-        encoded = {name: base64.b64encode(Path(path).read_bytes()).decode()
-                   for name, path in (("image", self.picture), ("mask_image", self.mask))}
+        encoded = {
+            name: base64.b64encode(Path(path).read_bytes()).decode()
+            for name, path in (("image", self.picture), ("mask_image", self.mask))
+        }
         source = self.path("inpaint.json")
         source.write_text(json.dumps(encoded))
         return str(source)
@@ -116,7 +124,11 @@ class Clip:
     def __init__(self, path: Path) -> None:
         with av.open(str(path)) as source:
             stream = source.streams.video[0]
-            self.format, self.codec, self.pixels = source.format.name, stream.codec_context.name, stream.codec_context.pix_fmt
+            self.format, self.codec, self.pixels = (
+                source.format.name,
+                stream.codec_context.name,
+                stream.codec_context.pix_fmt,
+            )
             self.rate, self.size = float(stream.average_rate), (stream.width, stream.height)
             self.sound = [track.rate for track in source.streams.audio]
             self.frames = [frame.to_ndarray(format="rgb24") for frame in source.decode(stream)]

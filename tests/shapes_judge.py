@@ -5,6 +5,7 @@ color the palette color nearest to the object's median, and its shape the one wh
 into the object's bounding box, overlaps the object best. Whatever is too far from every palette color, too
 small, too large or of no known outline is `unclear`, so that noise is never right by chance.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def _object_mask(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
     mask = distance > max(contrast / 2, 40.0)
     padded = np.pad(mask, 1).astype(np.int32)
     height, width = mask.shape
-    votes = sum(padded[dy:dy + height, dx:dx + width] for dy in range(3) for dx in range(3))
+    votes = sum(padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3))
     return votes >= 5
 
 
@@ -86,7 +87,7 @@ def _shape_of(mask: np.ndarray) -> str:
     rows, columns = np.flatnonzero(mask.sum(1) >= 2), np.flatnonzero(mask.sum(0) >= 2)
     if len(rows) == 0 or len(columns) == 0:
         return UNCLEAR
-    box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = box.shape
     if max(height, width) > MAX_ASPECT * min(height, width):
         return UNCLEAR

@@ -3,6 +3,7 @@
 The inverse of what diffusers.loaders.single_file_utils does, for the first versions' layout: UNet, VAE and CLIP text
 encoder under their original names. Beside it the folder's configs, since no test asks the Hub for them.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,13 +13,27 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
-             "text_encoder": "cond_stage_model.transformer.text_model."}
+_PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "cond_stage_model.transformer.text_model.",
+}
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_UNET_PLACES = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-                "conv_norm_out": "out.0", "conv_out": "out.2"}
-_UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-                "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+_UNET_PLACES = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -87,7 +102,9 @@ def _vae(config: Mapping[str, Any]) -> Callable[[str], str]:
         key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
         key = re.sub(r"down_blocks\.(\d)", r"down.\1", key)
         key = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{last - int(m[1])}", key)
-        key = key.replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample").replace("resnets", "block")
+        key = (
+            key.replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample").replace("resnets", "block")
+        )
         return key.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
     return rename
@@ -98,4 +115,7 @@ def _text_encoder(_config: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 _RENAMES: Mapping[str, Callable[[Mapping[str, Any]], Callable[[str], str]]] = {
-    "unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
+    "unet": _unet,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+}

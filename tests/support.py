@@ -1,4 +1,5 @@
 """What the tests share: a real backend process on a free port, a client for it, and the shipped model."""
+
 from __future__ import annotations
 
 import base64
@@ -46,7 +47,11 @@ class Backend:
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
-            env=self.environ, stdout=subprocess.DEVNULL, stderr=self.log_file.open("w"), cwd=self.folder)
+            env=self.environ,
+            stdout=subprocess.DEVNULL,
+            stderr=self.log_file.open("w"),
+            cwd=self.folder,
+        )
         self.channel = self.new_channel()  # connects at its first call
         self.stub = backend_pb2_grpc.BackendStub(self.channel)
         self.seconds_to_health = self._wait_for_health()
@@ -224,7 +229,16 @@ class FolderCase(unittest.TestCase):
         image_path, mask_path = Path(self.picture("image", size, color)), Path(self.picture("mask", size, "white"))
         if mask is not None:
             mask.save(mask_path, "PNG")
-        encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("image", image_path), ("mask_image", mask_path))}
+        encoded = {
+            name: base64.b64encode(path.read_bytes()).decode()
+            for name, path in (("image", image_path), ("mask_image", mask_path))
+        }
         source = self.folder / "inpaint.json"
         source.write_text(json.dumps(encoded))
-        return {"src": str(source), "ref_images": [str(image_path), str(mask_path)], "width": 512, "height": 512, "seed": 0}
+        return {
+            "src": str(source),
+            "ref_images": [str(image_path), str(mask_path)],
+            "width": 512,
+            "height": 512,
+            "seed": 0,
+        }

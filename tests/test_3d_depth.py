@@ -1,4 +1,5 @@
 """Generate3D and Depth, through a real server: a glTF file that holds together, and maps of the picture's size."""
+
 from __future__ import annotations
 
 import base64
@@ -23,7 +24,7 @@ def read_glb(path: Path) -> tuple[dict[str, Any], bytes]:
     chunks, position = {}, 12
     while position < length:
         size, kind = struct.unpack_from("<I4s", data, position)
-        chunks[kind] = data[position + 8:position + 8 + size]
+        chunks[kind] = data[position + 8 : position + 8 + size]
         position += 8 + size
     return json.loads(chunks[b"JSON"]), chunks[b"BIN\0"]
 
@@ -36,7 +37,10 @@ class MeshTest(RpcCase):
         return dst
 
     def test_text_and_pictures_become_a_glb_of_triangles(self) -> None:
-        for model, fields in (("ShapEPipeline", {"params": {"prompt": "a chair"}}), ("ShapEImg2ImgPipeline", {"src": self.picture})):
+        for model, fields in (
+            ("ShapEPipeline", {"params": {"prompt": "a chair"}}),
+            ("ShapEImg2ImgPipeline", {"src": self.picture}),
+        ):
             self.load(model)
             document, binary = read_glb(self.mesh(**fields))
             primitive = document["meshes"][0]["primitives"][0]
@@ -91,7 +95,9 @@ class DepthTest(RpcCase):
         self.assertTrue(numpy.allclose(numpy.load(npy), numpy.array(answer.depth).reshape(50, 100)))
 
     def test_bad_requests_are_refused(self) -> None:
-        self.assertIn("exports 'ply' is unknown: use png, npy", self.refusal(self.depth, dst=str(self.path("d")), exports=["ply"]))
+        self.assertIn(
+            "exports 'ply' is unknown: use png, npy", self.refusal(self.depth, dst=str(self.path("d")), exports=["ply"])
+        )
         self.assertIn("dst is empty", self.refusal(self.depth, exports=["png"]))
         self.assertIn("src", self.refusal(self.depth, src=""))
         self.assertIn("src", self.refusal(self.depth, src="bm8gcGljdHVyZQ=="))

@@ -1,4 +1,5 @@
 """LoRAs, IP-Adapters and textual inversions: each changes the picture by its scale, and what does not fit is an error."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -89,7 +90,9 @@ class LoraTest(unittest.TestCase):
         flux = checkpoint("FluxPipeline")
         file = adapter_files.lora(flux, self.folder / "flux.safetensors", "transformer")
         size = {"width": 32, "height": 32}
-        self.assertGreater(difference(picture(load(flux, LoraAdapter=str(file)), **size), picture(load(flux), **size)), 1)
+        self.assertGreater(
+            difference(picture(load(flux, LoraAdapter=str(file)), **size), picture(load(flux), **size)), 1
+        )
 
     @unittest.skipUnless(importlib.util.find_spec("optimum"), "optimum-quanto is not installed")
     def test_a_transformer_quantized_by_quanto_takes_loras(self) -> None:
@@ -99,7 +102,9 @@ class LoraTest(unittest.TestCase):
         size = {"width": 32, "height": 32}
         plain = picture(load(flux, **fields), **size)
         self.assertGreater(difference(picture(load(flux, LoraAdapters=[file, file], **fields), **size), plain), 1)
-        self.assertEqual(difference(picture(load(flux, LoraAdapters=[file], LoraScales=[0.0], **fields), **size), plain), 0)
+        self.assertEqual(
+            difference(picture(load(flux, LoraAdapters=[file], LoraScales=[0.0], **fields), **size), plain), 0
+        )
 
     def test_keys_of_kohya_make_the_same_picture(self) -> None:
         adapter_files.kohya(self.folder / "a.safetensors", self.folder / "kohya.safetensors")
@@ -215,8 +220,9 @@ class IPAdapterTest(unittest.TestCase):
 
     def test_several_adapters_take_a_picture_and_a_scale_each(self) -> None:
         second = self.folder / "second.safetensors"
-        adapter_files.save({key: tensor * 0.5 for key, tensor in
-                            adapter_files.weights_of(self.folder / "ip").items()}, second)
+        adapter_files.save(
+            {key: tensor * 0.5 for key, tensor in adapter_files.weights_of(self.folder / "ip").items()}, second
+        )
         model = load(self.model, ModelPath=str(self.folder), Options=["ip_adapter:ip, second.safetensors"])
         both = {"src": self.source, "ref_images": [self.source]}
         self.assertGreater(difference(picture(model, **both), self.plain), 1)
@@ -238,8 +244,14 @@ class IPAdapterTest(unittest.TestCase):
                 self.with_adapter(f"ip_adapter_scale:{scale}")
 
     def test_an_adapter_that_is_fed_by_faces_is_refused_with_the_way_out(self) -> None:
-        file = adapter_files.save({"image_proj.proj.0.weight": torch.zeros(4, 4), "image_proj.norm.weight": torch.zeros(4),
-                                   "ip_adapter.0.to_k_lora.down.weight": torch.zeros(4, 4)}, self.folder / "face.safetensors")
+        file = adapter_files.save(
+            {
+                "image_proj.proj.0.weight": torch.zeros(4, 4),
+                "image_proj.norm.weight": torch.zeros(4),
+                "ip_adapter.0.to_k_lora.down.weight": torch.zeros(4, 4),
+            },
+            self.folder / "face.safetensors",
+        )
         with self.assertRaisesRegex(LoadError, "FaceID.*insightface.*plus-face"):
             load(self.model, Options=[f"ip_adapter:{file}"])
 

@@ -206,9 +206,7 @@ class CodeTest(ModelCase):
     def test_auto_map_code_of_a_component_is_not_imported(self) -> None:
         self.write_code(self.model / "text_encoder" / "modeling.py")
         path = self.model / "text_encoder" / "config.json"
-        path.write_text(
-            json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "modeling.Evil"}})
-        )
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "modeling.Evil"}}))
         self.backend.load(self.model)
         self.assertFalse(self.marker.exists())
         self.backend.load_shapes()

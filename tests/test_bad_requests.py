@@ -164,9 +164,7 @@ class FieldsTest(ServerCase):
     def check(self, rpc: str, field: str, value: Any) -> None:
         began = time.monotonic()
         call = getattr(self.backend.stub, rpc)
-        text = self.assert_status(
-            CODE.INVALID_ARGUMENT, lambda: call(self.request(rpc, **{field: value}), timeout=20)
-        )
+        text = self.assert_status(CODE.INVALID_ARGUMENT, lambda: call(self.request(rpc, **{field: value}), timeout=20))
         self.assertLess(time.monotonic() - began, SOON)
         self.assertIn(field, text)
         self.assertLess(len(text), 2100)
@@ -193,9 +191,7 @@ class FieldsTest(ServerCase):
         )
 
     def test_more_steps_than_the_scheduler_has_are_refused(self) -> None:
-        self.assert_status(
-            CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=1000), "step=1000"
-        )
+        self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=1000), "step=1000")
 
     def test_an_rpc_that_the_model_cannot_serve_says_so(self) -> None:
         for rpc in ("GenerateVideo", "SoundGeneration", "Generate3D"):
@@ -231,9 +227,7 @@ class PropertyTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         self.expected = pixels(self.backend.picture("good.png", step=2))
-        self.addCleanup(
-            lambda: self.assertEqual(pixels(self.backend.picture("good.png", step=2)), self.expected)
-        )
+        self.addCleanup(lambda: self.assertEqual(pixels(self.backend.picture("good.png", step=2)), self.expected))
 
     def answered(self, call: Any, message: Any) -> None:
         try:
@@ -289,9 +283,7 @@ class PropertyTest(ServerCase):
                 ]
             )
             | ODD_TEXT,
-            st.sampled_from(
-                ["0", "1", "-1", "1e308", "nan", "true", "null", "[]", "[1,2]", "{}", "'x'", "abc"]
-            )
+            st.sampled_from(["0", "1", "-1", "1e308", "nan", "true", "null", "[]", "[1,2]", "{}", "'x'", "abc"])
             | ODD_TEXT,
             max_size=3,
         )
@@ -331,9 +323,7 @@ class OptionsTest(ServerCase):
                     ]
                 )
                 | ODD_TEXT,
-                st.sampled_from(
-                    ["", "0", "-1", "true", "off", "null", "[]", "{", "../..", "/etc", "1e999", "cpu"]
-                )
+                st.sampled_from(["", "0", "-1", "true", "off", "null", "[]", "{", "../..", "/etc", "1e999", "cpu"])
                 | ODD_TEXT,
             ).map(":".join),
             max_size=3,

@@ -108,7 +108,9 @@ class TogetherTest(BatchCase):
         self.assertEqual(self.backend.stub.GetMetrics(backend_pb2.MetricsRequest()).tokens_generated, 20)
 
     def test_a_picture_of_a_batch_is_that_of_its_seed(self) -> None:
-        calls = self.queued({"seed": 5}, {"seed": 6, "prompt": PROMPTS[0]}, {"seed": -1}, {"seed": 5, "negative_prompt": ""})
+        calls = self.queued(
+            {"seed": 5}, {"seed": 6, "prompt": PROMPTS[0]}, {"seed": -1}, {"seed": 5, "negative_prompt": ""}
+        )
         seeds = [int(call.result().message.partition("seed ")[2].split(";")[0]) for call in calls]
         self.assertIn(f"4 {TOGETHER}", self.new_log)
         for number, seed in enumerate(seeds):
@@ -138,7 +140,9 @@ class TogetherTest(BatchCase):
         self.assertTrue(result.success, result.message)
         small: dict[str, Any] = {"width": 64, "height": 64, "step": 2}
         for _ in range(2):
-            for call in self.queued({"prompt": "a cat", **small}, {"prompt": "a long tale of " + "a dog in the snow " * 3, **small}):
+            for call in self.queued(
+                {"prompt": "a cat", **small}, {"prompt": "a long tale of " + "a dog in the snow " * 3, **small}
+            ):
                 call.result()
             alone = self.backend.picture("alone.png", "a cat", seed=1, **small)
             self.assertEqual(pixels(alone), pixels(self.backend.folder / "0.png"))
@@ -148,11 +152,24 @@ class TogetherTest(BatchCase):
     def test_only_neighbors_of_equal_shape_run_together_and_order_is_kept(self) -> None:
         source = self.backend.picture("source.png")
         other: dict[str, Any] = {"src": str(source)}
-        kinds = [{}, {"step": 12}, {"step": 12}, {"width": 32}, {}, other, {}, {}, {"negative_prompt": "x"}, {"CLIPSkip": 1}]
+        kinds = [
+            {},
+            {"step": 12},
+            {"step": 12},
+            {"width": 32},
+            {},
+            other,
+            {},
+            {},
+            {"negative_prompt": "x"},
+            {"CLIPSkip": 1},
+        ]
         calls = self.queued(*kinds)
         for call in calls:
             self.assertTrue(call.result().success)
-        self.assertEqual([line.split(": ")[1] for line in self.new_log.splitlines() if TOGETHER in line], [f"2 {TOGETHER}"] * 2)
+        self.assertEqual(
+            [line.split(": ")[1] for line in self.new_log.splitlines() if TOGETHER in line], [f"2 {TOGETHER}"] * 2
+        )
         written = [(self.backend.folder / f"{number}.png").stat().st_mtime_ns for number in range(len(kinds))]
         self.assertEqual(written, sorted(written))
 

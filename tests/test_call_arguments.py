@@ -1,4 +1,5 @@
 """A request and a pipeline's signature -> keyword arguments: what is passed, what is left to the pipeline, who wins."""
+
 from __future__ import annotations
 
 import unittest
@@ -27,22 +28,37 @@ class PassedTest(unittest.TestCase):
         self.assertEqual(found.keys(), {"prompt", "num_images_per_prompt", "generator"})
 
     def test_the_requests_fields_arrive_under_the_pipelines_names(self) -> None:
-        found = build("StableDiffusionPipeline", negative_prompt="a dog", width=64, height=32, steps=7,
-                      clip_skip=2, guidance=4.5).arguments
-        expected = {"negative_prompt": "a dog", "width": 64, "height": 32, "num_inference_steps": 7,
-                    "clip_skip": 2, "guidance_scale": 4.5,
-                    "num_images_per_prompt": 1}
+        found = build(
+            "StableDiffusionPipeline", negative_prompt="a dog", width=64, height=32, steps=7, clip_skip=2, guidance=4.5
+        ).arguments
+        expected = {
+            "negative_prompt": "a dog",
+            "width": 64,
+            "height": 32,
+            "num_inference_steps": 7,
+            "clip_skip": 2,
+            "guidance_scale": 4.5,
+            "num_images_per_prompt": 1,
+        }
         self.assertEqual({name: found[name] for name in expected}, expected)
 
     def test_no_pipeline_is_passed_what_it_does_not_take(self) -> None:
         """A sample of very different signatures, with everything that a request can hold."""
-        for name in ("DDPMPipeline", "FluxPipeline", "ZImagePipeline", "SanaSprintPipeline",
-                     "LatentConsistencyModelPipeline",
-                     "DiTPipeline", "WanPipeline", "AudioLDM2Pipeline"):
+        for name in (
+            "DDPMPipeline",
+            "FluxPipeline",
+            "ZImagePipeline",
+            "SanaSprintPipeline",
+            "LatentConsistencyModelPipeline",
+            "DiTPipeline",
+            "WanPipeline",
+            "AudioLDM2Pipeline",
+        ):
             options = {"class_labels": [1]} if name == "DiTPipeline" else {}
             defaults = ModelDefaults(options=options, guidance=3.0, clip_skip=1)
-            found = build(name, defaults, negative_prompt="x", width=64, height=64, steps=2, clip_skip=2,
-                          num_frames=5, fps=8).arguments
+            found = build(
+                name, defaults, negative_prompt="x", width=64, height=64, steps=2, clip_skip=2, num_frames=5, fps=8
+            ).arguments
             self.assertLessEqual(found.keys(), parameters_of(zoo_model(name).pipeline).keys(), name)
 
     def test_a_negative_prompt_that_the_pipeline_lacks_is_dropped_with_a_note(self) -> None:
@@ -61,8 +77,11 @@ class PassedTest(unittest.TestCase):
             build("DiTPipeline")
 
     def test_every_zoo_pipeline_that_needs_a_prompt_alone_gets_a_call(self) -> None:
-        for name in [name for name, entry in ENTRIES.items() if entry.needs == ("prompt",)
-                     and entry.family in ("flux", "sana", "z-image")]:
+        for name in [
+            name
+            for name, entry in ENTRIES.items()
+            if entry.needs == ("prompt",) and entry.family in ("flux", "sana", "z-image")
+        ]:
             self.assertIn("prompt", build(name).arguments)
 
 
@@ -71,8 +90,7 @@ class SeedTest(unittest.TestCase):
         for seed in (0, 42, 2**31 - 1):
             call = build("StableDiffusionPipeline", seed=seed)
             generator = call.arguments["generator"]
-            self.assertEqual((call.seed, generator.initial_seed(), generator.device.type),
-                             (seed, seed, "cpu"))
+            self.assertEqual((call.seed, generator.initial_seed(), generator.device.type), (seed, seed, "cpu"))
 
     def test_without_one_it_is_random_and_told(self) -> None:
         seeds = {build("StableDiffusionPipeline").seed for _ in range(5)}
@@ -91,8 +109,15 @@ class SeedTest(unittest.TestCase):
 class OrderTest(FolderCase):
     """The request's fields, then the model's options, then the pipeline's defaults."""
 
-    OPTIONS = ["num_inference_steps:9", "eta:0.5", "clip_skip:2", "width:96", "height:96", "guidance_scale:2",
-               "strength:0.4"]
+    OPTIONS = [
+        "num_inference_steps:9",
+        "eta:0.5",
+        "clip_skip:2",
+        "width:96",
+        "height:96",
+        "guidance_scale:2",
+        "strength:0.4",
+    ]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -100,13 +125,15 @@ class OrderTest(FolderCase):
 
     def test_options_stand_where_the_request_says_nothing(self) -> None:
         found = arguments_of(self.model, "a cat")
-        self.assertEqual((found["num_inference_steps"], found["eta"], found["guidance_scale"],
-                          found["width"]), (9, 0.5, 2.0, 96))
+        self.assertEqual(
+            (found["num_inference_steps"], found["eta"], found["guidance_scale"], found["width"]), (9, 0.5, 2.0, 96)
+        )
 
     def test_the_requests_fields_win_over_options(self) -> None:
         found = arguments_of(self.model, "a cat", step=3, width=64, height=32, CLIPSkip=2)
-        self.assertEqual((found["num_inference_steps"], found["width"], found["height"], found["clip_skip"]),
-                         (3, 64, 32, 2))
+        self.assertEqual(
+            (found["num_inference_steps"], found["width"], found["height"], found["clip_skip"]), (3, 64, 32, 2)
+        )
 
     def test_an_option_that_only_a_sibling_takes_waits_for_it(self) -> None:
         self.assertNotIn("strength", arguments_of(self.model, "a cat"))
@@ -116,8 +143,7 @@ class OrderTest(FolderCase):
 
     def test_a_requests_params_win_and_are_checked(self) -> None:
         defaults = ModelDefaults(options={"eta": 0.5})
-        self.assertEqual(build("StableDiffusionPipeline", defaults, params={"eta": 0.25}).arguments["eta"],
-                         0.25)
+        self.assertEqual(build("StableDiffusionPipeline", defaults, params={"eta": 0.25}).arguments["eta"], 0.25)
         with self.assertRaisesRegex(InvalidRequest, "params"):
             build("StableDiffusionPipeline", defaults, params={"etaa": 1})
 
@@ -213,8 +239,7 @@ class FramesTest(FolderCase):
         """The incumbent's guidance_scale and string chunk size: it could never run."""
         request = image_request("x", settings=Settings(chunk_size=4), src=self.picture(), negative_prompt="y")
         model = zoo_model("StableVideoDiffusionPipeline")
-        found = call_arguments.build(request, model.pipeline,
-                                     ModelDefaults(guidance=7.0, chunk_size=4)).arguments
+        found = call_arguments.build(request, model.pipeline, ModelDefaults(guidance=7.0, chunk_size=4)).arguments
         self.assertLessEqual(found.keys(), parameters_of(model.pipeline).keys())
         self.assertEqual(found["decode_chunk_size"], 4)
 
@@ -222,10 +247,8 @@ class FramesTest(FolderCase):
         from PIL import Image
 
         first, last = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
-        found = build("WanImageToVideoPipeline", images=(first,), last_image=last, width=64,
-                      height=64).arguments
-        self.assertEqual([found[name].getpixel((0, 0)) for name in ("image", "last_image")],
-                         [(255, 0, 0), (0, 0, 255)])
+        found = build("WanImageToVideoPipeline", images=(first,), last_image=last, width=64, height=64).arguments
+        self.assertEqual([found[name].getpixel((0, 0)) for name in ("image", "last_image")], [(255, 0, 0), (0, 0, 255)])
 
 
 if __name__ == "__main__":

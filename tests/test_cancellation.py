@@ -156,7 +156,9 @@ class VideoTest(ServerCase):
 
     def started(self, name: str) -> grpc.Future:
         dst = str(self.backend.folder / name)
-        message = backend_pb2.GenerateVideoRequest(prompt="x", dst=dst, width=32, height=32, num_frames=9, step=1, seed=1)
+        message = backend_pb2.GenerateVideoRequest(
+            prompt="x", dst=dst, width=32, height=32, num_frames=9, step=1, seed=1
+        )
         return self.backend.stub.GenerateVideo.future(message, timeout=30)
 
     def held(self, name: str) -> grpc.Future:

@@ -1,4 +1,5 @@
 """The catalogue command names every pipeline class, and what it says of the RPC is what the zoo shows."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,8 +14,14 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers import catalogue, cli
 from tests import zoo
 
-_RPC_OF_KIND = {"image": "GenerateImage", "video": "GenerateVideo", "video+audio": "GenerateVideo", "audio": "SoundGeneration",
-                "mesh": "Generate3D", "depth": "GenerateImage"}
+_RPC_OF_KIND = {
+    "image": "GenerateImage",
+    "video": "GenerateVideo",
+    "video+audio": "GenerateVideo",
+    "audio": "SoundGeneration",
+    "mesh": "Generate3D",
+    "depth": "GenerateImage",
+}
 
 
 class Catalogue(unittest.TestCase):
@@ -42,12 +49,17 @@ class Catalogue(unittest.TestCase):
 
     def test_what_it_says_is_served_the_zoo_runs(self) -> None:
         unproven = {name for name, row in self.rows.items() if row["rpcs"] and not row["in_zoo"]}
-        self.assertLessEqual(unproven, {"AudioDiffusionPipeline", "OmniGenPipeline", "Cosmos2_5_TransferPipeline"},
-                             "served where their packages are, which the tests do not install")
+        self.assertLessEqual(
+            unproven,
+            {"AudioDiffusionPipeline", "OmniGenPipeline", "Cosmos2_5_TransferPipeline"},
+            "served where their packages are, which the tests do not install",
+        )
 
     def test_a_package_that_is_not_there_is_named(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            self.assertEqual(catalogue.row("OmniGenPipeline").reason, "needs the Python package torchvision: pip install torchvision")
+            self.assertEqual(
+                catalogue.row("OmniGenPipeline").reason, "needs the Python package torchvision: pip install torchvision"
+            )
 
     def test_a_class_whose_methods_are_its_calls_makes_what_they_make(self) -> None:
         self.assertEqual(self.rows["VersatileDiffusionPipeline"]["rpcs"], ["GenerateImage"])

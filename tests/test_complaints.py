@@ -1,4 +1,5 @@
 """What goes wrong inside a pipeline is told by its argument, its size or its package, through a real server."""
+
 from __future__ import annotations
 
 import json
@@ -21,7 +22,9 @@ class BlameTest(RpcCase):
     def test_an_argument_without_a_usable_default_is_named(self) -> None:
         """SkyReels V2 computes with its overlap_history, whose default is None."""
         self.load(zoo.checkpoint("SkyReelsV2DiffusionForcingVideoToVideoPipeline"), TWO_STEPS)
-        self.assertIn("needs overlap_history, which has no usable default", self.refusal(self.video, start_image=self.clip))
+        self.assertIn(
+            "needs overlap_history, which has no usable default", self.refusal(self.video, start_image=self.clip)
+        )
         self.video(start_image=self.clip, params={"overlap_history": "5", "base_num_frames": "9"})
 
     def test_a_value_that_cannot_be_computed_with_is_named(self) -> None:
@@ -31,7 +34,10 @@ class BlameTest(RpcCase):
 
     def test_what_a_pipeline_raises_on_purpose_is_a_refusal(self) -> None:
         self.load("AnyFlowFARPipeline")
-        self.assertIn("the pipeline refuses the request: chunk_partition=[1, 2] sums to 3", self.refusal(self.video, num_frames=13))
+        self.assertIn(
+            "the pipeline refuses the request: chunk_partition=[1, 2] sums to 3",
+            self.refusal(self.video, num_frames=13),
+        )
 
     def test_a_size_that_its_tensors_cannot_have_is_named(self) -> None:
         """LTX's long videos are decoded in 4 x 4 tiles, of which 2 x 2 latents make none."""
@@ -41,14 +47,19 @@ class BlameTest(RpcCase):
     def test_what_only_another_model_makes_is_named_so(self) -> None:
         folder = self.build("ConsisIDPipeline", {**video_recent.consisid(), "transformer": _with_face()})
         self.load(folder, TWO_STEPS)
-        self.assertIn("left without id_cond: only other models make that", self.refusal(self.video, start_image=self.picture))
+        self.assertIn(
+            "left without id_cond: only other models make that", self.refusal(self.video, start_image=self.picture)
+        )
 
     def test_code_of_diffusers_that_cannot_run_is_told_as_such(self) -> None:
         """EasyAnimateControlPipeline of 0.42.1 gives its own encode_prompt an argument that it does not take."""
         folder = self.build("EasyAnimateControlPipeline", video_recent.easyanimate(12)())
         self.load(folder, TWO_STEPS)
         said = self.refusal(self.video, params={"control_video": self.clip})
-        self.assertRegex(said, r"EasyAnimateControlPipeline cannot do this: its code in diffusers \S+ does not run .*text_encoder_index")
+        self.assertRegex(
+            said,
+            r"EasyAnimateControlPipeline cannot do this: its code in diffusers \S+ does not run .*text_encoder_index",
+        )
 
     def test_a_guard_that_is_not_installed_is_named_at_the_load(self) -> None:
         with self.assertRaises(AssertionError) as caught:
@@ -60,7 +71,9 @@ class BlameTest(RpcCase):
         if not folder.exists():
             shutil.copytree(zoo.checkpoint("Cosmos3OmniPipeline"), folder)
             index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-            (folder / "model_index.json").write_text(json.dumps(index | {"enable_safety_checker": True}), encoding="utf-8")
+            (folder / "model_index.json").write_text(
+                json.dumps(index | {"enable_safety_checker": True}), encoding="utf-8"
+            )
         with self.assertRaisesRegex(AssertionError, "pip install cosmos_guardrail"):
             self.load(folder)
         self.load(folder, TWO_STEPS, "safety_checker:false")
@@ -68,7 +81,10 @@ class BlameTest(RpcCase):
 
     def test_text_cannot_stand_for_a_tensor(self) -> None:
         self.load("WanPipeline")
-        self.assertIn("cannot be said in text: WanPipeline takes a Tensor there", self.refusal(self.video, params={"latents": "x"}))
+        self.assertIn(
+            "cannot be said in text: WanPipeline takes a Tensor there",
+            self.refusal(self.video, params={"latents": "x"}),
+        )
 
     def build(self, name: str, parts: dict[str, Any]) -> Path:
         """The folder of a model that no entry of the zoo is."""
@@ -84,11 +100,36 @@ class BlameTest(RpcCase):
 def _with_face() -> Any:
     from tests.zoo.kit import model
 
-    return model("ConsisIDTransformer3DModel", num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4,
-                 time_embed_dim=2, text_embed_dim=32, num_layers=1, sample_width=4, sample_height=4, sample_frames=9, patch_size=2,
-                 max_text_seq_length=16, use_rotary_positional_embeddings=True, is_train_face=True, cross_attn_interval=1,
-                 cross_attn_dim_head=1, cross_attn_num_heads=1, LFE_id_dim=2, LFE_vit_dim=2, LFE_depth=5, LFE_dim_head=8,
-                 LFE_num_heads=2, LFE_num_id_token=1, LFE_num_querie=1, LFE_output_dim=10, LFE_ff_mult=1, LFE_num_scale=1)
+    return model(
+        "ConsisIDTransformer3DModel",
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=4,
+        sample_height=4,
+        sample_frames=9,
+        patch_size=2,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=True,
+        is_train_face=True,
+        cross_attn_interval=1,
+        cross_attn_dim_head=1,
+        cross_attn_num_heads=1,
+        LFE_id_dim=2,
+        LFE_vit_dim=2,
+        LFE_depth=5,
+        LFE_dim_head=8,
+        LFE_num_heads=2,
+        LFE_num_id_token=1,
+        LFE_num_querie=1,
+        LFE_output_dim=10,
+        LFE_ff_mult=1,
+        LFE_num_scale=1,
+    )
 
 
 class RightFileTest(RpcCase):
@@ -104,8 +145,10 @@ class RightFileTest(RpcCase):
                 self.assertEqual(Clip(self.video("", start_image=self.clip, **size)).size, (64, 64))
 
     def test_a_sound_given_to_a_text_model_runs_its_sibling_and_the_other_way_round(self) -> None:
-        for model, sound, sibling in (("StableAudio3Pipeline", "noise.wav", "StableAudio3AudioToAudioPipeline"),
-                                      ("StableAudio3AudioToAudioPipeline", "", "StableAudio3Pipeline")):
+        for model, sound, sibling in (
+            ("StableAudio3Pipeline", "noise.wav", "StableAudio3AudioToAudioPipeline"),
+            ("StableAudio3AudioToAudioPipeline", "", "StableAudio3Pipeline"),
+        ):
             with self.subTest(model):
                 self.load(model)
                 self.sound(src=str(self.folder / sound) if sound else "")
@@ -113,8 +156,10 @@ class RightFileTest(RpcCase):
 
     def test_a_pipeline_with_a_seed_of_its_own_is_given_the_requests(self) -> None:
         self.load("LTXI2VLongMultiPromptPipeline")
-        made = [self.video(name=f"{number}.gif", start_image=self.picture, seed=seed).read_bytes()
-                for number, seed in enumerate((5, 5, 6))]
+        made = [
+            self.video(name=f"{number}.gif", start_image=self.picture, seed=seed).read_bytes()
+            for number, seed in enumerate((5, 5, 6))
+        ]
         self.assertEqual([made[0] == made[1], made[0] == made[2]], [True, False])
 
 
@@ -156,7 +201,9 @@ class SoundnessTest(unittest.TestCase):
 
     def test_memory_is_no_shape(self) -> None:
         pipeline = zoo_model("DDPMPipeline").pipeline
-        self.assertIsNone(complaints.of_shapes(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), pipeline, {"width": 8}))
+        self.assertIsNone(
+            complaints.of_shapes(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), pipeline, {"width": 8})
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Components from elsewhere: VAE, text encoder, companion artifacts and ControlNets replace or join the model's own."""
+
 from __future__ import annotations
 
 import base64
@@ -66,8 +67,11 @@ class ReplacementTest(unittest.TestCase):
     def test_clip_model_replaces_the_text_encoder(self) -> None:
         by_folder = self.changed(CLIPModel="clip")
         self.assertGreater(by_folder, 1)
-        for fields in ({"CLIPModel": "pipeline"}, {"CLIPModel": "pipeline", "CLIPSubfolder": "text_encoder"},
-                       {"Options": ["clip_model:clip"]}):
+        for fields in (
+            {"CLIPModel": "pipeline"},
+            {"CLIPModel": "pipeline", "CLIPSubfolder": "text_encoder"},
+            {"Options": ["clip_model:clip"]},
+        ):
             self.assertAlmostEqual(self.changed(**fields), by_folder, places=3, msg=str(fields))
 
     def test_a_companion_artifact_reaches_the_component_of_its_name(self) -> None:
@@ -75,17 +79,21 @@ class ReplacementTest(unittest.TestCase):
         self.assertGreater(difference(picture(model), picture(load(self.flux))), 0.5)
 
     def test_another_familys_component_is_an_error_that_says_so(self) -> None:
-        for option, words in ((f"vae:{self.flux / 'vae'}", "latent_channels 16"),
-                              (f"vae:{self.model / 'unet'}", "UNet2DConditionModel"),
-                              (f"clip_model:{self.flux / 'text_encoder_2'}", "of type t5")):
+        for option, words in (
+            (f"vae:{self.flux / 'vae'}", "latent_channels 16"),
+            (f"vae:{self.model / 'unet'}", "UNet2DConditionModel"),
+            (f"clip_model:{self.flux / 'text_encoder_2'}", "of type t5"),
+        ):
             with self.assertRaisesRegex(LoadError, words):
                 load(self.model, Options=[option])
 
     def test_a_missing_component_names_the_field_and_stays_inside(self) -> None:
-        for fields, words in (({"Options": ["vae:nope"]}, "option vae 'nope' is neither"),
-                              ({"CLIPModel": "nope"}, "CLIPModel 'nope'"),
-                              ({"Options": ["vae:../vae"]}, "option vae '../vae' leaves"),
-                              ({"CLIPModel": "pipeline", "CLIPSubfolder": "no"}, "no folder 'no'")):
+        for fields, words in (
+            ({"Options": ["vae:nope"]}, "option vae 'nope' is neither"),
+            ({"CLIPModel": "nope"}, "CLIPModel 'nope'"),
+            ({"Options": ["vae:../vae"]}, "option vae '../vae' leaves"),
+            ({"CLIPModel": "pipeline", "CLIPSubfolder": "no"}, "no folder 'no'"),
+        ):
             with self.assertRaisesRegex(LoadError, words):
                 load(self.model, ModelPath=str(self.folder), **fields)
 
@@ -113,7 +121,11 @@ class ControlNetTest(unittest.TestCase):
         return load(checkpoint(model), ControlNet=net, ModelPath=str(self.folder), **fields)
 
     def test_the_pipeline_becomes_its_sibling_with_a_controlnet(self) -> None:
-        for net, model in (("sd", "StableDiffusionPipeline"), ("xl", "StableDiffusionXLPipeline"), ("flux", "FluxPipeline")):
+        for net, model in (
+            ("sd", "StableDiffusionPipeline"),
+            ("xl", "StableDiffusionXLPipeline"),
+            ("flux", "FluxPipeline"),
+        ):
             loaded = self.controlled(net, model)
             self.assertEqual(type(loaded.pipeline).__name__, model.replace("Pipeline", "ControlNetPipeline"))
             self.assertEqual(picture(loaded, src=self.source).size, (32, 32))
@@ -155,7 +167,9 @@ class ControlNetTest(unittest.TestCase):
             self.assertEqual(type(loaded._active).__name__, f"StableDiffusionControlNet{task}Pipeline")
 
     def test_inpainting_without_a_picture_for_control_says_so(self) -> None:
-        pair = json.dumps({name: base64.b64encode(Path(self.source).read_bytes()).decode() for name in ("image", "mask_image")})
+        pair = json.dumps(
+            {name: base64.b64encode(Path(self.source).read_bytes()).decode() for name in ("image", "mask_image")}
+        )
         source = self.folder / "inpaint.json"
         source.write_text(pair, encoding="utf-8")
         with self.assertRaisesRegex(InvalidRequest, "1 ControlNet and the request brings 0 pictures for control"):
@@ -181,7 +195,9 @@ class ControlNetTest(unittest.TestCase):
     def test_a_lone_file_that_is_none_or_says_nothing_is_an_error_with_the_way_out(self) -> None:
         shutil.copy(next((self.model / "vae").glob("*.safetensors")), self.folder / "vae.safetensors")
         shutil.copy(next((self.folder / "flux").glob("*.safetensors")), self.folder / "lone-flux.safetensors")
-        with self.assertRaisesRegex(LoadError, "vae.safetensors is no file that diffusers can read as a ControlNetModel"):
+        with self.assertRaisesRegex(
+            LoadError, "vae.safetensors is no file that diffusers can read as a ControlNetModel"
+        ):
             self.controlled("vae.safetensors", Options=["controlnet_config:sd"])
         with self.assertRaisesRegex(LoadError, "does not say its class: .*controlnet_config:"):
             self.controlled("lone-flux.safetensors", "FluxPipeline")
@@ -198,7 +214,9 @@ class ControlNetTest(unittest.TestCase):
         for model in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
             named = model.replace("Pipeline", "AdapterPipeline")
             net, plain = str(checkpoint(named) / "adapter"), picture(load(checkpoint(model)), width=64, height=64)
-            one, off = (self.controlled(net, model, Options=options) for options in ([], ["adapter_conditioning_scale:0.0"]))
+            one, off = (
+                self.controlled(net, model, Options=options) for options in ([], ["adapter_conditioning_scale:0.0"])
+            )
             self.assertEqual(type(one.pipeline).__name__, named)
             control = {"src": str(self.control), "width": 64, "height": 64}
             self.assertGreater(difference(picture(one, **control), plain), 1)

@@ -1,4 +1,5 @@
 """One thread, one model: order, cancelling, freeing, and memory that is really given back."""
+
 from __future__ import annotations
 
 import gc
@@ -71,6 +72,7 @@ class OrderTest(EngineCase):
                 self.assertEqual(running, [number])
                 seen.append(number)
                 running.remove(number)
+
             return run
 
         jobs = [self.engine.submit(work(number), "x") for number in range(4)]
@@ -142,12 +144,15 @@ class ErrorTest(EngineCase):
         def fail(error: Exception) -> Any:
             def work(_job: Job) -> None:
                 raise error
+
             return self.engine.submit(work, "x").wait(WAIT)
 
         with self.assertRaisesRegex(InvalidRequest, "^width=3$"):
             fail(InvalidRequest("width=3"))
-        with self.assertLogs("localai_diffusers",
-                             "ERROR") as logs, self.assertRaisesRegex(GenerationFailed, "^KeyError: 'a b'$"):
+        with (
+            self.assertLogs("localai_diffusers", "ERROR") as logs,
+            self.assertRaisesRegex(GenerationFailed, "^KeyError: 'a b'$"),
+        ):
             fail(KeyError("a b"))
         self.assertIn("Traceback", logs.output[0])
 
@@ -162,8 +167,10 @@ class ErrorTest(EngineCase):
 
     def test_the_thread_survives_anything(self) -> None:
         for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError("deep")):
+
             def work(_job: Job, error: BaseException = error) -> None:
                 raise error
+
             with self.assertRaises(GenerationFailed):
                 self.engine.submit(work, "x").wait(WAIT)
         self.assertEqual(self.engine.submit(lambda _job: 1, "x").wait(WAIT), 1)
@@ -171,8 +178,7 @@ class ErrorTest(EngineCase):
 
 class LoadTest(EngineCase):
     def test_nothing_is_loaded_at_first(self) -> None:
-        self.assertEqual((self.engine.state, self.engine.identity, self.engine.model),
-                         (State.UNINITIALIZED, "", None))
+        self.assertEqual((self.engine.state, self.engine.identity, self.engine.model), (State.UNINITIALIZED, "", None))
         with self.assertRaisesRegex(ModelNotLoaded, "model not loaded"):
             self.engine.generate(lambda _job, _model: None, "x")
 
@@ -205,8 +211,7 @@ class LoadTest(EngineCase):
 
         with self.assertRaisesRegex(LoadError, "^no such file$"):
             self.engine.load("second", prepare).wait(WAIT)
-        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state),
-                         (model, "first", State.READY))
+        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state), (model, "first", State.READY))
 
     def test_a_failed_build_leaves_none_and_says_so(self) -> None:
         self.load("first")
@@ -214,11 +219,11 @@ class LoadTest(EngineCase):
         def build() -> Any:
             raise LoadError("shapes differ")
 
-        with self.assertRaisesRegex(LoadError,
-                                    r"shapes differ \(the earlier model was freed already: no model is loaded now\)"):
+        with self.assertRaisesRegex(
+            LoadError, r"shapes differ \(the earlier model was freed already: no model is loaded now\)"
+        ):
             self.engine.load("second", lambda _job, _current: build).wait(WAIT)
-        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state),
-                         (None, "", State.UNINITIALIZED))
+        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state), (None, "", State.UNINITIALIZED))
 
     def test_a_request_for_another_model_than_the_one_loaded_meanwhile_is_refused(self) -> None:
         self.load("first")
@@ -265,8 +270,7 @@ class MemoryTest(EngineCase):
 
     def test_the_earlier_model_is_gone_before_the_new_one_is_built(self) -> None:
         old = self.watched()
-        alive = self.engine.load("second", lambda _job,
-                                 _current: lambda: (old() is not None, Model())).wait(WAIT)[0]
+        alive = self.engine.load("second", lambda _job, _current: lambda: (old() is not None, Model())).wait(WAIT)[0]
         self.assertFalse(alive)
 
     def test_free_gives_the_memory_back(self) -> None:
@@ -422,8 +426,7 @@ class ThreadsTest(EngineCase):
             thread.start()
         for thread in threads:
             thread.join(WAIT)
-        self.assertEqual(sorted(results), [(number, turn) for number in range(8) for turn in range(20)
-                                           if turn % 5])
+        self.assertEqual(sorted(results), [(number, turn) for number in range(8) for turn in range(20) if turn % 5])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The one table from error to gRPC status, and texts that the core does not mistake for signals."""
+
 from __future__ import annotations
 
 import unittest
@@ -25,15 +26,20 @@ class StatusTest(unittest.TestCase):
     def test_only_a_missing_model_is_failed_precondition_and_nothing_is_unavailable(self) -> None:
         """The router drops the replica on the former and evicts the model on the latter."""
         names = {kind: errors.status_name(made(kind)) for kind in every_error()}
-        self.assertEqual([kind for kind, name in names.items() if name == "FAILED_PRECONDITION"],
-                         [errors.ModelNotLoaded])
+        self.assertEqual(
+            [kind for kind, name in names.items() if name == "FAILED_PRECONDITION"], [errors.ModelNotLoaded]
+        )
         self.assertNotIn("UNAVAILABLE", names.values())
 
     def test_the_codes_are_those_of_the_contract(self) -> None:
-        expected = {errors.InvalidRequest: "INVALID_ARGUMENT", errors.OutOfMemory: "RESOURCE_EXHAUSTED",
-                    errors.Cancelled: "CANCELLED",
-                    errors.ModelMismatch: "NOT_FOUND", errors.OutputDiskFull: "RESOURCE_EXHAUSTED",
-                    errors.GenerationFailed: "INTERNAL"}
+        expected = {
+            errors.InvalidRequest: "INVALID_ARGUMENT",
+            errors.OutOfMemory: "RESOURCE_EXHAUSTED",
+            errors.Cancelled: "CANCELLED",
+            errors.ModelMismatch: "NOT_FOUND",
+            errors.OutputDiskFull: "RESOURCE_EXHAUSTED",
+            errors.GenerationFailed: "INTERNAL",
+        }
         for kind, name in expected.items():
             self.assertEqual(errors.status_name(made(kind)), name)
 
@@ -45,8 +51,7 @@ class StatusTest(unittest.TestCase):
 
 class TextTest(unittest.TestCase):
     def test_the_words_that_the_core_takes_as_signals_never_pass(self) -> None:
-        for words in ("Model Not Loaded", "UNIMPLEMENTED", "connection refused", "Connection reset",
-                      "no such host"):
+        for words in ("Model Not Loaded", "UNIMPLEMENTED", "connection refused", "Connection reset", "no such host"):
             for error in (ValueError(f"a {words} b"), errors.LoadError(f"a {words} b")):
                 self.assertNotIn(words.lower(), errors.status_message(error).lower())
 

@@ -1,4 +1,5 @@
 """`pipeline_type: FluxTransformer2DModel`: a Flux transformer's file, quantized at load, on a tiny Flux."""
+
 from __future__ import annotations
 
 import tempfile
@@ -29,7 +30,11 @@ def write_flux_gguf(path: Path) -> Path:
 
     writer = gguf.GGUFWriter(path, "flux")
     for name, value in weights().items():
-        kind = gguf.GGMLQuantizationType.Q8_0 if value.ndim == 2 and value.shape[1] % 32 == 0 else gguf.GGMLQuantizationType.F16
+        kind = (
+            gguf.GGMLQuantizationType.Q8_0
+            if value.ndim == 2 and value.shape[1] % 32 == 0
+            else gguf.GGMLQuantizationType.F16
+        )
         writer.add_tensor(name, gguf.quants.quantize(value.float().numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -59,8 +64,7 @@ class FluxQuantizedTest(unittest.TestCase):
 
         for part in (self.model.pipeline.transformer, self.model.pipeline.text_encoder_2):
             linears = [module for module in part.modules() if isinstance(module, torch.nn.Linear)]
-            self.assertTrue(all(isinstance(module, QLinear) and module.frozen for module in linears)
-                            and linears)
+            self.assertTrue(all(isinstance(module, QLinear) and module.frozen for module in linears) and linears)
             self.assertEqual({module.weight.qtype for module in linears}, {qfloat8})
         self.assertEqual(type(self.model.pipeline).__name__, "FluxPipeline")
 
@@ -82,8 +86,7 @@ class FluxQuantizedTest(unittest.TestCase):
         from diffusers.quantizers.gguf.utils import GGUFLinear
 
         model = self.load(write_flux_gguf(self.folder / "flux-dev-Q8_0.gguf"))
-        self.assertTrue(any(isinstance(module, GGUFLinear)
-                            for module in model.pipeline.transformer.modules()))
+        self.assertTrue(any(isinstance(module, GGUFLinear) for module in model.pipeline.transformer.modules()))
         self.assertEqual(len(self.pixels(model, 1)), 32 * 32 * 3)
 
     def test_a_folder_with_a_transformer_works_too(self) -> None:
@@ -100,8 +103,7 @@ class FluxQuantizedTest(unittest.TestCase):
 
     def refused(self, says: str, model: str | Path, settings: Settings | None = None, **fields: Any) -> None:
         with self.assertRaisesRegex(BackendError, says):
-            pipelines.prepare(spec_of(model, PipelineType=TYPE, **fields), settings or self.settings,
-                              new_job())
+            pipelines.prepare(spec_of(model, PipelineType=TYPE, **fields), settings or self.settings, new_job())
 
     def test_what_cannot_work_is_refused_first(self) -> None:
         broken = self.folder / "broken.safetensors"
@@ -119,8 +121,7 @@ class FluxQuantizedTest(unittest.TestCase):
 
     def test_options_and_notes_are_those_of_a_flux_pipeline(self) -> None:
         model = self.load(self.file, Options=["max_sequence_length:64", "nonsense:1"], CFGScale=1)
-        self.assertEqual((dict(model.defaults.options), model.defaults.guidance),
-                         ({"max_sequence_length": 64}, 1.0))
+        self.assertEqual((dict(model.defaults.options), model.defaults.guidance), ({"max_sequence_length": 64}, 1.0))
         self.assertIn("nonsense", model.notes[0])
 
     def test_the_file_is_known_by_its_header(self) -> None:

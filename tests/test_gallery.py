@@ -1,4 +1,5 @@
 """Every YAML of LocalAI's documentation and gallery, as its core sends it, on a tiny stand-in, through a real server."""
+
 from __future__ import annotations
 
 import atexit
@@ -68,7 +69,9 @@ def schnell() -> Path:
 def checkpoint_file(folder: Path) -> tuple[Path, Path]:
     """The pipeline in ``folder`` as one file in the original layout, and its configs."""
     target = _scratch() / f"{folder.name}-file"
-    return single_file.write_checkpoint(folder, target / "model.safetensors"), single_file.write_configs(folder, target / "configs")
+    return single_file.write_checkpoint(folder, target / "model.safetensors"), single_file.write_configs(
+        folder, target / "configs"
+    )
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,15 @@ class GalleryTest(unittest.TestCase):
         self.assertTrue(result.success, result.message)
         return config, result.message
 
-    def run_yaml(self, name: str, stand_in: str | Path, *more: str, rpc: str = "GenerateImage",
-                 request: Callable[..., Any] = gallery.image_request, **body: Any) -> Made:
+    def run_yaml(
+        self,
+        name: str,
+        stand_in: str | Path,
+        *more: str,
+        rpc: str = "GenerateImage",
+        request: Callable[..., Any] = gallery.image_request,
+        **body: Any,
+    ) -> Made:
         """Load the YAML on the stand-in (a class of the zoo or a path) and answer one request of the core's."""
         path = stand_in if isinstance(stand_in, Path) else zoo.checkpoint(stand_in)
         config, loaded = self.load(name, path, *more)
@@ -157,11 +167,15 @@ class GalleryTest(unittest.TestCase):
 
     def test_animagine_without_a_pipeline_type_is_what_the_repo_says(self) -> None:
         made = self.run_yaml("animagine-xl-cpu", "StableDiffusionXLPipeline", prompt=f"{PROMPT}|blurry")
-        self.check_picture(made, Pipeline="StableDiffusionXLPipeline", Sampler="EulerAncestralDiscreteScheduler", Steps="15")
+        self.check_picture(
+            made, Pipeline="StableDiffusionXLPipeline", Sampler="EulerAncestralDiscreteScheduler", Steps="15"
+        )
 
     def test_animagine_with_top_level_cuda_and_f16_runs_the_same(self) -> None:
         made = self.run_yaml("animagine-xl", "StableDiffusionXLPipeline", prompt=f"{PROMPT}|blurry", step=4)
-        self.check_picture(made, Pipeline="StableDiffusionXLPipeline", Sampler="EulerAncestralDiscreteScheduler", Steps="4")
+        self.check_picture(
+            made, Pipeline="StableDiffusionXLPipeline", Sampler="EulerAncestralDiscreteScheduler", Steps="4"
+        )
 
     def test_toonyou_as_a_single_file_takes_its_scheduler_guidance_and_clip_skip(self) -> None:
         made = self.run_file("toonyou", deep_stable_diffusion(), prompt=f"{PROMPT}|blurry")
@@ -189,8 +203,9 @@ class GalleryTest(unittest.TestCase):
         self.check_picture(made, Pipeline="StableDiffusionPipeline")
 
     def test_depth2img_runs_on_the_picture_alone(self) -> None:
-        made = self.run_yaml("depth2img", "StableDiffusionDepth2ImgPipeline", prompt=f"{PROMPT}|bad", file=picture(),
-                             size="512x512")
+        made = self.run_yaml(
+            "depth2img", "StableDiffusionDepth2ImgPipeline", prompt=f"{PROMPT}|bad", file=picture(), size="512x512"
+        )
         self.check_picture(made, Pipeline="StableDiffusionDepth2ImgPipeline", CFG_scale="6.0", Steps="50")
 
     def test_a_picture_and_no_prompt_make_a_video_in_the_image_endpoints_file(self) -> None:
@@ -210,15 +225,28 @@ class GalleryTest(unittest.TestCase):
     def test_a_model_that_cannot_upscale_leaves_it_to_lanczos_and_says_so(self) -> None:
         from PIL import Image
 
-        made = self.run_yaml("cfg_scale-option", "StableDiffusionPipeline", rpc="UpscaleImage", request=gallery.upscale_request,
-                             image=picture(), scale=4)
+        made = self.run_yaml(
+            "cfg_scale-option",
+            "StableDiffusionPipeline",
+            rpc="UpscaleImage",
+            request=gallery.upscale_request,
+            image=picture(),
+            scale=4,
+        )
         self.assertIn("Lanczos", made.said)
         expected = zoo_call.picture().resize((256, 256), Image.Resampling.LANCZOS)
         self.assertEqual(made.image.tobytes(), expected.tobytes())
 
     def test_inpainting_changes_the_white_of_the_mask_at_the_pictures_own_size(self) -> None:
-        made = self.run_yaml("cfg_scale-option", "StableDiffusionPipeline", request=gallery.inpainting_request, prompt=PROMPT,
-                             image=picture(), mask=base64_png(zoo_call.mask()), steps=4)
+        made = self.run_yaml(
+            "cfg_scale-option",
+            "StableDiffusionPipeline",
+            request=gallery.inpainting_request,
+            prompt=PROMPT,
+            image=picture(),
+            mask=base64_png(zoo_call.mask()),
+            steps=4,
+        )
         self.check_picture(made, Pipeline="StableDiffusionInpaintPipeline", Steps="4")
 
     def test_an_imported_sdxl_repo_loads_as_its_own_class_and_says_so(self) -> None:
@@ -239,8 +267,15 @@ class GalleryTest(unittest.TestCase):
 
     def test_the_x4_upscaler_upscales_by_the_scale_that_is_asked_for(self) -> None:
         for scale in (2, 4):
-            made = self.run_yaml("stable-diffusion-x4-upscaler", "StableDiffusionUpscalePipeline", "num_inference_steps:2",
-                                 rpc="UpscaleImage", request=gallery.upscale_request, image=picture(), scale=scale)
+            made = self.run_yaml(
+                "stable-diffusion-x4-upscaler",
+                "StableDiffusionUpscalePipeline",
+                "num_inference_steps:2",
+                rpc="UpscaleImage",
+                request=gallery.upscale_request,
+                image=picture(),
+                scale=scale,
+            )
             self.check_picture(made, (64 * scale, 64 * scale))
             self.assertNotIn("Lanczos", made.said)
 
@@ -262,22 +297,49 @@ class GalleryTest(unittest.TestCase):
         self.check_picture(made, Pipeline="QwenImageEditPipeline", True_CFG_scale="4.0")
 
     def test_qwen_image_edit_2509_is_the_class_that_its_repo_says_and_takes_several_pictures(self) -> None:
-        made = self.run_yaml("qwen-image-edit-2509", "QwenImageEditPlusPipeline", prompt=PROMPT, step=2,
-                             ref_images=[picture(), base64_png(zoo_call.picture(seed=2))])
+        made = self.run_yaml(
+            "qwen-image-edit-2509",
+            "QwenImageEditPlusPipeline",
+            prompt=PROMPT,
+            step=2,
+            ref_images=[picture(), base64_png(zoo_call.picture(seed=2))],
+        )
         self.check_picture(made, Pipeline="QwenImageEditPlusPipeline", True_CFG_scale="4.0")
         self.assertIn("PipelineType QwenImageEditPipeline is taken as QwenImageEditPlusPipeline", made.loaded)
 
     def test_ltx2_makes_a_video_with_sound_of_text_alone(self) -> None:
         for name in ("ltx-2", "ltx-2.3"):
-            made = self.run_yaml(name, "LTX2ImageToVideoPipeline", rpc="GenerateVideo", request=gallery.video_request,
-                                 prompt=PROMPT, width=64, height=64, num_frames=9, step=2)
+            made = self.run_yaml(
+                name,
+                "LTX2ImageToVideoPipeline",
+                rpc="GenerateVideo",
+                request=gallery.video_request,
+                prompt=PROMPT,
+                width=64,
+                height=64,
+                num_frames=9,
+                step=2,
+            )
             self.assertEqual(self.check_video(made, sound=True), 9)
             self.assertIn("LTX2ImageToVideoPipeline runs as LTX2Pipeline", self.backend.log)
 
     def test_ltx2_starts_from_the_picture_that_is_sent(self) -> None:
-        made = [self.run_yaml("ltx-2", "LTX2ImageToVideoPipeline", rpc="GenerateVideo", request=gallery.video_request,
-                              prompt=PROMPT, start_image=start, width=64, height=64, num_frames=9, step=2, seed=7)
-                for start in (picture(), base64_png(zoo_call.picture(seed=3)))]
+        made = [
+            self.run_yaml(
+                "ltx-2",
+                "LTX2ImageToVideoPipeline",
+                rpc="GenerateVideo",
+                request=gallery.video_request,
+                prompt=PROMPT,
+                start_image=start,
+                width=64,
+                height=64,
+                num_frames=9,
+                step=2,
+                seed=7,
+            )
+            for start in (picture(), base64_png(zoo_call.picture(seed=3)))
+        ]
         self.assertEqual([self.check_video(one, sound=True) for one in made], [9, 9])
         self.assertNotEqual(made[0].data, made[1].data)
 
@@ -285,14 +347,18 @@ class GalleryTest(unittest.TestCase):
         folder = zoo.checkpoint("StableDiffusionPipeline")
         for name in ("dreamshaper", "qa-dreamshaper"):
             made = self.run_file(name, folder, prompt=f"{PROMPT}|blurry")
-            self.check_picture(made, Pipeline="StableDiffusionPipeline", Sampler="DPMSolverMultistepScheduler", Steps="25")
+            self.check_picture(
+                made, Pipeline="StableDiffusionPipeline", Sampler="DPMSolverMultistepScheduler", Steps="25"
+            )
         self.assertEqual(made.image.tobytes(), self.of_folder("dreamshaper", folder).image.tobytes())
 
     def of_folder(self, name: str, folder: Path) -> Made:
         """The YAML's picture where its model is a folder."""
         config = gallery.config(name)
         self.backend.stub.LoadModel(gallery.model_options(config, self.models, folder), timeout=60)
-        message = gallery.image_request(config, {"prompt": f"{PROMPT}|blurry", "size": "64x64", "seed": 7}, self.backend.folder)
+        message = gallery.image_request(
+            config, {"prompt": f"{PROMPT}|blurry", "size": "64x64", "seed": 7}, self.backend.folder
+        )
         return Made("", self.backend.stub.GenerateImage(message, timeout=60).message, Path(message.dst))
 
     def test_stable_diffusion_3_keeps_the_pipelines_own_guidance(self) -> None:

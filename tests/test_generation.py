@@ -1,4 +1,5 @@
 """One generation on a loaded model: the right pipeline, the right picture, the file and its text."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -38,8 +39,7 @@ class ShapesCase(FolderCase):
 
     def make(self, prompt: str = PROMPT, model: Any = None, **fields: Any) -> tuple[Image.Image, Any]:
         fields.setdefault("dst", str(self.folder / "out.png"))
-        return generate(model or self.model, prompt, **{"step": 15, "seed": 1, "width": 64, "height": 64,
-                                                        **fields})
+        return generate(model or self.model, prompt, **{"step": 15, "seed": 1, "width": 64, "height": 64, **fields})
 
     def drawing(self, name: str = "src", prompt: str = "a green square on a white background") -> str:
         """Path of a picture that the model made."""
@@ -50,8 +50,7 @@ class ShapesCase(FolderCase):
 
 class TextToImageTest(ShapesCase):
     def test_the_picture_is_what_the_prompt_asks_for(self) -> None:
-        for prompt in (PROMPT, "a yellow triangle on a black background",
-                       "a green square on a white background"):
+        for prompt in (PROMPT, "a yellow triangle on a black background", "a green square on a white background"):
             self.assertEqual(judge(self.make(prompt)[0]).prompt(), prompt)
 
     def test_the_same_seed_gives_the_same_pixels_and_another_others(self) -> None:
@@ -78,8 +77,9 @@ class TextToImageTest(ShapesCase):
         self.assertIn("67x61 is rounded to 64x64", outcome.message())
 
     def test_a_negative_prompt_counts(self) -> None:
-        self.assertNotEqual(self.make(negative_prompt="a blue square", step=4)[0].tobytes(),
-                            self.make(step=4)[0].tobytes())
+        self.assertNotEqual(
+            self.make(negative_prompt="a blue square", step=4)[0].tobytes(), self.make(step=4)[0].tobytes()
+        )
 
     def test_clip_skip_counts_unless_the_variable_switches_it_off(self) -> None:
         plain = self.make(step=4)[0].tobytes()
@@ -108,8 +108,9 @@ class PicturesInTest(ShapesCase):
         image, outcome = self.make(src=self.picture("wide", (128, 64)), step=2)
         self.assertEqual(image.size, (64, 32))
         self.assertIn("128x64 is taken at 64x32", outcome.message())
-        self.assertEqual(self.make(src=self.picture("small", (40, 64)), step=2, width=512,
-                                   height=512)[0].size, (40, 64))
+        self.assertEqual(
+            self.make(src=self.picture("small", (40, 64)), step=2, width=512, height=512)[0].size, (40, 64)
+        )
 
     def test_the_inpainting_request_makes_what_plain_diffusers_makes_at_the_pictures_own_size(self) -> None:
         """Whatever the core's 512 says; white in the mask is repainted."""
@@ -119,9 +120,16 @@ class PicturesInTest(ShapesCase):
         mask.paste(255, (32, 0, 96, 64))
         image, _ = self.make(**{**self.inpainting((96, 64), PALETTE["yellow"], mask), "seed": 1}, step=6)
         plain = StableDiffusionInpaintPipeline.from_pretrained(SHAPES_MODEL, dtype=torch.float32)
-        expected = plain(PROMPT, Image.new("RGB", (96, 64), PALETTE["yellow"]), mask, width=96, height=64,
-                         num_inference_steps=6,
-                         guidance_scale=5, generator=torch.Generator().manual_seed(1)).images[0]
+        expected = plain(
+            PROMPT,
+            Image.new("RGB", (96, 64), PALETTE["yellow"]),
+            mask,
+            width=96,
+            height=64,
+            num_inference_steps=6,
+            guidance_scale=5,
+            generator=torch.Generator().manual_seed(1),
+        ).images[0]
         self.assertEqual((image.size, image.convert("RGB").tobytes()), ((96, 64), expected.tobytes()))
 
     def test_seed_0_is_random_in_the_inpainting_request(self) -> None:
@@ -139,8 +147,13 @@ class PicturesInTest(ShapesCase):
 
         path = self.drawing()
         plain = StableDiffusionImg2ImgPipeline.from_pretrained(SHAPES_MODEL, dtype=torch.float32)
-        image = plain(PROMPT, Image.open(path).convert("RGB"), num_inference_steps=10, guidance_scale=5,
-                      generator=torch.Generator().manual_seed(1)).images[0]
+        image = plain(
+            PROMPT,
+            Image.open(path).convert("RGB"),
+            num_inference_steps=10,
+            guidance_scale=5,
+            generator=torch.Generator().manual_seed(1),
+        ).images[0]
         self.assertEqual(self.make(src=path, step=10)[0].convert("RGB").tobytes(), image.tobytes())
 
     def test_a_model_that_takes_no_picture_refuses_one(self) -> None:
@@ -148,16 +161,26 @@ class PicturesInTest(ShapesCase):
             generate(zoo_model("DDPMPipeline"), "x", src=self.picture())
 
     def test_a_model_that_edits_pictures_refuses_a_request_without_one(self) -> None:
-        for name in ("QwenImageEditPipeline", "StableDiffusionInstructPix2PixPipeline",
-                     "StableDiffusionInpaintPipeline", "StableDiffusionUpscalePipeline"):
+        for name in (
+            "QwenImageEditPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionUpscalePipeline",
+        ):
             with self.assertRaisesRegex(InvalidRequest, "image"):
                 generate(zoo_model(name), "x", step=1, seed=1)
 
 
 class FileTest(ShapesCase):
     def test_it_is_png_whatever_the_extension_but_jpg_and_webp(self) -> None:
-        for name, expected in (("a.png", "PNG"), ("localai-output-1.tmp", "PNG"), ("a", "PNG"),
-                               ("a.mp4", "PNG"), ("a.jpg", "JPEG"), ("a.webp", "WEBP")):
+        for name, expected in (
+            ("a.png", "PNG"),
+            ("localai-output-1.tmp", "PNG"),
+            ("a", "PNG"),
+            ("a.mp4", "PNG"),
+            ("a.jpg", "JPEG"),
+            ("a.webp", "WEBP"),
+        ):
             dst = self.folder / name
             _, outcome = self.make(dst=str(dst), step=1)
             self.assertEqual(Image.open(dst).format, expected, name)
@@ -179,11 +202,14 @@ class FileTest(ShapesCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_the_text_tells_how_it_was_made_without_the_prompt(self) -> None:
-        text = self.make("a red circle on a blue background", negative_prompt="fog", step=3,
-                         seed=5)[0].info["parameters"]
-        self.assertEqual(text,
-                         "Steps: 3, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 5, Size: 64x64, Model: shapes-model, "
-                               "Pipeline: StableDiffusionPipeline")
+        text = self.make("a red circle on a blue background", negative_prompt="fog", step=3, seed=5)[0].info[
+            "parameters"
+        ]
+        self.assertEqual(
+            text,
+            "Steps: 3, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 5, Size: 64x64, Model: shapes-model, "
+            "Pipeline: StableDiffusionPipeline",
+        )
 
     def test_the_prompts_are_in_it_on_demand_and_nothing_when_off(self) -> None:
         full = dataclasses.replace(self.model, settings=Settings(metadata="full"))
@@ -204,15 +230,16 @@ class FamiliesTest(FolderCase):
         turbo = load(folder, CFGScale=0, PipelineType="ZImagePipeline", Options=["torch_dtype:bf16"])
         self.assertEqual(arguments_of(turbo, "a cat", step=9)["guidance_scale"], 0.0)
         self.assertNotIn("guidance_scale", arguments_of(load(checkpoint("ZImagePipeline")), "a cat"))
-        self.assertRegex(generate(turbo, "a cat", step=2, seed=1, width=32, height=32)[0].info["parameters"],
-                         "CFG scale: 0")
+        self.assertRegex(
+            generate(turbo, "a cat", step=2, seed=1, width=32, height=32)[0].info["parameters"], "CFG scale: 0"
+        )
 
     def test_qwens_true_cfg_scale_makes_a_difference(self) -> None:
-        one, two = (load(checkpoint("QwenImagePipeline"), Options=[f"true_cfg_scale:{scale}"])
-                    for scale in (1.0, 4.0))
+        one, two = (load(checkpoint("QwenImagePipeline"), Options=[f"true_cfg_scale:{scale}"]) for scale in (1.0, 4.0))
         fields = {"step": 2, "seed": 1, "width": 32, "height": 32}
-        self.assertNotEqual(generate(one, "a cat", **fields)[0].tobytes(),
-                            generate(two, "a cat", **fields)[0].tobytes())
+        self.assertNotEqual(
+            generate(one, "a cat", **fields)[0].tobytes(), generate(two, "a cat", **fields)[0].tobytes()
+        )
 
     def test_a_size_that_only_the_pipeline_knows_is_rounded_on_its_refusal(self) -> None:
         refusal = "`height` and `width` have to be divisible by 32 but are 96 and 65."
@@ -226,8 +253,12 @@ class FamiliesTest(FolderCase):
         self.assertEqual(listed, {"image": [picture]})
         form = second_arguments("`prompt` has to be a valid edit JSON string/dict", prompt="make it blue")
         self.assertEqual(form, {"prompt": '{"edit_instruction": "make it blue"}'})
-        coarse = second_arguments(RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"),
-                                  width=80, height=64, image=Image.new("RGB", (80, 64)))
+        coarse = second_arguments(
+            RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"),
+            width=80,
+            height=64,
+            image=Image.new("RGB", (80, 64)),
+        )
         self.assertEqual((coarse["width"], coarse["image"].size), (64, (64, 64)))
 
     def test_a_size_is_kept_where_the_pipeline_knows_no_sizes_near_it_for_this_model(self) -> None:
@@ -251,7 +282,9 @@ class FamiliesTest(FolderCase):
 
     def test_the_area_is_that_of_the_size_which_is_asked_for(self) -> None:
         """Kontext would scale any size to a megapixel."""
-        self.assertEqual(arguments_of(zoo_model("FluxKontextPipeline"), "a cat", width=64, height=32)["max_area"], 64 * 32)
+        self.assertEqual(
+            arguments_of(zoo_model("FluxKontextPipeline"), "a cat", width=64, height=32)["max_area"], 64 * 32
+        )
 
     def test_a_prior_names_the_pipeline_to_load_whatever_the_request_brings(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, "makes embeddings, not a file: load KandinskyV22CombinedPipeline"):
@@ -267,15 +300,21 @@ class FamiliesTest(FolderCase):
             generate(zoo_model("KarrasVePipeline"), step=1)
 
     def test_every_size_is_taken_by_families_of_every_kind(self) -> None:
-        for name in ("FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "QwenImagePipeline",
-                     "StableDiffusionXLPipeline", "SanaPipeline"):
-            options = {"use_resolution_binning": False,
-                       "complex_human_instruction": None} if name == "SanaPipeline" else {}
+        for name in (
+            "FluxPipeline",
+            "StableDiffusion3Pipeline",
+            "ZImagePipeline",
+            "QwenImagePipeline",
+            "StableDiffusionXLPipeline",
+            "SanaPipeline",
+        ):
+            options = (
+                {"use_resolution_binning": False, "complex_human_instruction": None} if name == "SanaPipeline" else {}
+            )
             model = zoo_model(name)
             model = dataclasses.replace(model, defaults=dataclasses.replace(model.defaults, options=options))
             image, outcome = generate(model, "a cat", step=1, seed=1, width=70, height=45)
-            self.assertTrue(abs(image.width - 70) <= 16 and abs(image.height - 45) <= 32,
-                            f"{name} {image.size}")
+            self.assertTrue(abs(image.width - 70) <= 16 and abs(image.height - 45) <= 32, f"{name} {image.size}")
             self.assertIn("rounded", outcome.message())
 
     def test_a_pipelines_own_refusal_is_the_requests_fault(self) -> None:
@@ -285,10 +324,10 @@ class FamiliesTest(FolderCase):
 
     def test_text_to_video_through_generate_image_writes_a_video(self) -> None:
         """The documented txt2vid: VideoDiffusionPipeline through /v1/images/generations, a .png-named dst."""
-        model = load(checkpoint("TextToVideoSDPipeline"), PipelineType="VideoDiffusionPipeline",
-                     Options=["num_frames:2"])
-        request = image_request("a cat", dst=str(self.folder / "out.png"), step=1, seed=1, width=32,
-                                height=32)
+        model = load(
+            checkpoint("TextToVideoSDPipeline"), PipelineType="VideoDiffusionPipeline", Options=["num_frames:2"]
+        )
+        request = image_request("a cat", dst=str(self.folder / "out.png"), step=1, seed=1, width=32, height=32)
         outcome = generation.generate(model, request, new_job())
         self.assertNotIn("PNG", outcome.description)
         self.assertIn(b"ftyp", (self.folder / "out.png").read_bytes()[:16])
@@ -303,8 +342,7 @@ class FamiliesTest(FolderCase):
         with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
             model = load(checkpoint("WanPipeline"), F16Memory=True)
         self.assertEqual(model.pipeline_as(diffusers.WanVideoToVideoPipeline).vae.dtype, torch.float32)
-        self.assertEqual(model.pipeline_as(diffusers.WanVideoToVideoPipeline).transformer.dtype,
-                         torch.bfloat16)
+        self.assertEqual(model.pipeline_as(diffusers.WanVideoToVideoPipeline).transformer.dtype, torch.bfloat16)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Who may call, for which model, and whether the parent lives: on a real gRPC server and real processes."""
+
 from __future__ import annotations
 
 import os
@@ -46,8 +47,7 @@ def alone(**fields: Any) -> Settings:
 
 
 class TokenTest(unittest.TestCase):
-    def ask(self, stub: backend_pb2_grpc.BackendStub,
-            *metadata: tuple[str, str | bytes]) -> grpc.StatusCode | None:
+    def ask(self, stub: backend_pb2_grpc.BackendStub, *metadata: tuple[str, str | bytes]) -> grpc.StatusCode | None:
         """The status of a Health call, None if it is answered."""
         try:
             stub.Health(backend_pb2.HealthMessage(), timeout=10, metadata=metadata)
@@ -57,8 +57,12 @@ class TokenTest(unittest.TestCase):
 
     def test_every_rpc_needs_the_token_health_too(self) -> None:
         with serving(alone(auth_token="secret")) as stub:
-            for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "secret"),),
-                             (("authorization", "Bearer secret2"),)):
+            for metadata in (
+                (),
+                (("authorization", "Bearer wrong"),),
+                (("authorization", "secret"),),
+                (("authorization", "Bearer secret2"),),
+            ):
                 self.assertEqual(self.ask(stub, *metadata), grpc.StatusCode.UNAUTHENTICATED)
             self.assertIsNone(self.ask(stub, ("authorization", "Bearer secret")))
             with self.assertRaises(grpc.RpcError) as caught:
@@ -73,17 +77,17 @@ class TokenTest(unittest.TestCase):
 
 class IdentityTest(unittest.TestCase):
     def status(self, stub: backend_pb2_grpc.BackendStub, identity: str) -> tuple[grpc.StatusCode, str]:
-        request = backend_pb2.GenerateImageRequest(positive_prompt="x", dst="/nowhere/x.png",
-                                                   ModelIdentity=identity)
+        request = backend_pb2.GenerateImageRequest(positive_prompt="x", dst="/nowhere/x.png", ModelIdentity=identity)
         with self.assertRaises(grpc.RpcError) as caught:
             stub.GenerateImage(request, timeout=10)
         return caught.exception.code(), caught.exception.details()
 
     def test_another_model_than_the_loaded_one_is_not_found_in_the_words_that_the_router_knows(self) -> None:
         with serving(alone(), "owner/loaded") as stub:
-            self.assertEqual(self.status(stub, "owner/other"),
-                             (grpc.StatusCode.NOT_FOUND,
-                              "model identity mismatch: loaded 'owner/loaded', requested 'owner/other'"))
+            self.assertEqual(
+                self.status(stub, "owner/other"),
+                (grpc.StatusCode.NOT_FOUND, "model identity mismatch: loaded 'owner/loaded', requested 'owner/other'"),
+            )
 
     def test_the_same_model_or_none_passes(self) -> None:
         with serving(alone(), "owner/loaded") as stub:
@@ -100,7 +104,7 @@ class IdentityTest(unittest.TestCase):
             self.assertNotIn("mismatch", result.message)
 
 
-STUB = '''
+STUB = """
 import grpc
 calls = []
 
@@ -114,7 +118,7 @@ class Refuse(grpc.ServerInterceptor):
 def get_auth_interceptors(*, aio=False):
     calls.append("asked")
     return [Refuse()]
-'''
+"""
 
 
 class LocalAITest(FolderCase):
@@ -135,8 +139,7 @@ class LocalAITest(FolderCase):
             tree = Path(tempfile.mkdtemp(dir=self.folder))
             (tree / "backend").mkdir()
             self.install(tree / where)
-            with mock.patch.object(backend, "HOME",
-                                   tree / "backend"), serving(Settings(auth_token="secret")) as stub:
+            with mock.patch.object(backend, "HOME", tree / "backend"), serving(Settings(auth_token="secret")) as stub:
                 with self.assertRaises(grpc.RpcError) as caught:
                     stub.Health(backend_pb2.HealthMessage(), timeout=10)
             self.assertEqual(caught.exception.details(), "LocalAI's own")
@@ -170,10 +173,16 @@ class ParentTest(FolderCase):
     def survives(self, **environ: str) -> bool:
         """Whether the child still lives 2 seconds after its parent was killed; its looks are 0.05 s apart."""
         ready = self.folder / f"ready{len(environ)}"
-        env = {**os.environ, "PYTHONPATH": str(HOME), "READY": str(ready),
-               "LOCALAI_BACKEND_PARENT_WATCH_INTERVAL": "0.05", **environ}
-        parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(self.folder / "log")], env=env,
-                                  stdout=subprocess.PIPE, text=True)
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(HOME),
+            "READY": str(ready),
+            "LOCALAI_BACKEND_PARENT_WATCH_INTERVAL": "0.05",
+            **environ,
+        }
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, CHILD, str(self.folder / "log")], env=env, stdout=subprocess.PIPE, text=True
+        )
         pid = int(parent.stdout.readline())
         self.addCleanup(lambda: alive(pid) and os.kill(pid, 9))
         self.wait_until(ready.exists)

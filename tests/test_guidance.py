@@ -1,4 +1,5 @@
 """Where a guidance scale goes, and what it is when nobody says: asked of real tiny pipelines."""
+
 from __future__ import annotations
 
 import unittest
@@ -16,8 +17,14 @@ def part(**config: Any) -> SimpleNamespace:
 
 class DistilledTest(unittest.TestCase):
     def test_a_whole_token_of_the_name_tells(self) -> None:
-        for name in ("sdxl-turbo", "Z-Image-Turbo", "FLUX.1-schnell", "SDXL-Lightning",
-                     "dreamshaper_8LCM.lcm", "Hyper-SD15-1step"):
+        for name in (
+            "sdxl-turbo",
+            "Z-Image-Turbo",
+            "FLUX.1-schnell",
+            "SDXL-Lightning",
+            "dreamshaper_8LCM.lcm",
+            "Hyper-SD15-1step",
+        ):
             self.assertTrue(is_distilled([name], {}), name)
 
     def test_a_part_of_a_token_does_not(self) -> None:
@@ -44,13 +51,11 @@ class PipelinesTest(unittest.TestCase):
         return guidance_arguments(zoo_model(name).pipeline, chosen, distilled)
 
     def test_without_a_choice_the_pipelines_own_default_stands(self) -> None:
-        for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline",
-                     "WanPipeline"):
+        for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline"):
             self.assertEqual(self.guidance(name, None), {}, name)
 
     def test_a_choice_goes_to_guidance_scale(self) -> None:
-        for name in ("StableDiffusionPipeline", "ZImagePipeline", "WanPipeline",
-                     "LatentConsistencyModelPipeline"):
+        for name in ("StableDiffusionPipeline", "ZImagePipeline", "WanPipeline", "LatentConsistencyModelPipeline"):
             self.assertEqual(self.guidance(name, 3.5), {"guidance_scale": 3.5}, name)
 
     def test_a_distilled_model_gets_0(self) -> None:
@@ -91,8 +96,10 @@ class GalleryTest(unittest.TestCase):
         self.assertEqual((chosen["guidance_scale"], chosen["guidance_schedule"]), (2.5, None))
 
     def test_a_choice_goes_to_the_guidance_by_another_name_where_there_is_no_plain_one(self) -> None:
-        for name, argument in (("HunyuanImagePipeline", "distilled_guidance_scale"),
-                               ("StableCascadeCombinedPipeline", "prior_guidance_scale")):
+        for name, argument in (
+            ("HunyuanImagePipeline", "distilled_guidance_scale"),
+            ("StableCascadeCombinedPipeline", "prior_guidance_scale"),
+        ):
             self.assertEqual(arguments_of(load(checkpoint(name), CFGScale=2.5))[argument], 2.5)
 
     def test_a_real_0_comes_by_option(self) -> None:

@@ -1,4 +1,5 @@
 """LoadModel by Hub repo id: the real huggingface_hub client against a local server, through a real backend."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +31,9 @@ class Hub(unittest.TestCase):
         repo(root, "tiny/gated", zoo.checkpoint("StableDiffusionPipeline"))
         half = repo(root, "tiny/half", zoo.checkpoint("StableDiffusionPipeline"))
         shutil.copy(half / "unet" / FP16.replace(".fp16", ""), half / "unet" / FP16)
-        single_file.write_checkpoint(zoo.checkpoint("StableDiffusionPipeline"), root / "tiny" / "single" / "model.safetensors")
+        single_file.write_checkpoint(
+            zoo.checkpoint("StableDiffusionPipeline"), root / "tiny" / "single" / "model.safetensors"
+        )
         single_file.write_configs(zoo.checkpoint("StableDiffusionPipeline"), Path(temporary, "config"))
         (root / "tiny" / "llm").mkdir()
         (root / "tiny" / "llm" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
@@ -90,7 +93,6 @@ class Hub(unittest.TestCase):
         result = self.backend.load("tiny/llm")
         self.assertFalse(result.success)
 
-
     # --- modular pipelines ---
 
     def test_a_modular_repo_takes_its_components_from_the_repos_that_it_names(self) -> None:
@@ -141,8 +143,11 @@ def modular_repos(root: Path, marker: Path) -> None:
         folder = repo(root, f"tiny/{name}", flux) if name == "self" else root / "tiny" / name
         folder.mkdir(exist_ok=True)
         (folder / "model_index.json").unlink(missing_ok=True)
-        parts = {part: [*value, {"pretrained_model_name_or_path": source, "subfolder": part, "type_hint": value}]
-                 for part, value in index.items() if isinstance(value, list) and value[0]}
+        parts = {
+            part: [*value, {"pretrained_model_name_or_path": source, "subfolder": part, "type_hint": value}]
+            for part, value in index.items()
+            if isinstance(value, list) and value[0]
+        }
         modular = {"_class_name": "FluxModularPipeline", "_blocks_class_name": "FluxAutoBlocks", **parts}
         (folder / "modular_model_index.json").write_text(json.dumps(modular))
     for name in ("blocks", "blocks-alone"):

@@ -1,4 +1,5 @@
 """GenerateImage, through a real server: which picture goes where, and models that make something else than pictures."""
+
 from __future__ import annotations
 
 import unittest
@@ -18,7 +19,9 @@ def pixels(path: Path) -> numpy.ndarray:
 class PicturesCase(RpcCase):
     def assert_counts(self, name: str, one: dict[str, object], other: dict[str, object]) -> None:
         """Both requests run, and what tells them apart shows in the picture."""
-        first, second = (pixels(self.image(name=f"{name}{number}.png", **fields)) for number, fields in enumerate((one, other)))
+        first, second = (
+            pixels(self.image(name=f"{name}{number}.png", **fields)) for number, fields in enumerate((one, other))
+        )
         self.assertEqual(first.shape, second.shape)
         self.assertTrue((first != second).any(), name)
 
@@ -38,14 +41,18 @@ class ReferencesTest(PicturesCase):
 
     def test_more_than_the_pipeline_takes_says_what_it_takes(self) -> None:
         self.load("StableDiffusionImg2ImgPipeline")
-        self.assertIn("brings 2 pictures (src, ref_images, start_image): StableDiffusionImg2ImgPipeline takes 1 (image)",
-                      self.refusal(self.image, ref_images=[self.picture, self.second]))
+        self.assertIn(
+            "brings 2 pictures (src, ref_images, start_image): StableDiffusionImg2ImgPipeline takes 1 (image)",
+            self.refusal(self.image, ref_images=[self.picture, self.second]),
+        )
 
     def test_a_list_that_the_pipeline_takes_for_a_batch_is_told_as_too_many(self) -> None:
         for model, name in (("FluxKontextPipeline", "image"), ("FluxControlPipeline", "control_image")):
             self.load(model)
-            self.assertIn(f"brings 2 pictures for {name}, of which {model} takes 1",
-                          self.refusal(self.image, ref_images=[self.picture, self.second]))
+            self.assertIn(
+                f"brings 2 pictures for {name}, of which {model} takes 1",
+                self.refusal(self.image, ref_images=[self.picture, self.second]),
+            )
 
     def test_a_plural_parameter_gets_a_list_of_one(self) -> None:
         self.load("StableCascadeCombinedPipeline")
@@ -65,7 +72,9 @@ class ControlTest(PicturesCase):
 
     def test_none_at_all_says_what_is_missing(self) -> None:
         self.load("FluxControlPipeline")
-        self.assertIn("FluxControlPipeline takes control_image, and the request brings no picture", self.refusal(self.image))
+        self.assertIn(
+            "FluxControlPipeline takes control_image, and the request brings no picture", self.refusal(self.image)
+        )
         self.load("StableDiffusionControlNetPipeline")
         self.assertIn("StableDiffusionControlNetPipeline takes image", self.refusal(self.image))
 
@@ -73,13 +82,17 @@ class ControlTest(PicturesCase):
         for model in ("StableDiffusionControlNetImg2ImgPipeline", "FluxControlImg2ImgPipeline"):
             self.load(model)
             with self.subTest(model):
-                self.assert_counts(model, {"ref_images": [self.picture, self.second]}, {"ref_images": [self.second, self.picture]})
+                self.assert_counts(
+                    model, {"ref_images": [self.picture, self.second]}, {"ref_images": [self.second, self.picture]}
+                )
 
     def test_one_of_two_says_what_is_missing(self) -> None:
-        said = {"StableDiffusionControlNetImg2ImgPipeline": "1 ControlNet and the request brings 0 pictures for control: send one "
-                                                            "for each, after the source",
-                "FluxControlImg2ImgPipeline": "FluxControlImg2ImgPipeline takes image, control_image, and the request brings "
-                                              "only what fills image"}
+        said = {
+            "StableDiffusionControlNetImg2ImgPipeline": "1 ControlNet and the request brings 0 pictures for control: send one "
+            "for each, after the source",
+            "FluxControlImg2ImgPipeline": "FluxControlImg2ImgPipeline takes image, control_image, and the request brings "
+            "only what fills image",
+        }
         for model, message in said.items():
             self.load(model)
             self.assertIn(message, self.refusal(self.image, src=self.picture))
@@ -88,7 +101,9 @@ class ControlTest(PicturesCase):
         self.load("StableDiffusionControlNetInpaintPipeline")
         self.image(ref_images=[self.picture, self.mask, self.second])
         self.image(src=self.picture, ref_images=[self.mask, self.second])
-        self.assertIn("takes image, control_image, mask_image", self.refusal(self.image, ref_images=[self.picture, self.mask]))
+        self.assertIn(
+            "takes image, control_image, mask_image", self.refusal(self.image, ref_images=[self.picture, self.mask])
+        )
 
     def test_the_inpainting_json_brings_a_control_image_after_its_copies(self) -> None:
         self.load("StableDiffusionControlNetInpaintPipeline")
@@ -103,7 +118,9 @@ class InpaintingTest(PicturesCase):
     def test_both_forms_of_the_contract_make_the_same(self) -> None:
         for model in self.MODELS:
             self.load(model)
-            by_json = self.image(name="json.png", src=self.inpainting_json(), ref_images=[self.picture, self.mask], seed=5)
+            by_json = self.image(
+                name="json.png", src=self.inpainting_json(), ref_images=[self.picture, self.mask], seed=5
+            )
             by_list = self.image(name="list.png", ref_images=[self.picture, self.mask], seed=5)
             self.assertTrue((pixels(by_json) == pixels(by_list)).all(), model)
 
@@ -114,12 +131,17 @@ class InpaintingTest(PicturesCase):
 
     def test_a_mask_that_is_missing_is_asked_for(self) -> None:
         self.load("StableDiffusionInpaintPipeline")
-        self.assertIn("takes a picture and a mask (image, mask_image), and one picture came", self.refusal(self.image, src=self.picture))
+        self.assertIn(
+            "takes a picture and a mask (image, mask_image), and one picture came",
+            self.refusal(self.image, src=self.picture),
+        )
 
     def test_an_example_comes_after_picture_and_mask(self) -> None:
         self.load("PaintByExamplePipeline")
-        made = [pixels(self.image("", name=f"{number}.png", ref_images=[self.picture, self.mask, example]))
-                for number, example in enumerate((self.picture, self.second))]
+        made = [
+            pixels(self.image("", name=f"{number}.png", ref_images=[self.picture, self.mask, example]))
+            for number, example in enumerate((self.picture, self.second))
+        ]
         self.assertTrue((made[0] != made[1]).any())
 
 
@@ -139,14 +161,20 @@ class OtherOutputsTest(RpcCase):
         self.assertEqual(self.image().read_bytes()[:4], b"RIFF")
 
     def test_what_only_makes_embeddings_names_what_to_load(self) -> None:
-        for model, hint in (("KandinskyV22PriorPipeline", "KandinskyV22CombinedPipeline"),
-                            ("StableCascadePriorPipeline", "StableCascadeCombinedPipeline"), ("FluxPriorReduxPipeline", "FluxPipeline")):
+        for model, hint in (
+            ("KandinskyV22PriorPipeline", "KandinskyV22CombinedPipeline"),
+            ("StableCascadePriorPipeline", "StableCascadeCombinedPipeline"),
+            ("FluxPriorReduxPipeline", "FluxPipeline"),
+        ):
             self.load(model)
             fields = {"src": self.picture} if "Redux" in model else {}
             self.assertIn(f"makes embeddings, not a file: load {hint}", self.refusal(self.image, **fields))
 
     def test_what_needs_anothers_tensors_names_what_to_load(self) -> None:
-        for model, hint in (("KandinskyV22Pipeline", "KandinskyV22CombinedPipeline"), ("WuerstchenDecoderPipeline", "WuerstchenCombined")):
+        for model, hint in (
+            ("KandinskyV22Pipeline", "KandinskyV22CombinedPipeline"),
+            ("WuerstchenDecoderPipeline", "WuerstchenCombined"),
+        ):
             self.load(model)
             self.assertRegex(self.refusal(self.image), f"which only another pipeline makes: load {hint}")
 

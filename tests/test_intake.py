@@ -42,14 +42,18 @@ class CountTest(FolderCase):
         message = backend_pb2.GenerateImageRequest(positive_prompt="x", src=path, dst=str(self.folder / "a.png"))
         held = [requests.from_image_request(message, Settings(), self.intake()) for _ in range(2)]
         self.assertEqual([request.intake.size for request in held], [360_000] * 2)
-        with self.assertRaisesRegex(QueueFull, r"src.*take 720000 bytes of 1200000.*MAX_SOURCE_MEMORY.*try again later"):
+        with self.assertRaisesRegex(
+            QueueFull, r"src.*take 720000 bytes of 1200000.*MAX_SOURCE_MEMORY.*try again later"
+        ):
             requests.from_image_request(message, Settings(), self.intake())
         del held[0]
         held.append(requests.from_image_request(message, Settings(), self.intake()))
 
     def test_one_request_that_is_too_large_by_itself_is_invalid(self) -> None:
         path = self.picture(size=(300, 300))
-        with self.assertRaisesRegex(InvalidRequest, "ref_images.*LOCALAI_DIFFUSERS_MAX_SOURCE_MEMORY.*fewer or smaller"):
+        with self.assertRaisesRegex(
+            InvalidRequest, "ref_images.*LOCALAI_DIFFUSERS_MAX_SOURCE_MEMORY.*fewer or smaller"
+        ):
             image_request(settings=Settings(max_source_memory=1_000_000), ref_images=[path] * 3)
 
     def test_what_cannot_be_read_leaves_nothing_counted(self) -> None:
@@ -71,7 +75,9 @@ class CountTest(FolderCase):
 
     def test_the_frames_of_a_clip_are_counted_before_they_are_decoded(self) -> None:
         clip, intake = self.folder / "clip.gif", self.intake()
-        frames = [Image.new("RGB", (210, 210), color) for color in ("red", "green", "blue", "white", "black", "gray", "pink")]
+        frames = [
+            Image.new("RGB", (210, 210), color) for color in ("red", "green", "blue", "white", "black", "gray", "pink")
+        ]
         frames[0].save(clip, save_all=True, append_images=frames[1:])
         with self.assertRaisesRegex(InvalidRequest, "start_image.*MAX_SOURCE_MEMORY"):
             intake.video("start_image", clip.read_bytes())
@@ -127,7 +133,9 @@ class QueueTest(ServerCase):
         fields = {"src": str(self.source), "step": 2}
         most = SOURCE_MEMORY // HELD
         for _ in range(most):  # refused after its picture was read
-            self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", **{**fields, "CLIPSkip": 60}))
+            self.assert_status(
+                CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", **{**fields, "CLIPSkip": 60})
+            )
         self.backend.hold("generate")
         first = self.backend.start("first.png", step=1)
         self.backend.wait_at("generate")

@@ -81,7 +81,9 @@ class StartTest(unittest.TestCase):
     def test_a_fault_is_told_last_and_the_process_ends_by_it_wherever_it_comes_from(self) -> None:
         by_itself = "import ctypes, os, threading; logs.tell_of_crashes(); "
         waiting = by_itself + "print(flush=True); logs.wait_for_byte(os.pipe()[0])"
-        on_a_thread = by_itself + "threading.Thread(target=ctypes.string_at, args=(0,)).start(); threading.Event().wait(9)"
+        on_a_thread = (
+            by_itself + "threading.Thread(target=ctypes.string_at, args=(0,)).start(); threading.Event().wait(9)"
+        )
         for code, sent, expected in (
             (by_itself + "ctypes.string_at(0)", None, signal.SIGSEGV),
             (on_a_thread, None, signal.SIGSEGV),

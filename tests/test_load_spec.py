@@ -1,4 +1,5 @@
 """ModelOptions as the core sends it -> LoadSpec: options typed and sorted, bad fields named."""
+
 from __future__ import annotations
 
 import unittest
@@ -19,16 +20,44 @@ def spec(*options: str, **fields: Any) -> LoadSpec:
 
 class ValueTest(unittest.TestCase):
     def test_values_get_the_type_that_they_look_like(self) -> None:
-        cases = {"7": 7, "-1": -1, "+3": 3, "1.5": 1.5, ".5": 0.5, "1e-4": 1e-4, "2E3": 2000.0, "true": True,
-                 "False": False, "null": None,
-                 "'1'": "1", '"a:b"': "a:b", "[1, 2]": [1, 2], '{"a": 1.5}': {"a": 1.5}, "bf16": "bf16",
-                 "": ""}
+        cases = {
+            "7": 7,
+            "-1": -1,
+            "+3": 3,
+            "1.5": 1.5,
+            ".5": 0.5,
+            "1e-4": 1e-4,
+            "2E3": 2000.0,
+            "true": True,
+            "False": False,
+            "null": None,
+            "'1'": "1",
+            '"a:b"': "a:b",
+            "[1, 2]": [1, 2],
+            '{"a": 1.5}': {"a": 1.5},
+            "bf16": "bf16",
+            "": "",
+        }
         for text, expected in cases.items():
             self.assertEqual((type(parse_value(text)), parse_value(text)), (type(expected), expected), text)
 
     def test_what_yaml_or_float_would_mangle_stays_text(self) -> None:
-        for text in ("off", "on", "yes", "no", "1:30", "nan", "inf", "infinity", "1_000", "0x10", "1e999",
-                     "١٢", "v1.5", "9" * 30):
+        for text in (
+            "off",
+            "on",
+            "yes",
+            "no",
+            "1:30",
+            "nan",
+            "inf",
+            "infinity",
+            "1_000",
+            "0x10",
+            "1e999",
+            "١٢",
+            "v1.5",
+            "9" * 30,
+        ):
             self.assertEqual(parse_value(text), text)
 
     def test_an_integer_stays_an_integer(self) -> None:
@@ -66,9 +95,12 @@ class ValueTest(unittest.TestCase):
 
 class OptionsTest(unittest.TestCase):
     def test_the_split_is_at_the_first_colon(self) -> None:
-        for text, expected in (("config:https://hf.co/a/b", ("config", "https://hf.co/a/b")),
-                               (r"vae:C:\models\x", ("vae", r"C:\models\x")),
-                               ("start:1:30", ("start", "1:30")), (" eta : 0.5 ", ("eta", 0.5))):
+        for text, expected in (
+            ("config:https://hf.co/a/b", ("config", "https://hf.co/a/b")),
+            (r"vae:C:\models\x", ("vae", r"C:\models\x")),
+            ("start:1:30", ("start", "1:30")),
+            (" eta : 0.5 ", ("eta", 0.5)),
+        ):
             self.assertEqual(parse_option(text), expected)
 
     def test_each_option_goes_to_its_group(self) -> None:
@@ -116,8 +148,9 @@ class FieldsTest(unittest.TestCase):
 
     def test_the_legacy_video_type_means_the_models_own_class_and_64_frames(self) -> None:
         found = spec(PipelineType="VideoDiffusionPipeline")
-        self.assertEqual((found.pipeline_type, found.default_frames, dict(found.call_arguments)),
-                         ("DiffusionPipeline", 64, {}))
+        self.assertEqual(
+            (found.pipeline_type, found.default_frames, dict(found.call_arguments)), ("DiffusionPipeline", 64, {})
+        )
         self.assertIsNone(spec(PipelineType="WanPipeline").default_frames)
 
     def test_loras_come_with_their_scales_and_1_where_none_is_given(self) -> None:
@@ -129,16 +162,21 @@ class FieldsTest(unittest.TestCase):
         self.assertEqual(spec(ControlNet="a, b,,").controlnets, ("a", "b"))
 
     def test_noise_of_language_models_is_no_matter(self) -> None:
-        found = spec(ContextSize=1024, NBatch=512, NGPULayers=9999999, MMap=True, Seed=7,
-                     FlashAttention="auto", Threads=4)
+        found = spec(
+            ContextSize=1024, NBatch=512, NGPULayers=9999999, MMap=True, Seed=7, FlashAttention="auto", Threads=4
+        )
         self.assertEqual((found.threads, found.call_arguments, found.notes), (4, {}, ()))
 
     def test_bad_fields_are_refused_by_name(self) -> None:
         cases: dict[str, dict[str, Any]] = {
-            "Threads": {"Threads": -1}, "CLIPSkip": {"CLIPSkip": -2}, "MainGPU": {"MainGPU": "first"},
+            "Threads": {"Threads": -1},
+            "CLIPSkip": {"CLIPSkip": -2},
+            "MainGPU": {"MainGPU": "first"},
             "CFGScale": {"CFGScale": -1},
-            "LoraScales": {"LoraScales": [1.0]}, "PipelineType": {"PipelineType": "a\0b"},
-            "ControlNet": {"ControlNet": "x" * 70_000}}
+            "LoraScales": {"LoraScales": [1.0]},
+            "PipelineType": {"PipelineType": "a\0b"},
+            "ControlNet": {"ControlNet": "x" * 70_000},
+        }
         for name, fields in cases.items():
             with self.assertRaisesRegex(InvalidRequest, name):
                 spec(**fields)

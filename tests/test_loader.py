@@ -36,10 +36,15 @@ TABLES = {
 def run_python(code: str, env: dict[str, str] | None = None, *arguments: str) -> str:
     """Stdout of a fresh interpreter; its stderr is shown when it fails."""
     environment = dict(env or os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(
-        part for part in (environment.get("PYTHONPATH", ""), str(ROOT)) if part)
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments], env=environment,
-                          text=True, capture_output=True, timeout=240, cwd=tempfile.gettempdir())
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in (environment.get("PYTHONPATH", ""), str(ROOT)) if part)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        cwd=tempfile.gettempdir(),
+    )
     if done.returncode:
         raise AssertionError(done.stderr)
     return done.stdout
@@ -54,8 +59,10 @@ def auto_tables() -> dict[str, dict[str, str]]:
     """diffusers' AutoPipeline tables, imported: task -> family key -> class name."""
     from diffusers.pipelines import auto_pipeline
 
-    return {task: {key: cls.__name__ for key, cls in getattr(auto_pipeline, table).items()}
-            for task, (table, _) in TABLES.items()}
+    return {
+        task: {key: cls.__name__ for key, cls in getattr(auto_pipeline, table).items()}
+        for task, (table, _) in TABLES.items()
+    }
 
 
 class ListingTest(unittest.TestCase):
@@ -109,8 +116,11 @@ class ListingTest(unittest.TestCase):
     def test_every_class_can_be_looked_up_though_diffusers_shows_some_as_dummies(self) -> None:
         import diffusers
 
-        dummies = [name for name in loader.get_available_pipelines()
-                   if "dummy" in getattr(getattr(diffusers, name, None), "__module__", "")]
+        dummies = [
+            name
+            for name in loader.get_available_pipelines()
+            if "dummy" in getattr(getattr(diffusers, name, None), "__module__", "")
+        ]
         self.assertTrue(dummies)
         for name in dummies:
             cls = loader.get_pipeline_registry()[name]
@@ -157,8 +167,10 @@ class NewModuleTest(unittest.TestCase):
 
     @classmethod
     def ask(cls, code: str) -> Any:
-        return run_json("import json, diffusers_dynamic_loader as loader\n" + textwrap.dedent(code),
-                        {**os.environ, "PYTHONPATH": str(cls.folder)})
+        return run_json(
+            "import json, diffusers_dynamic_loader as loader\n" + textwrap.dedent(code),
+            {**os.environ, "PYTHONPATH": str(cls.folder)},
+        )
 
     @classmethod
     @functools.cache
@@ -176,7 +188,8 @@ class NewModuleTest(unittest.TestCase):
     def test_a_new_pipeline_module_appears_with_its_tasks(self) -> None:
         names, tasks, family = self.ask(
             "print(json.dumps([loader.get_available_pipelines(), loader.pipeline_tasks('AardvarkPipeline'), "
-            "loader.get_task_aliases()['aardvark']]))")
+            "loader.get_task_aliases()['aardvark']]))"
+        )
         added = set(names) - set(loader.get_available_pipelines())
         self.assertEqual(added, {"AardvarkPipeline", "NeedyPipeline"})
         self.assertEqual(tasks, ["text-to-video", "image-to-video"])
@@ -233,35 +246,69 @@ class RegistryTest(unittest.TestCase):
 
 class TasksTest(unittest.TestCase):
     WINNERS = {
-        "text-to-image": "AutoPipelineForText2Image", "txt2img": "AutoPipelineForText2Image",
-        "text2image": "AutoPipelineForText2Image", "text2img": "AutoPipelineForText2Image",
-        "image-to-image": "AutoPipelineForImage2Image", "img2img": "AutoPipelineForImage2Image",
-        "inpainting": "AutoPipelineForInpainting", "inpaint": "AutoPipelineForInpainting",
-        "text-to-audio": "AutoPipelineForText2Audio", "text-to-video": "WanPipeline",
-        "image-to-video": "WanImageToVideoPipeline", "video-to-video": "WanVideoToVideoPipeline",
-        "text-to-3d": "ShapEPipeline", "image-to-3d": "ShapEImg2ImgPipeline",
+        "text-to-image": "AutoPipelineForText2Image",
+        "txt2img": "AutoPipelineForText2Image",
+        "text2image": "AutoPipelineForText2Image",
+        "text2img": "AutoPipelineForText2Image",
+        "image-to-image": "AutoPipelineForImage2Image",
+        "img2img": "AutoPipelineForImage2Image",
+        "inpainting": "AutoPipelineForInpainting",
+        "inpaint": "AutoPipelineForInpainting",
+        "text-to-audio": "AutoPipelineForText2Audio",
+        "text-to-video": "WanPipeline",
+        "image-to-video": "WanImageToVideoPipeline",
+        "video-to-video": "WanVideoToVideoPipeline",
+        "text-to-3d": "ShapEPipeline",
+        "image-to-3d": "ShapEImg2ImgPipeline",
         "controlnet": "StableDiffusionControlNetPipeline",
         "depth-to-image": "StableDiffusionDepth2ImgPipeline",
-        "depth-estimation": "MarigoldDepthPipeline", "upscaling": "StableDiffusionUpscalePipeline",
+        "depth-estimation": "MarigoldDepthPipeline",
+        "upscaling": "StableDiffusionUpscalePipeline",
         "super-resolution": "StableDiffusionUpscalePipeline",
         "unconditional-image-generation": "DDPMPipeline",
-        "audio-to-audio": "StableAudio3AudioToAudioPipeline", "any-to-any": "DiffusionPipeline",
+        "audio-to-audio": "StableAudio3AudioToAudioPipeline",
+        "any-to-any": "DiffusionPipeline",
     }
     FAMILIES = {
-        "stable-diffusion": "StableDiffusionPipeline", "stable-diffusion-xl": "StableDiffusionXLPipeline",
-        "stable-diffusion-3": "StableDiffusion3Pipeline", "flux": "FluxPipeline", "flux2": "Flux2Pipeline",
-        "z-image": "ZImagePipeline", "qwen-image": "QwenImagePipeline", "qwenimage": "QwenImagePipeline",
-        "wan": "WanPipeline", "sana": "SanaPipeline", "ltx": "LTXPipeline",
+        "stable-diffusion": "StableDiffusionPipeline",
+        "stable-diffusion-xl": "StableDiffusionXLPipeline",
+        "stable-diffusion-3": "StableDiffusion3Pipeline",
+        "flux": "FluxPipeline",
+        "flux2": "Flux2Pipeline",
+        "z-image": "ZImagePipeline",
+        "qwen-image": "QwenImagePipeline",
+        "qwenimage": "QwenImagePipeline",
+        "wan": "WanPipeline",
+        "sana": "SanaPipeline",
+        "ltx": "LTXPipeline",
         "pixart-alpha": "PixArtAlphaPipeline",
-        "stable-diffusion-img2img": "StableDiffusionImg2ImgPipeline", "cogview4": "CogView4Pipeline",
-        "stable-video-diffusion": "StableVideoDiffusionPipeline", "kandinsky3": "Kandinsky3Pipeline",
-        "stable-diffusion-xl-controlnet": "StableDiffusionXLControlNetPipeline", "chroma": "ChromaPipeline",
+        "stable-diffusion-img2img": "StableDiffusionImg2ImgPipeline",
+        "cogview4": "CogView4Pipeline",
+        "stable-video-diffusion": "StableVideoDiffusionPipeline",
+        "kandinsky3": "Kandinsky3Pipeline",
+        "stable-diffusion-xl-controlnet": "StableDiffusionXLControlNetPipeline",
+        "chroma": "ChromaPipeline",
     }
     # Pipeline tags of diffusers models on the Hub.
-    TAGS = ("text-to-image", "image-to-image", "image-text-to-image", "unconditional-image-generation",
-            "text-to-video", "image-to-video", "image-text-to-video", "video-to-video", "text-to-audio",
-            "text-to-speech", "audio-to-audio", "text-to-3d", "image-to-3d", "depth-estimation", "any-to-any",
-            "text-generation", "image-text-to-text")
+    TAGS = (
+        "text-to-image",
+        "image-to-image",
+        "image-text-to-image",
+        "unconditional-image-generation",
+        "text-to-video",
+        "image-to-video",
+        "image-text-to-video",
+        "video-to-video",
+        "text-to-audio",
+        "text-to-speech",
+        "audio-to-audio",
+        "text-to-3d",
+        "image-to-3d",
+        "depth-estimation",
+        "any-to-any",
+        "text-generation",
+        "image-text-to-text",
+    )
 
     def test_the_winner_of_a_task_is_the_class_an_expert_names(self) -> None:
         aliases = loader.get_task_aliases()
@@ -302,13 +349,19 @@ class TasksTest(unittest.TestCase):
 
         for name in ("FluxPipeline", "StableDiffusionXLPipeline", "WanVACEPipeline", "DDPMPipeline"):
             call = inspect.signature(loader.get_pipeline_registry()[name].__call__).parameters
-            real = {key: item.default is item.empty for key, item in call.items()
-                    if key != "self" and item.kind is not item.VAR_KEYWORD}
+            real = {
+                key: item.default is item.empty
+                for key, item in call.items()
+                if key != "self" and item.kind is not item.VAR_KEYWORD
+            }
             self.assertEqual(dict(loader._traits(name).call), real, name)
 
     def test_nearly_every_class_has_readable_inputs_and_output(self) -> None:
-        names = [name for name in loader.get_available_pipelines()
-                 if not name.startswith("AutoPipeline") and name != "DiffusionPipeline"]
+        names = [
+            name
+            for name in loader.get_available_pipelines()
+            if not name.startswith("AutoPipeline") and name != "DiffusionPipeline"
+        ]
         self.assertLess(sum(not loader._traits(name).call for name in names), 3)
         self.assertLess(sum(not loader._traits(name).kind for name in names), 8)
 
@@ -316,8 +369,9 @@ class TasksTest(unittest.TestCase):
         self.assertEqual(loader._camel_to_kebab("StableDiffusionXLPipeline"), "stable-diffusion-xl-pipeline")
         self.assertEqual(loader._camel_to_kebab("FluxPipeline"), "flux-pipeline")
         self.assertIn("stable-diffusion", loader._extract_task_keywords("StableDiffusionPipeline"))
-        self.assertLessEqual({"image-to-image", "img2img"},
-                             set(loader._extract_task_keywords("StableDiffusionImg2ImgPipeline")))
+        self.assertLessEqual(
+            {"image-to-image", "img2img"}, set(loader._extract_task_keywords("StableDiffusionImg2ImgPipeline"))
+        )
         self.assertIn("inpainting", loader._extract_task_keywords("MyOwnInpaintPipeline"))
         self.assertIn("depth-to-image", loader._extract_task_keywords("StableDiffusionDepth2ImgPipeline"))
 
@@ -335,8 +389,13 @@ class SiblingTest(unittest.TestCase):
 
     def test_the_rule_alone_finds_nine_in_ten_of_what_diffusers_maps(self) -> None:
         tables = auto_tables()
-        pairs = [(own, task, tables[task][key]) for table in tables.values() for key, own in table.items()
-                 for task in tables if key in tables[task] and tables[task][key] != own]
+        pairs = [
+            (own, task, tables[task][key])
+            for table in tables.values()
+            for key, own in table.items()
+            for task in tables
+            if key in tables[task] and tables[task][key] != own
+        ]
         right = sum(loader._sibling_by_rule(own, task) == wanted for own, task, wanted in pairs)
         self.assertGreater(len(pairs), 100)
         self.assertGreaterEqual(right / len(pairs), 0.9)
@@ -349,13 +408,14 @@ class SiblingTest(unittest.TestCase):
 
     def test_siblings_that_no_table_has(self) -> None:
         for own, task, wanted in (
-                ("StableDiffusionPipeline", "controlnet", "StableDiffusionControlNetPipeline"),
-                ("ChromaPipeline", "inpaint", "ChromaInpaintPipeline"),
-                ("CogVideoXPipeline", "image-to-video", "CogVideoXImageToVideoPipeline"),
-                ("LTX2Pipeline", "image-to-video", "LTX2ImageToVideoPipeline"),
-                ("AnimateDiffPipeline", "vid2vid", "AnimateDiffVideoToVideoPipeline"),
-                ("KandinskyV22Pipeline", "text-to-image", "KandinskyV22CombinedPipeline"),
-                ("StableDiffusionImg2ImgPipeline", "text-to-image", "StableDiffusionPipeline")):
+            ("StableDiffusionPipeline", "controlnet", "StableDiffusionControlNetPipeline"),
+            ("ChromaPipeline", "inpaint", "ChromaInpaintPipeline"),
+            ("CogVideoXPipeline", "image-to-video", "CogVideoXImageToVideoPipeline"),
+            ("LTX2Pipeline", "image-to-video", "LTX2ImageToVideoPipeline"),
+            ("AnimateDiffPipeline", "vid2vid", "AnimateDiffVideoToVideoPipeline"),
+            ("KandinskyV22Pipeline", "text-to-image", "KandinskyV22CombinedPipeline"),
+            ("StableDiffusionImg2ImgPipeline", "text-to-image", "StableDiffusionPipeline"),
+        ):
             self.assertEqual(loader.find_sibling_name(own, task), wanted)
 
     def test_where_none_fits_the_error_lists_the_candidates(self) -> None:
@@ -380,27 +440,37 @@ class ResolveTest(unittest.TestCase):
             self.assertEqual(cls.__name__, "AutoPipelineForText2Image")
 
     def test_a_pipeline_type_may_be_a_class_an_alias_or_a_class_without_its_suffix(self) -> None:
-        for text, wanted in (("fluxpipeline", "FluxPipeline"), ("flux", "FluxPipeline"),
-                             ("StableDiffusionXL", "StableDiffusionXLPipeline"),
-                             ("StableDiffusionImg2Img", "StableDiffusionImg2ImgPipeline"),
-                             ("Depth2Img", "StableDiffusionDepth2ImgPipeline"),
-                             ("StableVideoDiffusion", "StableVideoDiffusionPipeline")):
+        for text, wanted in (
+            ("fluxpipeline", "FluxPipeline"),
+            ("flux", "FluxPipeline"),
+            ("StableDiffusionXL", "StableDiffusionXLPipeline"),
+            ("StableDiffusionImg2Img", "StableDiffusionImg2ImgPipeline"),
+            ("Depth2Img", "StableDiffusionDepth2ImgPipeline"),
+            ("StableVideoDiffusion", "StableVideoDiffusionPipeline"),
+        ):
             self.assertEqual(loader.resolve_pipeline_type(text).__name__, wanted)
 
     def test_errors_begin_as_callers_know_them_and_lead_with_the_closest(self) -> None:
         cases: list[tuple[Callable[[], Any], str]] = [
-            (lambda: loader.resolve_pipeline_class("StableDifusionPipeline"),
-             r"^Unknown pipeline class 'StableDifusionPipeline'\. Did you mean StableDiffusionPipeline.*"
-             r"Available pipelines:"),
-            (lambda: loader.resolve_pipeline_class(task="text-2-imagee"),
-             r"^Unknown task 'text-2-imagee'\. Did you mean text2image.*Available tasks:"),
-            (lambda: loader.resolve_pipeline_class(),
-             r"^Must provide at least one of.*Available pipelines:.*Available tasks:"),
+            (
+                lambda: loader.resolve_pipeline_class("StableDifusionPipeline"),
+                r"^Unknown pipeline class 'StableDifusionPipeline'\. Did you mean StableDiffusionPipeline.*"
+                r"Available pipelines:",
+            ),
+            (
+                lambda: loader.resolve_pipeline_class(task="text-2-imagee"),
+                r"^Unknown task 'text-2-imagee'\. Did you mean text2image.*Available tasks:",
+            ),
+            (
+                lambda: loader.resolve_pipeline_class(),
+                r"^Must provide at least one of.*Available pipelines:.*Available tasks:",
+            ),
             (lambda: loader.load_diffusers_pipeline("FluxPipeline"), r"^model_id is required"),
-            (lambda: loader.get_pipeline_info("FluxPipelin"),
-             r"^Unknown pipeline: 'FluxPipelin'\. Did you mean FluxPipeline.*Available pipelines:"),
-            (lambda: loader.resolve_pipeline_type("fluxx"),
-             r"^Unknown pipeline class 'fluxx'\. Did you mean Flux"),
+            (
+                lambda: loader.get_pipeline_info("FluxPipelin"),
+                r"^Unknown pipeline: 'FluxPipelin'\. Did you mean FluxPipeline.*Available pipelines:",
+            ),
+            (lambda: loader.resolve_pipeline_type("fluxx"), r"^Unknown pipeline class 'fluxx'\. Did you mean Flux"),
         ]
         for action, pattern in cases:
             with self.subTest(pattern), self.assertRaisesRegex(ValueError, pattern):
@@ -408,9 +478,11 @@ class ResolveTest(unittest.TestCase):
 
     def test_a_task_picks_the_sibling_of_the_models_own_class(self) -> None:
         folder = str(zoo.checkpoint("StableDiffusionPipeline"))
-        for task, wanted in (("img2img", "StableDiffusionImg2ImgPipeline"),
-                             ("stable-diffusion", "StableDiffusionPipeline"),
-                             ("text-to-image", "StableDiffusionPipeline")):
+        for task, wanted in (
+            ("img2img", "StableDiffusionImg2ImgPipeline"),
+            ("stable-diffusion", "StableDiffusionPipeline"),
+            ("text-to-image", "StableDiffusionPipeline"),
+        ):
             self.assertEqual(loader.resolve_pipeline_class(task=task, model_id=folder).__name__, wanted)
         with self.assertRaises(loader.NoSiblingError):
             loader.resolve_pipeline_class(task="text-to-video", model_id=folder)
@@ -469,10 +541,12 @@ class LoadTest(unittest.TestCase):
         cls.folder = str(zoo.checkpoint("StableDiffusionPipeline"))
 
     def test_a_folder_loads_as_its_own_class_its_sibling_or_the_class_asked_for(self) -> None:
-        for ask, wanted in (({}, "StableDiffusionPipeline"),
-                            ({"task": "img2img"}, "StableDiffusionImg2ImgPipeline"),
-                            ({"class_name": "AutoPipelineForInpainting"}, "StableDiffusionInpaintPipeline"),
-                            ({"class_name": "diffusionpipeline"}, "StableDiffusionPipeline")):
+        for ask, wanted in (
+            ({}, "StableDiffusionPipeline"),
+            ({"task": "img2img"}, "StableDiffusionImg2ImgPipeline"),
+            ({"class_name": "AutoPipelineForInpainting"}, "StableDiffusionInpaintPipeline"),
+            ({"class_name": "diffusionpipeline"}, "StableDiffusionPipeline"),
+        ):
             pipe = loader.load_diffusers_pipeline(**ask, model_id=self.folder, safety_checker=None)
             self.assertEqual(type(pipe).__name__, wanted)
 
@@ -485,8 +559,10 @@ class LoadTest(unittest.TestCase):
     def test_the_device_is_the_first_that_is_there(self) -> None:
         import torch
 
-        with mock.patch.object(torch.cuda, "is_available", return_value=False), \
-                mock.patch.object(torch.xpu, "is_available", return_value=True):
+        with (
+            mock.patch.object(torch.cuda, "is_available", return_value=False),
+            mock.patch.object(torch.xpu, "is_available", return_value=True),
+        ):
             self.assertEqual(loader.pick_device(), "xpu")
         with mock.patch.object(torch.cuda, "is_available", return_value=True):
             self.assertEqual(loader.pick_device(), "cuda")
@@ -525,8 +601,10 @@ class SingleFileTest(unittest.TestCase):
         from transformers import CLIPTextModel
 
         # their weights are not in the file: diffusers wants such parts passed in
-        parts = {"vae": AutoencoderKL.from_pretrained(self.config, subfolder="vae"),
-                 "text_encoder": CLIPTextModel.from_pretrained(self.config, subfolder="text_encoder")}
+        parts = {
+            "vae": AutoencoderKL.from_pretrained(self.config, subfolder="vae"),
+            "text_encoder": CLIPTextModel.from_pretrained(self.config, subfolder="text_encoder"),
+        }
         return loader.load_diffusers_pipeline(model_id=self.file, config=self.config, **parts, **options)
 
     def test_the_class_comes_from_the_configs_folder(self) -> None:
@@ -556,8 +634,10 @@ class SingleFileTest(unittest.TestCase):
 
     def test_the_hub_names_the_class_of_the_family_that_the_weights_show(self) -> None:
         repo = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-        with tempfile.TemporaryDirectory() as cache, FakeHub(
-                cache, {repo: {"config": {"diffusers": {"_class_name": "StableDiffusionPipeline"}}}}) as hub:
+        with (
+            tempfile.TemporaryDirectory() as cache,
+            FakeHub(cache, {repo: {"config": {"diffusers": {"_class_name": "StableDiffusionPipeline"}}}}) as hub,
+        ):
             code = """
                 import sys, diffusers_dynamic_loader as loader
                 print('"' + loader.resolve_checkpoint_class(sys.argv[1], "inpaint").__name__ + '"')
@@ -591,12 +671,22 @@ class HubTest(unittest.TestCase):
         shutil.copytree(zoo.checkpoint("StableDiffusionPipeline"), cls.folder / "owner" / "tiny")
         (cls.folder / "owner" / "modular").mkdir()
         (cls.folder / "owner" / "modular" / "modular_model_index.json").write_text(
-            json.dumps({"_class_name": "WanModularPipeline"}))
+            json.dumps({"_class_name": "WanModularPipeline"})
+        )
         flux = {"config": {"diffusers": {"_class_name": "FluxPipeline"}}}
-        cls.hub = cls.enterClassContext(FakeHub(
-            cls.folder, token="hf_right", denied={"owner/gated": 403, "owner/login": 401, "owner/down": 503},
-            facts={"owner/named": flux | {"pipeline_tag": "text-to-image"}, "owner/gated": flux,
-                   "owner/tagged": {"pipeline_tag": "text-to-video"}, "owner/mute": {}}))
+        cls.hub = cls.enterClassContext(
+            FakeHub(
+                cls.folder,
+                token="hf_right",
+                denied={"owner/gated": 403, "owner/login": 401, "owner/down": 503},
+                facts={
+                    "owner/named": flux | {"pipeline_tag": "text-to-image"},
+                    "owner/gated": flux,
+                    "owner/tagged": {"pipeline_tag": "text-to-video"},
+                    "owner/mute": {},
+                },
+            )
+        )
 
     def setUp(self) -> None:
         self.cache = tempfile.mkdtemp()
@@ -625,12 +715,25 @@ class HubTest(unittest.TestCase):
         return run_json(code, self.hub.environment(self.cache, **environment), model)
 
     def test_model_info_tells_the_class_or_the_pipeline_tag_or_the_fallback_warns(self) -> None:
-        found = self.classes("owner/named", "owner/tagged", "owner/mute", "owner/modular", "owner/missing",
-                             "owner/gated")
-        self.assertEqual(found, ["FluxPipeline", "WanPipeline", "DiffusionPipeline", "WanModularPipeline",
-                                 "DiffusionPipeline", "DiffusionPipeline"])
-        for said in ("owner/mute: falling back to DiffusionPipeline", "owner/missing' was not found",
-                     "owner/gated' is gated"):
+        found = self.classes(
+            "owner/named", "owner/tagged", "owner/mute", "owner/modular", "owner/missing", "owner/gated"
+        )
+        self.assertEqual(
+            found,
+            [
+                "FluxPipeline",
+                "WanPipeline",
+                "DiffusionPipeline",
+                "WanModularPipeline",
+                "DiffusionPipeline",
+                "DiffusionPipeline",
+            ],
+        )
+        for said in (
+            "owner/mute: falling back to DiffusionPipeline",
+            "owner/missing' was not found",
+            "owner/gated' is gated",
+        ):
             self.assertIn(said, self.output)
 
     def test_the_token_is_sent_and_opens_a_gated_repo(self) -> None:
@@ -642,9 +745,12 @@ class HubTest(unittest.TestCase):
         self.assertEqual(self.hub.requests, [])
 
     def test_loading_says_gated_missing_or_unreachable(self) -> None:
-        expected = {"owner/gated": "^GatedModelError.*HF_TOKEN", "owner/login": "^GatedModelError.*HTTP 401",
-                    "owner/missing": "^MissingModelError.*spelling",
-                    "owner/down": "^UnreachableHubError.*HTTP 503"}
+        expected = {
+            "owner/gated": "^GatedModelError.*HF_TOKEN",
+            "owner/login": "^GatedModelError.*HTTP 401",
+            "owner/missing": "^MissingModelError.*spelling",
+            "owner/down": "^UnreachableHubError.*HTTP 503",
+        }
         said = load_errors(self.hub.environment(self.cache), *expected)
         for message, pattern in zip(said, expected.values(), strict=True):
             self.assertRegex(message, pattern)
@@ -659,8 +765,7 @@ class HubTest(unittest.TestCase):
                      for ask in ({}, {"task": "img2img"}, {"class_name": "StableDiffusionInpaintPipeline"})]
             print(json.dumps(kinds))
         """
-        wanted = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
-                  "StableDiffusionInpaintPipeline"]
+        wanted = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"]
         self.assertEqual(run_json(code, self.hub.environment(self.cache)), wanted)
         self.hub.requests.clear()
         self.assertEqual(run_json(code, self.hub.environment(self.cache, HF_HUB_OFFLINE="1")), wanted)

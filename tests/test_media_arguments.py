@@ -1,4 +1,5 @@
 """Which picture fills which argument, and at what size: asked of real tiny pipelines."""
+
 from __future__ import annotations
 
 import unittest
@@ -45,8 +46,9 @@ class ArgumentsTest(FolderCase):
     def test_a_control_image_comes_second(self) -> None:
         pair = [self.picture("a", color="red"), self.picture("b", color="blue")]
         found, _ = media("StableDiffusionControlNetImg2ImgPipeline", ref_images=pair)
-        self.assertEqual([found[name].getpixel((0, 0)) for name in ("image", "control_image")],
-                         [(255, 0, 0), (0, 0, 255)])
+        self.assertEqual(
+            [found[name].getpixel((0, 0)) for name in ("image", "control_image")], [(255, 0, 0), (0, 0, 255)]
+        )
 
     def test_more_pictures_than_the_pipeline_takes_are_refused(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, r"brings 2 pictures .*takes 1 \(image\)"):
@@ -60,25 +62,25 @@ class SizeTest(FolderCase):
         self.assertIn("200x100 is taken at 64x32", notes[0])
 
     def test_a_small_source_is_not_enlarged(self) -> None:
-        found, _ = media("StableDiffusionImg2ImgPipeline", src=self.picture(size=(64, 48)), width=512,
-                         height=512)
+        found, _ = media("StableDiffusionImg2ImgPipeline", src=self.picture(size=(64, 48)), width=512, height=512)
         self.assertEqual(found["image"].size, (64, 48))
 
     def test_a_source_is_rounded_to_what_the_model_takes(self) -> None:
-        for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline",
-                     "FluxImg2ImgPipeline"):
+        for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline", "FluxImg2ImgPipeline"):
             from localai_diffusers.sizes import size_multiple
 
             found, _ = media(name, src=self.picture(size=(101, 67)))
-            self.assertEqual([side % size_multiple(zoo_model(name).pipeline) for side in found["image"].size],
-                             [0, 0], name)
+            self.assertEqual(
+                [side % size_multiple(zoo_model(name).pipeline) for side in found["image"].size], [0, 0], name
+            )
 
     def test_inpainting_takes_the_pictures_own_size_not_the_cores_512(self) -> None:
         """Larger and smaller than 512, and not square."""
         for size in ((96, 64), (640, 320)):
             found, _ = media("FluxInpaintPipeline", **self.inpainting(size))
-            self.assertEqual((found["image"].size, found["mask_image"].size,
-                              (found["width"], found["height"])), (size, size, size))
+            self.assertEqual(
+                (found["image"].size, found["mask_image"].size, (found["width"], found["height"])), (size, size, size)
+            )
 
     def test_a_mask_of_another_size_is_brought_to_the_pictures(self) -> None:
         pair = [self.picture("a", (96, 64)), self.picture("b", (32, 32))]
@@ -86,8 +88,7 @@ class SizeTest(FolderCase):
         self.assertEqual((found["image"].size, found["mask_image"].size), ((96, 64), (96, 64)))
 
     def test_an_upscalers_source_stays_as_it_is(self) -> None:
-        found, notes = media("StableDiffusionUpscalePipeline", src=self.picture(size=(100, 50)), width=64,
-                             height=64)
+        found, notes = media("StableDiffusionUpscalePipeline", src=self.picture(size=(100, 50)), width=64, height=64)
         self.assertEqual((found["image"].size, notes), ((100, 50), []))
 
     def test_a_requested_size_is_rounded_to_the_nearest_and_noted(self) -> None:

@@ -56,9 +56,7 @@ class Sound(unittest.TestCase):
         self.assertLess(np.abs(self.read().samples - track.samples).max(), 1e-4)
 
     def test_loud_samples_are_clipped_not_wrapped(self) -> None:
-        audio.encode_audio(
-            AudioTrack(np.array([[2.0, -2.0, 0.0] * 100], np.float32), 8_000), self.path, "wav"
-        )
+        audio.encode_audio(AudioTrack(np.array([[2.0, -2.0, 0.0] * 100], np.float32), 8_000), self.path, "wav")
         got = self.read().samples[0]
         self.assertGreater(got[0], 0.99)
         self.assertLess(got[1], -0.99)

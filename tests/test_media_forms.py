@@ -49,9 +49,14 @@ class FormTest(unittest.TestCase):
         self.assertEqual(form("WanImageToVideoPipeline", image=WHITE), {})
 
     def test_one_picture_comes_in_a_list_where_only_lists_are_taken(self) -> None:
-        for name, key in (("WanVACEPipeline", "reference_images"), ("JoyImageEditPlusPipeline", "images"),
-                          ("OmniGenPipeline", "input_images"), ("StableCascadeCombinedPipeline", "images"),
-                          ("ZImageOmniPipeline", "image"), ("AnimateDiffControlNetPipeline", "conditioning_frames")):
+        for name, key in (
+            ("WanVACEPipeline", "reference_images"),
+            ("JoyImageEditPlusPipeline", "images"),
+            ("OmniGenPipeline", "input_images"),
+            ("StableCascadeCombinedPipeline", "images"),
+            ("ZImageOmniPipeline", "image"),
+            ("AnimateDiffControlNetPipeline", "conditioning_frames"),
+        ):
             self.assertEqual(form(name, **{key: WHITE})[key], [WHITE], name)
         self.assertEqual(form("FluxKontextPipeline", image=WHITE), {})
 
@@ -64,8 +69,10 @@ class FormTest(unittest.TestCase):
 
 class TagsTest(unittest.TestCase):
     def test_pictures_that_the_prompt_must_name_are_named(self) -> None:
-        self.assertEqual(media_forms.tagged("a dog", {"input_images": [WHITE, WHITE]}),
-                         "<img><|image_1|></img> <img><|image_2|></img> a dog")
+        self.assertEqual(
+            media_forms.tagged("a dog", {"input_images": [WHITE, WHITE]}),
+            "<img><|image_1|></img> <img><|image_2|></img> a dog",
+        )
         named = "as <img><|image_1|></img> but red"
         self.assertEqual(media_forms.tagged(named, {"input_images": [WHITE]}), named)
         self.assertEqual(media_forms.tagged("a dog", {"image": WHITE}), "a dog")
@@ -81,7 +88,9 @@ class ConditionsTest(unittest.TestCase):
     def test_a_clip_goes_to_the_references_where_there_are_some(self) -> None:
         kinds = signatures.condition_parameters(parameters_of(loader.get_pipeline_registry()["LTX2InContextPipeline"]))
         found = media_forms.conditions(kinds, [WHITE], None, FRAMES, 81)
-        self.assertEqual({name: len(each) for name, each in found.items()}, {"conditions": 1, "reference_conditions": 1})
+        self.assertEqual(
+            {name: len(each) for name, each in found.items()}, {"conditions": 1, "reference_conditions": 1}
+        )
         self.assertEqual(found["reference_conditions"][0].frames, FRAMES)
 
     def test_known_frames_are_kept_and_the_others_made(self) -> None:
@@ -105,7 +114,9 @@ class SoundTest(unittest.TestCase):
         self.assertEqual(self.shape("StableAudioPipeline", "initial_audio_waveforms"), (1, 2, 100))
 
     def test_an_array_of_one_channel_where_one_is_taken(self) -> None:
-        self.assertEqual(media_forms.sound("raw_audio", self.TRACK, of("AudioDiffusionPipeline"))["raw_audio"].shape, (100,))
+        self.assertEqual(
+            media_forms.sound("raw_audio", self.TRACK, of("AudioDiffusionPipeline"))["raw_audio"].shape, (100,)
+        )
 
 
 if __name__ == "__main__":

@@ -59,9 +59,7 @@ class Reading(unittest.TestCase):
         image = Image.new("RGB", (20, 10), "red")
         image.paste("blue", (0, 0, 10, 10))
         got = read(encoded(image, exif=exif))
-        self.assertEqual(
-            (got.size, got.getpixel((5, 2)), got.getpixel((5, 17))), ((10, 20), (0, 0, 255), (255, 0, 0))
-        )
+        self.assertEqual((got.size, got.getpixel((5, 2)), got.getpixel((5, 17))), ((10, 20), (0, 0, 255), (255, 0, 0)))
 
     def test_sixteen_bits_are_scaled_not_clipped(self) -> None:
         deep = Image.fromarray(np.rint(RAMP * 65535).astype(np.uint16))

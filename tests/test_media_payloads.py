@@ -26,9 +26,7 @@ from localai_diffusers.media.payloads import Payload, payload_from_output, write
 RANDOM = np.random.default_rng(0)
 PICTURES = [Image.fromarray(RANDOM.integers(0, 255, (32, 48, 3), dtype=np.uint8)) for _ in range(5)]
 FRAMES = np.stack([np.asarray(picture) for picture in PICTURES])  # (F, H, W, C)
-MESH = SimpleNamespace(
-    verts=RANDOM.random((4, 3)), faces=np.array([[0, 1, 2], [1, 2, 3]]), vertex_channels={}
-)
+MESH = SimpleNamespace(verts=RANDOM.random((4, 3)), faces=np.array([[0, 1, 2], [1, 2, 3]]), vertex_channels={})
 
 
 def told(output: Any, **rest: Any) -> Payload:
@@ -45,12 +43,8 @@ class InFolder(unittest.TestCase):
         self.addCleanup(holder.cleanup)
         self.folder = Path(holder.name)
 
-    def write(
-        self, payload: Payload, name: str, check: Callable[[], None] = lambda: None, fps: float = 8
-    ) -> str:
-        return write_payload(
-            payload, str(self.folder / name), fps=fps, metadata={"parameters": "p"}, check=check
-        )
+    def write(self, payload: Payload, name: str, check: Callable[[], None] = lambda: None, fps: float = 8) -> str:
+        return write_payload(payload, str(self.folder / name), fps=fps, metadata={"parameters": "p"}, check=check)
 
 
 class Pictures(unittest.TestCase):
@@ -93,9 +87,7 @@ class Pictures(unittest.TestCase):
         array = np.zeros((4, 8, 8, 4), np.float32)
         for output in ({"images": [layers]}, {"images": [array]}):
             payload = told(output)
-            self.assertEqual(
-                (payload.kind, [image.mode for image in payload.images]), ("image", ["RGBA"] * 4)
-            )
+            self.assertEqual((payload.kind, [image.mode for image in payload.images]), ("image", ["RGBA"] * 4))
 
     def test_gray_and_deep_samples_become_eight_bits(self) -> None:
         for array in (
@@ -279,9 +271,7 @@ class OtherKinds(unittest.TestCase):
         self.assertEqual(told({"images": PICTURES, "text": ["a"]}).kind, "image")
 
     def test_a_modular_state_gives_its_results_not_its_inputs(self) -> None:
-        state = SimpleNamespace(
-            values={"prompt": "a", "image": PICTURES[4], "latents": FRAMES, "images": PICTURES}
-        )
+        state = SimpleNamespace(values={"prompt": "a", "image": PICTURES[4], "latents": FRAMES, "images": PICTURES})
         payload = told(state)
         self.assertEqual((payload.kind, len(payload.images), payload.text), ("image", 5, ""))
 
@@ -309,15 +299,17 @@ class Rates(unittest.TestCase):
         self.assertIsNone(self.rate(unet={"sample_size": 8_000}, vae={"sampling_rate": None}))
 
     def test_the_pipeline_itself_is_asked_last(self) -> None:
-        self.assertEqual(
-            payloads.sampling_rate_of(SimpleNamespace(components={}, sample_rate=24_000)), 24_000
-        )
+        self.assertEqual(payloads.sampling_rate_of(SimpleNamespace(components={}, sample_rate=24_000)), 24_000)
         self.assertIsNone(payloads.sampling_rate_of(SimpleNamespace()))
 
     def test_else_the_frame_rate_is_that_of_the_classs_example(self) -> None:
         import diffusers
 
-        for cls, rate in ((diffusers.WanPipeline, 16.0), (diffusers.CogVideoXPipeline, 8.0), (diffusers.AnimateDiffPipeline, None)):
+        for cls, rate in (
+            (diffusers.WanPipeline, 16.0),
+            (diffusers.CogVideoXPipeline, 8.0),
+            (diffusers.AnimateDiffPipeline, None),
+        ):
             self.assertEqual(payloads.frame_rate_of(cls.__new__(cls)), rate, cls)
 
     def test_the_frame_rate_is_the_calls_own_default(self) -> None:
@@ -370,9 +362,7 @@ class Writing(InFolder):
     def test_depth_is_sixteen_bit_gray_in_a_png(self) -> None:
         ramp = np.linspace(0, 1, 48, dtype=np.float32)[None].repeat(32, axis=0)
         for values in (ramp, ramp * 30 + 5):
-            self.assertEqual(
-                self.write(told({"prediction": values[None, ..., None]}), "d.png"), "PNG depth 48x32"
-            )
+            self.assertEqual(self.write(told({"prediction": values[None, ..., None]}), "d.png"), "PNG depth 48x32")
             got = np.asarray(Image.open(self.folder / "d.png"), float) / 65_535
             self.assertLess(np.abs(got - ramp).max(), 1e-4)
         self.assertEqual(self.write(told({"prediction": ramp[None, ..., None]}), "d.jpg"), "JPEG depth 48x32")
@@ -406,9 +396,7 @@ class Imports(unittest.TestCase):
             "print([name for name in ('av', 'torch', 'grpc') if name in sys.modules])"
         )
         root = Path(payloads.__file__).parents[2]
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=root, text=True, capture_output=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", program], cwd=root, text=True, capture_output=True, check=True)
         self.assertEqual(done.stdout.strip(), "[]")
 
 

@@ -61,7 +61,9 @@ class CatalogueTest(unittest.TestCase):
                     continue
                 plain = bool(signatures.accepted_types(parameter))
                 tensor = key.endswith(signatures.TENSOR_WORDS) or "Tensor" in str(parameter.annotation)
-                self.assertTrue(plain or tensor or "int" in str(parameter.annotation), f"{name}.{key}: {parameter.annotation}")
+                self.assertTrue(
+                    plain or tensor or "int" in str(parameter.annotation), f"{name}.{key}: {parameter.annotation}"
+                )
 
     def test_the_main_picture_comes_first(self) -> None:
         for name, parameters in self.known.items():
@@ -76,8 +78,11 @@ class CatalogueTest(unittest.TestCase):
             self.assertIn("video", self.known[name], name)
 
     def test_conditions_have_a_place_for_a_picture_and_a_clip(self) -> None:
-        kinds = {kind.kind.__name__: kind for parameters in self.known.values()
-                 for kind in signatures.condition_parameters(parameters).values()}
+        kinds = {
+            kind.kind.__name__: kind
+            for parameters in self.known.values()
+            for kind in signatures.condition_parameters(parameters).values()
+        }
         self.assertGreaterEqual(len(kinds), 3)
         for kind in kinds.values():
             self.assertTrue(kind.kind(**{kind.image: None}))

@@ -21,9 +21,7 @@ from localai_diffusers.media.audio import AudioTrack, encode_audio
 from localai_diffusers.media.files import atomic_output
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (10, 200, 90)]
-TONE = AudioTrack(
-    np.sin(np.arange(24_000) * 2 * np.pi * 440 / 24_000)[np.newaxis].astype(np.float32) / 2, 24_000
-)
+TONE = AudioTrack(np.sin(np.arange(24_000) * 2 * np.pi * 440 / 24_000)[np.newaxis].astype(np.float32) / 2, 24_000)
 
 
 def solid(size: tuple[int, int] = (64, 48)) -> list[Image.Image]:
@@ -73,9 +71,7 @@ class Encoding(InFolder):
     def test_webm_is_vp9_and_a_gif_keeps_its_pace(self) -> None:
         self.encode(solid(), 12, "webm")
         with av.open(str(self.path)) as source:
-            self.assertEqual(
-                (source.streams.video[0].codec.name, source.streams.video[0].average_rate), ("vp9", 12)
-            )
+            self.assertEqual((source.streams.video[0].codec.name, source.streams.video[0].average_rate), ("vp9", 12))
         self.encode(solid(), 10, "gif")
         with Image.open(self.path) as gif:
             self.assertEqual((gif.n_frames, gif.info["duration"], gif.info["loop"]), (6, 100, 0))

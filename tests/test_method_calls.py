@@ -15,8 +15,10 @@ FIELDS = {"width": 64, "height": 64, "step": 2, "seed": 3}
 class MethodCallsTest(FolderCase):
     def test_text_a_picture_and_both_run_three_methods(self) -> None:
         model, source = zoo_model("VersatileDiffusionPipeline"), self.picture()
-        pictures = {generate(model, prompt, **FIELDS, **more)[0].tobytes()
-                    for prompt, more in ((PROMPT, {}), ("", {"src": source}), (PROMPT, {"src": source}))}
+        pictures = {
+            generate(model, prompt, **FIELDS, **more)[0].tobytes()
+            for prompt, more in ((PROMPT, {}), ("", {"src": source}), (PROMPT, {"src": source}))
+        }
         self.assertEqual(len(pictures), 3)
 
     def test_a_method_that_fails_leaves_the_shared_modules_as_they_were(self) -> None:

@@ -1,4 +1,5 @@
 """What a model is on disk, told from configs and headers: what cannot be one is refused before anything is loaded."""
+
 from __future__ import annotations
 
 import json
@@ -28,8 +29,7 @@ from localai_diffusers.model_files import (
 from tests.support import SHAPES_MODEL, FolderCase
 
 
-def write_gguf(path: Path, architecture: str, vocabulary: int = 0,
-               keys: dict[str, int] | None = None) -> Path:
+def write_gguf(path: Path, architecture: str, vocabulary: int = 0, keys: dict[str, int] | None = None) -> Path:
     """A GGUF file with one tensor, by the gguf package; ``vocabulary`` adds a tokenizer of that many words."""
     import gguf
 
@@ -72,27 +72,38 @@ class LocateTest(FolderCase):
             "owner/name": Location("repo", repo="owner/name"),
             "huggingface://owner/name": Location("repo", repo="owner/name"),
             "hf://owner/name@v1": Location("repo", repo="owner/name", revision="v1"),
-            "huggingface://owner/name/a/b.safetensors": Location("repo_file", repo="owner/name",
-                                                                 file="a/b.safetensors"),
-            "huggingface://owner/name/b.gguf@main": Location("repo_file", repo="owner/name", file="b.gguf",
-                                                             revision="main"),
-            "https://huggingface.co/owner/name/resolve/main/a/b.safetensors?download=true":
-                Location("repo_file", repo="owner/name", file="a/b.safetensors", revision="main"),
-            "https://huggingface.co/owner/name/blob/v2/b.ckpt": Location("repo_file", repo="owner/name", file="b.ckpt", revision="v2"),
+            "huggingface://owner/name/a/b.safetensors": Location(
+                "repo_file", repo="owner/name", file="a/b.safetensors"
+            ),
+            "huggingface://owner/name/b.gguf@main": Location(
+                "repo_file", repo="owner/name", file="b.gguf", revision="main"
+            ),
+            "https://huggingface.co/owner/name/resolve/main/a/b.safetensors?download=true": Location(
+                "repo_file", repo="owner/name", file="a/b.safetensors", revision="main"
+            ),
+            "https://huggingface.co/owner/name/blob/v2/b.ckpt": Location(
+                "repo_file", repo="owner/name", file="b.ckpt", revision="v2"
+            ),
         }
         for text, expected in cases.items():
             self.assertEqual(hub_location(text), expected, text)
 
     def test_the_page_of_a_repo_is_the_repo(self) -> None:
-        for text in ("https://huggingface.co/owner/name", "https://huggingface.co/owner/name/",
-                     "https://huggingface.co/owner/name/tree/v2"):
+        for text in (
+            "https://huggingface.co/owner/name",
+            "https://huggingface.co/owner/name/",
+            "https://huggingface.co/owner/name/tree/v2",
+        ):
             self.assertEqual((hub_location(text).kind, hub_location(text).repo), ("repo", "owner/name"), text)
 
     def test_what_is_none_of_these_is_refused_with_the_way_out(self) -> None:
-        for text, says in (("https://example.org/model.safetensors", "download the file"),
-                           ("missing.safetensors", "neither an existing"),
-                           ("huggingface://owner", "owner/name"), ("hf:///name", "owner/name"),
-                           ("a b/c", "neither")):
+        for text, says in (
+            ("https://example.org/model.safetensors", "download the file"),
+            ("missing.safetensors", "neither an existing"),
+            ("huggingface://owner", "owner/name"),
+            ("hf:///name", "owner/name"),
+            ("a b/c", "neither"),
+        ):
             with self.assertRaisesRegex(LoadError, says):
                 hub_location(text)
 
@@ -141,15 +152,13 @@ class FolderFactsTest(ModelCase):
         data = weights.read_bytes()
         for part in (data[: len(data) // 2], data[:5], data + b"x", b"\0" * 1000, b""):
             weights.write_bytes(part)
-            with self.assertRaisesRegex(LoadError,
-                                        r"unet/diffusion_pytorch_model\.safetensors .*download it again"):
+            with self.assertRaisesRegex(LoadError, r"unet/diffusion_pytorch_model\.safetensors .*download it again"):
                 folder_facts(model)
 
     def test_code_of_the_repos_own_is_seen(self) -> None:
         model = self.copy()
         index = json.loads((model / "model_index.json").read_text())
-        (model / "model_index.json").write_text(json.dumps({**index,
-                                                            "_class_name": ["pipeline", "MyPipeline"]}))
+        (model / "model_index.json").write_text(json.dumps({**index, "_class_name": ["pipeline", "MyPipeline"]}))
         self.assertTrue(folder_facts(model).remote_code)
         (model / "model_index.json").write_text(json.dumps({**index, "unet": ["my_unet", "MyUNet"]}))
         (model / "unet" / "my_unet.py").touch()
@@ -158,12 +167,15 @@ class FolderFactsTest(ModelCase):
 
 class WeightsTest(ModelCase):
     def test_variants_are_told_from_file_names(self) -> None:
-        cases = {"model.safetensors": "", "model.fp16.safetensors": "fp16",
-                 "model.fp16-00001-of-00002.safetensors": "fp16",
-                 "model-00001-of-00002.safetensors": "",
-                 "diffusion_pytorch_model.safetensors.index.fp16.json": "fp16",
-                 "a.safetensors.index.json": "",
-                 "diffusion_pytorch_model.bf16.bin": "bf16"}
+        cases = {
+            "model.safetensors": "",
+            "model.fp16.safetensors": "fp16",
+            "model.fp16-00001-of-00002.safetensors": "fp16",
+            "model-00001-of-00002.safetensors": "",
+            "diffusion_pytorch_model.safetensors.index.fp16.json": "fp16",
+            "a.safetensors.index.json": "",
+            "diffusion_pytorch_model.bf16.bin": "bf16",
+        }
         for name, expected in cases.items():
             self.assertEqual(variant_of(name), expected, name)
 
@@ -175,11 +187,15 @@ class WeightsTest(ModelCase):
         facts = folder_facts(model)
         self.assertEqual(facts.variants, {"fp16"})
         names = {weights.component: weights.path.name for weights in facts.chosen_files("fp16")}
-        self.assertEqual(names, {"text_encoder": "model.safetensors",
-                                 "unet": "diffusion_pytorch_model.fp16.safetensors",
-                                 "vae": "diffusion_pytorch_model.safetensors"})
-        self.assertEqual({weights.path for weights in facts.chosen_files(None)
-                          if weights.component == "unet"}, {unet})
+        self.assertEqual(
+            names,
+            {
+                "text_encoder": "model.safetensors",
+                "unet": "diffusion_pytorch_model.fp16.safetensors",
+                "vae": "diffusion_pytorch_model.safetensors",
+            },
+        )
+        self.assertEqual({weights.path for weights in facts.chosen_files(None) if weights.component == "unet"}, {unet})
 
     def test_a_pickle_alone_is_refused_unless_trusted(self) -> None:
         model = self.copy()
@@ -194,7 +210,9 @@ class WeightsTest(ModelCase):
         unet = model / "unet" / "diffusion_pytorch_model.safetensors"
         shards = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
         unet.rename(unet.with_name(shards[0]))
-        unet.with_name(unet.name + ".index.json").write_text(json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}))
+        unet.with_name(unet.name + ".index.json").write_text(
+            json.dumps({"weight_map": dict(zip("ab", shards, strict=True))})
+        )
         with self.assertRaisesRegex(LoadError, "00002-of-00002.safetensors, which is missing"):
             check_weights(folder_facts(model), None, allow_pickle=False)
 
@@ -219,7 +237,8 @@ class WeightsTest(ModelCase):
         shard = "diffusion_pytorch_model.fp16-0000{}-of-00002.safetensors"
         shutil.copy(unet, unet.with_name(shard.format(1)))
         (model / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(
-            json.dumps({"weight_map": {"a": shard.format(1), "b": shard.format(2)}}))
+            json.dumps({"weight_map": {"a": shard.format(1), "b": shard.format(2)}})
+        )
         with self.assertRaisesRegex(LoadError, "fp16-00002-of-00002.safetensors, which is missing"):
             check_weights(folder_facts(model), "fp16", allow_pickle=False)
 
@@ -240,8 +259,9 @@ class SingleFileTest(FolderCase):
 
     def test_a_gguf_with_a_context_length_is_a_language_model(self) -> None:
         with self.assertRaisesRegex(LoadError, "context_length"):
-            file_facts(write_gguf(self.folder / "a.gguf", "qwen2",
-                                  keys={"qwen2.block_count": 2, "qwen2.context_length": 4096}))
+            file_facts(
+                write_gguf(self.folder / "a.gguf", "qwen2", keys={"qwen2.block_count": 2, "qwen2.context_length": 4096})
+            )
 
     def test_a_diffusion_gguf_is_taken(self) -> None:
         facts = file_facts(write_gguf(self.folder / "flux.gguf", "flux"))
@@ -249,10 +269,15 @@ class SingleFileTest(FolderCase):
 
     def test_broken_files_are_refused_as_such(self) -> None:
         whole = write_gguf(self.folder / "whole.gguf", "llama", vocabulary=10).read_bytes()
-        for name, data in (("a.gguf", b"GGUF"), ("b.gguf", b"GGML" + b"\0" * 50), ("c.gguf", whole[:40]),
-                           ("e.safetensors", b"{}"),
-                           ("d.gguf", b"GGUF" + struct.pack("<IQQQ", 3, 1, 1 << 60, 1 << 60)),
-                           ("f.safetensors", b""), ("g.gguf", b"")):
+        for name, data in (
+            ("a.gguf", b"GGUF"),
+            ("b.gguf", b"GGML" + b"\0" * 50),
+            ("c.gguf", whole[:40]),
+            ("e.safetensors", b"{}"),
+            ("d.gguf", b"GGUF" + struct.pack("<IQQQ", 3, 1, 1 << 60, 1 << 60)),
+            ("f.safetensors", b""),
+            ("g.gguf", b""),
+        ):
             (self.folder / name).write_bytes(data)
             with self.assertRaisesRegex(LoadError, name):
                 file_facts(self.folder / name)

@@ -1,4 +1,5 @@
 """Modular pipelines load and run by the rules of every other pipeline: from their own index, by name, with code if trusted."""
+
 from __future__ import annotations
 
 import atexit
@@ -82,7 +83,9 @@ class LoadTest(unittest.TestCase):
     def test_a_model_index_may_name_a_modular_class(self) -> None:
         folder = copy_of(checkpoint("FluxPipeline"))
         file = folder / "model_index.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "FluxModularPipeline"}), encoding="utf-8")
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"_class_name": "FluxModularPipeline"}), encoding="utf-8"
+        )
         self.assertEqual(generate(load(folder), PROMPT, **SMALL)[0].size, (64, 64))
 
     def test_a_modular_class_may_be_asked_for_by_name_on_a_classic_repo(self) -> None:
@@ -95,7 +98,9 @@ class LoadTest(unittest.TestCase):
 
     def test_the_importers_pipeline_type_is_ignored_with_a_note(self) -> None:
         model = load(modular_folder("FluxPipeline"), PipelineType="StableDiffusionPipeline")
-        self.assertEqual(model.notes, ("PipelineType StableDiffusionPipeline is ignored: the model is a FluxModularPipeline",))
+        self.assertEqual(
+            model.notes, ("PipelineType StableDiffusionPipeline is ignored: the model is a FluxModularPipeline",)
+        )
 
     def test_bf16_and_a_scheduler_are_taken(self) -> None:
         import torch
@@ -142,19 +147,38 @@ class RunTest(unittest.TestCase):
     def test_a_picture_makes_it_image_to_image(self) -> None:
         for name in ("FluxPipeline", "StableDiffusionXLPipeline"):
             model = load(modular_folder(name), Options=["strength:0.5"])
-            made = [generate(model, PROMPT, seed=1, src=picture_file(seed), **SMALL | {"step": 4})[0].tobytes() for seed in (0, 3)]
+            made = [
+                generate(model, PROMPT, seed=1, src=picture_file(seed), **SMALL | {"step": 4})[0].tobytes()
+                for seed in (0, 3)
+            ]
             self.assertNotEqual(*made)
 
     def test_a_mask_makes_it_inpainting(self) -> None:
-        arguments = arguments_of(model_of("StableDiffusionXLPipeline"), PROMPT, src=picture_file(), ref_images=[mask_file()])
+        arguments = arguments_of(
+            model_of("StableDiffusionXLPipeline"), PROMPT, src=picture_file(), ref_images=[mask_file()]
+        )
         self.assertEqual((arguments["image"].mode, arguments["mask_image"].mode), ("RGB", "L"))
-        made = generate(model_of("StableDiffusionXLPipeline"), PROMPT, seed=1, src=picture_file(), ref_images=[mask_file()],
-                        **SMALL | {"step": 4})[0]
+        made = generate(
+            model_of("StableDiffusionXLPipeline"),
+            PROMPT,
+            seed=1,
+            src=picture_file(),
+            ref_images=[mask_file()],
+            **SMALL | {"step": 4},
+        )[0]
         self.assertEqual(made.size, (64, 64))
 
     def test_guidance_reaches_the_guider_and_the_pictures_text(self) -> None:
-        pictures = [generate(load(modular_folder("QwenImagePipeline"), CFGScale=scale), PROMPT, negative_prompt="blue", seed=1,
-                             **SMALL)[0] for scale in (0, 4.0, 9.0)]
+        pictures = [
+            generate(
+                load(modular_folder("QwenImagePipeline"), CFGScale=scale),
+                PROMPT,
+                negative_prompt="blue",
+                seed=1,
+                **SMALL,
+            )[0]
+            for scale in (0, 4.0, 9.0)
+        ]
         self.assertEqual(["CFG scale: 4.0" in picture.info["parameters"] for picture in pictures], [True, True, False])
         self.assertEqual(pictures[0].tobytes(), pictures[1].tobytes())
         self.assertNotEqual(pictures[1].tobytes(), pictures[2].tobytes())
@@ -243,7 +267,10 @@ class AroundTest(unittest.TestCase):
 
     def test_a_controlnet_that_the_blocks_do_not_take_is_an_error_that_says_so(self) -> None:
         net = str(self.folder / "net")
-        for name, words in (("FluxPipeline", "takes no ControlNet"), ("QwenImagePipeline", "takes QwenImageControlNetModel")):
+        for name, words in (
+            ("FluxPipeline", "takes no ControlNet"),
+            ("QwenImagePipeline", "takes QwenImageControlNetModel"),
+        ):
             with self.assertRaisesRegex(LoadError, f"is a ControlNetModel; .*ModularPipeline {words}"):
                 load(modular_folder(name), ControlNet=net)
 
@@ -254,7 +281,9 @@ class AroundTest(unittest.TestCase):
         self.assertEqual(self.changed(**option), 0)
         alone = generate(load(modular_folder(XL)), PROMPT, seed=1, src=self.source, **SMALL | {"step": 4})[0]
         both = load(modular_folder(XL), ModelPath=str(self.folder), **option)
-        with_adapter = generate(both, PROMPT, seed=1, src=self.source, ref_images=[self.control], **SMALL | {"step": 4})[0]
+        with_adapter = generate(
+            both, PROMPT, seed=1, src=self.source, ref_images=[self.control], **SMALL | {"step": 4}
+        )[0]
         self.assertGreater(difference(with_adapter, alone), 0.5)
 
     def test_offloaded_it_makes_the_same_picture(self) -> None:
@@ -284,7 +313,7 @@ class CancelTest(unittest.TestCase):
         self.assertEqual(generate(model, PROMPT, seed=1, **SMALL)[0].tobytes(), before.tobytes())
 
 
-_BLOCKS = '''
+_BLOCKS = """
 from pathlib import Path
 Path(__file__).with_name("ran").touch()
 Path({marker!r}).touch()
@@ -303,15 +332,22 @@ class OwnBlocks(ModularPipelineBlocks):
         block_state.images = [Image.linear_gradient("L").resize((block_state.width, block_state.height))]
         self.set_block_state(state, block_state)
         return components, state
-'''
+"""
 
 
 def own_blocks(folder: Path, marker: Path) -> None:
     """A modular pipeline of its own code, which leaves ``marker`` where it is run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "own.py").write_text(_BLOCKS.format(marker=str(marker)), encoding="utf-8")
-    (folder / "modular_config.json").write_text(json.dumps(
-        {"_class_name": "OwnBlocks", "_diffusers_version": "0.42.1", "auto_map": {"ModularPipelineBlocks": "own.OwnBlocks"}}))
+    (folder / "modular_config.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "OwnBlocks",
+                "_diffusers_version": "0.42.1",
+                "auto_map": {"ModularPipelineBlocks": "own.OwnBlocks"},
+            }
+        )
+    )
     (folder / "modular_model_index.json").write_text(json.dumps({"_class_name": "ModularPipeline"}))
 
 
@@ -332,13 +368,21 @@ class OwnCodeTest(unittest.TestCase):
         self.assertEqual(picture.size, (48, 64))
 
     def test_a_component_of_another_library_is_refused_without_trust(self) -> None:
-        spec = {"type_hint": ["antigravity", "Flight"], "pretrained_model_name_or_path": "owner/name", "subfolder": "vae"}
+        spec = {
+            "type_hint": ["antigravity", "Flight"],
+            "pretrained_model_name_or_path": "owner/name",
+            "subfolder": "vae",
+        }
         folder = copy_of(modular_folder("FluxPipeline"), vae=[None, None, spec])
         with self.assertRaisesRegex(LoadError, "antigravity"):
             load(folder)
 
     def test_the_type_that_diffusers_would_import_is_refused_whatever_stands_before_it(self) -> None:
-        spec = {"type_hint": ["antigravity", "Flight"], "pretrained_model_name_or_path": "owner/name", "subfolder": "vae"}
+        spec = {
+            "type_hint": ["antigravity", "Flight"],
+            "pretrained_model_name_or_path": "owner/name",
+            "subfolder": "vae",
+        }
         folder = copy_of(modular_folder("FluxPipeline"), vae=["diffusers", "AutoencoderKL", spec])
         with self.assertRaisesRegex(LoadError, "antigravity"):
             load(folder)

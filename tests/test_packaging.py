@@ -3,6 +3,7 @@
 The scripts run for real, in a copy of the tree; what stands in are the interpreter (a script that notes what
 it is asked) and LocalAI's libbackend.sh (likewise), so that no test downloads anything.
 """
+
 import ast
 import http.server
 import importlib.util
@@ -20,8 +21,19 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("env.sh", "install.sh", "run.sh", "test.sh", "protogen.sh")
 PROFILES = ("cpu", "cuda", "mps", "cublas12", "cublas13", "hipblas", "intel", "l4t13")
-OURS = ("PYTHON", "PYTHON_VERSION", "PYTHON_PATCH", "PY_STANDALONE_TAG", "BUILD_TYPE", "CUDA_MAJOR_VERSION",
-        "USE_PIP", "LOCALAI_DIFFUSERS_DISK_GB", "XPU", "PYTORCH_ENABLE_MPS_FALLBACK", "MAKEFLAGS")
+OURS = (
+    "PYTHON",
+    "PYTHON_VERSION",
+    "PYTHON_PATCH",
+    "PY_STANDALONE_TAG",
+    "BUILD_TYPE",
+    "CUDA_MAJOR_VERSION",
+    "USE_PIP",
+    "LOCALAI_DIFFUSERS_DISK_GB",
+    "XPU",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "MAKEFLAGS",
+)
 
 # Plays python: says it is $FAKE_VERSION, makes "virtual environments" of itself, notes every call in $RECORD.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
@@ -91,11 +103,20 @@ class Tree:
     def run(self, *command: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         """`bash <command>` with a clean environment plus `env`; command[0] is a script of the tree."""
         base = {key: value for key, value in os.environ.items() if key not in OURS}
-        tools = {"PATH": f"{self.bin}:{base['PATH']}", "RECORD": str(self.record), "FAKE_BIN": str(self.bin),
-                 "REAL_PYTHON": sys.executable}
+        tools = {
+            "PATH": f"{self.bin}:{base['PATH']}",
+            "RECORD": str(self.record),
+            "FAKE_BIN": str(self.bin),
+            "REAL_PYTHON": sys.executable,
+        }
         return subprocess.run(
-            ["bash", str(self.home / command[0]), *command[1:]], cwd=cwd or self.top, env=base | tools | env,
-            capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+            ["bash", str(self.home / command[0]), *command[1:]],
+            cwd=cwd or self.top,
+            env=base | tools | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
         )
 
     def calls(self, word: str) -> list[str]:

@@ -1,4 +1,5 @@
 """Relative names stand under ModelPath and never leave it."""
+
 from __future__ import annotations
 
 import os
@@ -20,8 +21,9 @@ class ResolveTest(unittest.TestCase):
         (self.base.parent / "secret.safetensors").touch()
 
     def test_a_relative_name_is_found_under_the_base(self) -> None:
-        self.assertEqual(resolve("loras/a.safetensors", str(self.base), "LoraAdapter"),
-                         str(self.base / "loras" / "a.safetensors"))
+        self.assertEqual(
+            resolve("loras/a.safetensors", str(self.base), "LoraAdapter"), str(self.base / "loras" / "a.safetensors")
+        )
 
     def test_what_is_not_there_stays_a_name(self) -> None:
         self.assertEqual(resolve("owner/name", str(self.base), "ControlNet"), "owner/name")
@@ -42,8 +44,11 @@ class ResolveTest(unittest.TestCase):
 
     def test_a_symlink_inside_the_base_is_followed(self) -> None:
         os.symlink(self.base / "loras", self.base / "adapters")
-        self.assertTrue(os.path.samefile(resolve("adapters/a.safetensors", str(self.base), "vae"),
-                                         self.base / "loras" / "a.safetensors"))
+        self.assertTrue(
+            os.path.samefile(
+                resolve("adapters/a.safetensors", str(self.base), "vae"), self.base / "loras" / "a.safetensors"
+            )
+        )
 
     def test_a_folder_of_a_like_name_is_not_inside(self) -> None:
         (self.base.parent / "models-other").mkdir()

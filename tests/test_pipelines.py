@@ -1,4 +1,5 @@
 """From a LoadSpec to a placed pipeline: which class, which files, what is refused, what becomes of the earlier model."""
+
 from __future__ import annotations
 
 import json
@@ -47,42 +48,58 @@ class ModelCase(FolderCase):
 
 class ClassTest(unittest.TestCase):
     def test_without_a_type_it_is_the_models_own(self) -> None:
-        for name in ("FluxPipeline", "StableDiffusionXLPipeline", "WanImageToVideoPipeline",
-                     "AudioLDM2Pipeline", "DDPMPipeline"):
+        for name in (
+            "FluxPipeline",
+            "StableDiffusionXLPipeline",
+            "WanImageToVideoPipeline",
+            "AudioLDM2Pipeline",
+            "DDPMPipeline",
+        ):
             self.assertEqual(class_of(name), (name, []))
 
     def test_what_importers_write_for_everything_gives_way_with_a_note(self) -> None:
-        for name in ("FluxPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline",
-                     "ZImagePipeline", "QwenImagePipeline", "WanPipeline",
-                     "QwenImageEditPipeline", "StableDiffusionUpscalePipeline", "KandinskyV22Pipeline",
-                     "StableDiffusionInstructPix2PixPipeline",
-                     "StableDiffusionInpaintPipeline", "MarigoldDepthPipeline",
-                     "StableVideoDiffusionPipeline"):
+        for name in (
+            "FluxPipeline",
+            "StableDiffusionXLPipeline",
+            "StableDiffusion3Pipeline",
+            "ZImagePipeline",
+            "QwenImagePipeline",
+            "WanPipeline",
+            "QwenImageEditPipeline",
+            "StableDiffusionUpscalePipeline",
+            "KandinskyV22Pipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "StableDiffusionInpaintPipeline",
+            "MarigoldDepthPipeline",
+            "StableVideoDiffusionPipeline",
+        ):
             chosen, notes = class_of(name, "StableDiffusionPipeline")
             self.assertEqual(chosen, name)
-            self.assertRegex(notes[0],
-                             f"StableDiffusionPipeline (does not fit this model .*: loaded|is taken) as {name}")
+            self.assertRegex(
+                notes[0], f"StableDiffusionPipeline (does not fit this model .*: loaded|is taken) as {name}"
+            )
 
     def test_a_class_that_fits_wins_over_the_models_own(self) -> None:
-        for name, asked in (("shapes", "StableDiffusionImg2ImgPipeline"),
-                            ("shapes", "StableDiffusionInpaintPipeline"),
-                            ("FluxPipeline", "FluxImg2ImgPipeline"),
-                            ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
-                            ("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
-                            ("QwenImagePipeline", "QwenImageInpaintPipeline"),
-                            ("shapes", "stablediffusionPIPELINE"),
-                            ("LatentConsistencyModelPipeline", "StableDiffusionPipeline")):
+        for name, asked in (
+            ("shapes", "StableDiffusionImg2ImgPipeline"),
+            ("shapes", "StableDiffusionInpaintPipeline"),
+            ("FluxPipeline", "FluxImg2ImgPipeline"),
+            ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
+            ("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+            ("QwenImagePipeline", "QwenImageInpaintPipeline"),
+            ("shapes", "stablediffusionPIPELINE"),
+            ("LatentConsistencyModelPipeline", "StableDiffusionPipeline"),
+        ):
             chosen, notes = class_of(name, asked)
             self.assertEqual((chosen.lower(), notes), (asked.lower(), []), name)
 
     def test_a_misfit_gives_way_to_the_sibling_for_its_task(self) -> None:
-        for name, asked, expected in (("FluxPipeline", "StableDiffusionImg2ImgPipeline",
-                                       "FluxImg2ImgPipeline"),
-                                      ("shapes", "StableDiffusionXLInpaintPipeline",
-                                       "StableDiffusionInpaintPipeline"),
-                                      ("QwenImageEditPlusPipeline", "StableDiffusionXLPipeline",
-                                       "QwenImageEditPlusPipeline"),
-                                      ("shapes", "StableDiffusionXLPipeline", "StableDiffusionPipeline")):
+        for name, asked, expected in (
+            ("FluxPipeline", "StableDiffusionImg2ImgPipeline", "FluxImg2ImgPipeline"),
+            ("shapes", "StableDiffusionXLInpaintPipeline", "StableDiffusionInpaintPipeline"),
+            ("QwenImageEditPlusPipeline", "StableDiffusionXLPipeline", "QwenImageEditPlusPipeline"),
+            ("shapes", "StableDiffusionXLPipeline", "StableDiffusionPipeline"),
+        ):
             chosen, notes = class_of(name, asked)
             self.assertEqual(chosen, expected)
             self.assertIn(f"loaded as {expected}", notes[0])
@@ -94,16 +111,17 @@ class ClassTest(unittest.TestCase):
         self.assertIn("QwenImageEditPipeline is taken as QwenImageEditPlusPipeline", notes[0])
 
     def test_every_alias_and_task_picks_the_models_sibling(self) -> None:
-        for name, asked, expected in (("shapes", "stable-diffusion", "StableDiffusionPipeline"),
-                                      ("shapes", "text-to-image", "StableDiffusionPipeline"),
-                                      ("shapes", "txt2img", "StableDiffusionPipeline"),
-                                      ("shapes", "img2img", "StableDiffusionImg2ImgPipeline"),
-                                      ("shapes", "inpaint", "StableDiffusionInpaintPipeline"),
-                                      ("FluxPipeline", "Image-To-Image", "FluxImg2ImgPipeline"),
-                                      ("FluxPipeline", "flux", "FluxPipeline"),
-                                      ("LTXPipeline", "image-to-video", "LTXImageToVideoPipeline"),
-                                      ("StableDiffusionXLPipeline", "stable-diffusion-xl",
-                                       "StableDiffusionXLPipeline")):
+        for name, asked, expected in (
+            ("shapes", "stable-diffusion", "StableDiffusionPipeline"),
+            ("shapes", "text-to-image", "StableDiffusionPipeline"),
+            ("shapes", "txt2img", "StableDiffusionPipeline"),
+            ("shapes", "img2img", "StableDiffusionImg2ImgPipeline"),
+            ("shapes", "inpaint", "StableDiffusionInpaintPipeline"),
+            ("FluxPipeline", "Image-To-Image", "FluxImg2ImgPipeline"),
+            ("FluxPipeline", "flux", "FluxPipeline"),
+            ("LTXPipeline", "image-to-video", "LTXImageToVideoPipeline"),
+            ("StableDiffusionXLPipeline", "stable-diffusion-xl", "StableDiffusionXLPipeline"),
+        ):
             self.assertEqual(class_of(name, asked)[0], expected, asked)
 
     def test_a_familys_name_on_another_family_gives_way(self) -> None:
@@ -112,19 +130,21 @@ class ClassTest(unittest.TestCase):
         self.assertIn("does not fit", notes[0])
 
     def test_auto_classes_and_general_ones_mean_the_task_or_the_models_own(self) -> None:
-        for name, asked, expected in (("FluxPipeline", "AutoPipelineForText2Image", "FluxPipeline"),
-                                      ("WanPipeline", "DiffusionPipeline", "WanPipeline"),
-                                      ("FluxPipeline", "AutoPipelineForImage2Image", "FluxImg2ImgPipeline"),
-                                      ("StableDiffusionXLPipeline", "AutoPipelineForInpainting",
-                                       "StableDiffusionXLInpaintPipeline"),
-                                      ("TextToVideoSDPipeline", "VideoDiffusionPipeline",
-                                       "TextToVideoSDPipeline")):
+        for name, asked, expected in (
+            ("FluxPipeline", "AutoPipelineForText2Image", "FluxPipeline"),
+            ("WanPipeline", "DiffusionPipeline", "WanPipeline"),
+            ("FluxPipeline", "AutoPipelineForImage2Image", "FluxImg2ImgPipeline"),
+            ("StableDiffusionXLPipeline", "AutoPipelineForInpainting", "StableDiffusionXLInpaintPipeline"),
+            ("TextToVideoSDPipeline", "VideoDiffusionPipeline", "TextToVideoSDPipeline"),
+        ):
             self.assertEqual(class_of(name, asked)[0], expected, asked)
 
     def test_img2img_without_a_type_means_image_to_image(self) -> None:
         self.assertEqual(class_of("FluxPipeline", IMG2IMG=True)[0], "FluxImg2ImgPipeline")
-        self.assertEqual(class_of("StableDiffusionInstructPix2PixPipeline", IMG2IMG=True)[0],
-                         "StableDiffusionInstructPix2PixPipeline")
+        self.assertEqual(
+            class_of("StableDiffusionInstructPix2PixPipeline", IMG2IMG=True)[0],
+            "StableDiffusionInstructPix2PixPipeline",
+        )
 
     def test_an_unknown_type_is_refused_with_the_closest(self) -> None:
         with self.assertRaisesRegex(LoadError, "Unknown .*'StableDifusionPipeline'.*StableDiffusionPipeline"):
@@ -133,8 +153,14 @@ class ClassTest(unittest.TestCase):
 
 class LoadTest(ModelCase):
     def test_the_shipped_model_makes_right_pictures_whatever_type_names_it(self) -> None:
-        for asked in ("", "StableDiffusionPipeline", "stable-diffusion", "text-to-image", "img2img",
-                      "StableDiffusionXLPipeline"):
+        for asked in (
+            "",
+            "StableDiffusionPipeline",
+            "stable-diffusion",
+            "text-to-image",
+            "img2img",
+            "StableDiffusionXLPipeline",
+        ):
             model = load(SHAPES_MODEL, PipelineType=asked, CFGScale=5)
             image, _ = generate(model, PROMPT, step=15, seed=1, width=64, height=64)
             self.assertEqual(judge(image).prompt(), PROMPT, asked)
@@ -146,12 +172,14 @@ class LoadTest(ModelCase):
         with self.assertRaises(LoadError):
             load(model, Options=["variant:bf16"])
         self.assertEqual(generate(load(model, F16Memory=True), PROMPT, step=1)[1].description, "PNG 64x64")
-        self.assertEqual(type(load(SHAPES_MODEL, F16Memory=True).pipeline).__name__,
-                         "StableDiffusionPipeline")
+        self.assertEqual(type(load(SHAPES_MODEL, F16Memory=True).pipeline).__name__, "StableDiffusionPipeline")
 
     def test_the_dtype_that_is_asked_for_is_the_models(self) -> None:
-        for option, dtype in (("torch_dtype:bf16", torch.bfloat16), ("torch_dtype:fp32", torch.float32),
-                              ("dtype:float16", torch.float16)):
+        for option, dtype in (
+            ("torch_dtype:bf16", torch.bfloat16),
+            ("torch_dtype:fp32", torch.float32),
+            ("dtype:float16", torch.float16),
+        ):
             pipeline = load(SHAPES_MODEL, Options=[option], F16Memory=True).pipeline
             self.assertEqual({pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype}, {dtype})
 
@@ -173,8 +201,7 @@ class LoadTest(ModelCase):
 
     def test_low_vram_and_threads_do_no_harm_on_a_cpu(self) -> None:
         model = load(SHAPES_MODEL, settings=Settings(xpu=True), LowVRAM=True, Threads=1)
-        self.assertEqual((model.where.device, model.where.offload, torch.get_num_threads()),
-                         ("cpu", "none", 1))
+        self.assertEqual((model.where.device, model.where.offload, torch.get_num_threads()), ("cpu", "none", 1))
 
     def test_memory_is_told_by_component(self) -> None:
         memory = load(SHAPES_MODEL).memory()
@@ -192,8 +219,11 @@ class LoadTest(ModelCase):
             file.unlink()
         with self.assertRaisesRegex(LoadError, "is a pickle"):
             load(model)
-        for trusted in ({"TrustRemoteCode": True}, {"Options": ["use_safetensors:false"]},
-                        {"settings": Settings(safetensors=False)}):
+        for trusted in (
+            {"TrustRemoteCode": True},
+            {"Options": ["use_safetensors:false"]},
+            {"settings": Settings(safetensors=False)},
+        ):
             self.assertEqual(type(load(model, **trusted).pipeline).__name__, "StableDiffusionPipeline")
 
 
@@ -206,21 +236,31 @@ class SingleFileTest(FolderCase):
         cls.file = single_file.write_checkpoint(SHAPES_MODEL, Path(folder) / "dreamshaper.safetensors")
 
     def test_it_makes_the_right_picture_with_and_without_a_type(self) -> None:
-        for asked, expected in (("", "StableDiffusionPipeline"),
-                                ("StableDiffusionPipeline", "StableDiffusionPipeline"),
-                                ("img2img", "StableDiffusionImg2ImgPipeline"),
-                                ("AutoPipelineForText2Image", "StableDiffusionPipeline")):
-            model = load(self.file, PipelineType=asked, Options=[f"config:{SHAPES_MODEL}"],
-                         SchedulerType="k_dpmpp_2m", F16Memory=True, CFGScale=5)
+        for asked, expected in (
+            ("", "StableDiffusionPipeline"),
+            ("StableDiffusionPipeline", "StableDiffusionPipeline"),
+            ("img2img", "StableDiffusionImg2ImgPipeline"),
+            ("AutoPipelineForText2Image", "StableDiffusionPipeline"),
+        ):
+            model = load(
+                self.file,
+                PipelineType=asked,
+                Options=[f"config:{SHAPES_MODEL}"],
+                SchedulerType="k_dpmpp_2m",
+                F16Memory=True,
+                CFGScale=5,
+            )
             self.assertEqual(type(model.pipeline).__name__, expected)
-            self.assertEqual(judge(generate(model, PROMPT, step=20, seed=1, width=64, height=64)[0]).prompt(),
-                             PROMPT, asked)
+            self.assertEqual(
+                judge(generate(model, PROMPT, step=20, seed=1, width=64, height=64)[0]).prompt(), PROMPT, asked
+            )
 
     def test_the_config_may_be_relative_to_model_path_but_not_leave_it(self) -> None:
         shutil.copytree(SHAPES_MODEL, self.folder / "models" / "configs" / "sd")
         fields = {"ModelPath": str(self.folder / "models"), "PipelineType": "StableDiffusionPipeline"}
-        self.assertEqual(load(self.file, Options=["config:configs/sd"],
-                              **fields).pipeline.unet.config.cross_attention_dim, 64)
+        self.assertEqual(
+            load(self.file, Options=["config:configs/sd"], **fields).pipeline.unet.config.cross_attention_dim, 64
+        )
         with self.assertRaisesRegex(LoadError, "leaves the models folder"):
             load(self.file, Options=["config:../elsewhere"], **fields)
 
@@ -249,8 +289,11 @@ class RefusalTest(ModelCase):
         (self.folder / "empty").mkdir()
         (self.folder / "notes.txt").write_text("x")
         llm = write_gguf(self.folder / "llama.gguf", "llama", vocabulary=50_000)
-        for path, says in ((llm, "llama-cpp"), (self.folder / "empty", "It is empty"),
-                           (self.folder / "notes.txt", "no checkpoint")):
+        for path, says in (
+            (llm, "llama-cpp"),
+            (self.folder / "empty", "It is empty"),
+            (self.folder / "notes.txt", "no checkpoint"),
+        ):
             began = time.monotonic()
             with self.assertRaisesRegex(LoadError, says):
                 pipelines.refuse_early(spec_of(path))
@@ -283,7 +326,9 @@ class RefusalTest(ModelCase):
     def test_remote_code_runs_only_when_trusted(self) -> None:
         model = self.copy()
         self.edit(model / "model_index.json", _class_name=["own_pipeline", "OwnPipeline"])
-        (model / "own_pipeline.py").write_text("import diffusers\nclass OwnPipeline(diffusers.StableDiffusionPipeline):\n    own = True\n")
+        (model / "own_pipeline.py").write_text(
+            "import diffusers\nclass OwnPipeline(diffusers.StableDiffusionPipeline):\n    own = True\n"
+        )
         self.refused("trust_remote_code: true", model)
         self.refused("trust_remote_code: true", model, PipelineType="StableDiffusionPipeline")
         self.assertTrue(load(model, TrustRemoteCode=True).pipeline.own)
@@ -291,10 +336,11 @@ class RefusalTest(ModelCase):
     def test_a_community_pipeline_is_code_too(self) -> None:
         folder = self.folder / "community"
         folder.mkdir()
-        (folder / "pipeline.py").write_text("import diffusers\nclass MyPipeline(diffusers.StableDiffusionPipeline):\n    mine = True\n")
+        (folder / "pipeline.py").write_text(
+            "import diffusers\nclass MyPipeline(diffusers.StableDiffusionPipeline):\n    mine = True\n"
+        )
         self.refused("custom_pipeline.*trust_remote_code", Options=[f"custom_pipeline:{folder}"])
-        self.assertTrue(load(SHAPES_MODEL, Options=[f"custom_pipeline:{folder}"],
-                             TrustRemoteCode=True).pipeline.mine)
+        self.assertTrue(load(SHAPES_MODEL, Options=[f"custom_pipeline:{folder}"], TrustRemoteCode=True).pipeline.mine)
 
 
 class EarlierModelTest(ModelCase):
@@ -309,8 +355,7 @@ class EarlierModelTest(ModelCase):
 
     def load(self, model: Path, **fields: Any) -> Any:
         spec = spec_of(model, **fields)
-        return self.engine.load(spec.identity, lambda job,
-                                _current: pipelines.prepare(spec, Settings(), job)).wait(60)
+        return self.engine.load(spec.identity, lambda job, _current: pipelines.prepare(spec, Settings(), job)).wait(60)
 
     def test_a_failure_that_can_be_told_first_leaves_the_earlier_model(self) -> None:
         for fields in ({"SchedulerType": "x"}, {"PipelineType": "Nonsense"}, {"Options": ["device:cuda:9"]}):
@@ -318,16 +363,14 @@ class EarlierModelTest(ModelCase):
                 self.load(SHAPES_MODEL, **fields)
         self.assertIs(self.engine.model, self.first)
         self.assertEqual((self.engine.identity, self.engine.state), (str(SHAPES_MODEL), State.READY))
-        self.assertEqual(judge(generate(self.first, PROMPT, step=15, seed=1, width=64,
-                                        height=64)[0]).prompt(), PROMPT)
+        self.assertEqual(judge(generate(self.first, PROMPT, step=15, seed=1, width=64, height=64)[0]).prompt(), PROMPT)
 
     def test_a_failure_after_that_leaves_none_and_says_so(self) -> None:
         broken = self.copy()
         self.edit(broken / "unet" / "config.json", cross_attention_dim=96)
         with self.assertRaisesRegex(LoadError, "the earlier model was freed already: no model is loaded now"):
             self.load(broken)
-        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state),
-                         (None, "", State.UNINITIALIZED))
+        self.assertEqual((self.engine.model, self.engine.identity, self.engine.state), (None, "", State.UNINITIALIZED))
         self.load(SHAPES_MODEL)
         self.assertEqual(self.engine.state, State.READY)
 
@@ -358,9 +401,15 @@ print(json.dumps(found))
                 file.rename(file.with_suffix(suffix))
         self.edit(hub / "half" / "model_index.json", _class_name="TheirOwnPipeline")
         with FakeHub(self.folder / "hub") as hub:
-            done = subprocess.run([sys.executable, "-c", self.CODE],
-                                  env=hub.environment(self.folder / "cache", PYTHONPATH=str(HOME)),
-                                  cwd=HOME, capture_output=True, text=True, timeout=300, check=False)
+            done = subprocess.run(
+                [sys.executable, "-c", self.CODE],
+                env=hub.environment(self.folder / "cache", PYTHONPATH=str(HOME)),
+                cwd=HOME,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
         imported, again, half, missing, pickled = json.loads(done.stdout.splitlines()[-1])
         self.assertEqual(imported[0], "StableDiffusionXLPipeline")

@@ -2,6 +2,7 @@
 
 These machines have no accelerator; what would be chosen on one is asked of the rules with torch's answers replaced.
 """
+
 from __future__ import annotations
 
 import unittest
@@ -20,26 +21,29 @@ from tests.support import SHAPES_MODEL, load, spec_of
 from tests.zoo import checkpoint
 
 GIB = 2**30
-WITHOUT_ACCELERATOR = unittest.skipIf(torch.cuda.is_available() or torch.backends.mps.is_available(),
-                                      "has an accelerator")
+WITHOUT_ACCELERATOR = unittest.skipIf(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), "has an accelerator"
+)
 
 
 def facts(components: dict[str, str] | None = None, size: int = GIB, dtype: str = "BF16") -> ModelFacts:
-    named = {name: ("diffusers", cls) for name, cls in (components
-                                                        or {"transformer": "FluxTransformer2DModel"}).items()}
-    return ModelFacts(Path("model"), "X", components=named,
-                      files=(WeightFile("transformer", Path("a.safetensors"), size, dtype),))
+    named = {
+        name: ("diffusers", cls) for name, cls in (components or {"transformer": "FluxTransformer2DModel"}).items()
+    }
+    return ModelFacts(
+        Path("model"), "X", components=named, files=(WeightFile("transformer", Path("a.safetensors"), size, dtype),)
+    )
 
 
 def plan(model: ModelFacts | None = None, settings: Settings | None = None, **fields: Any) -> DevicePlan:
-    return placement.plan(spec_of("owner/name", **fields), model or folder_facts(SHAPES_MODEL), settings
-                          or Settings())
+    return placement.plan(spec_of("owner/name", **fields), model or folder_facts(SHAPES_MODEL), settings or Settings())
 
 
 def on_gpu(free: int = 24 * GIB, cards: int = 1) -> mock._patch:
     """torch as it answers on a machine with CUDA cards."""
-    return mock.patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: cards,
-                               mem_get_info=lambda _device: (free, free))
+    return mock.patch.multiple(
+        torch.cuda, is_available=lambda: True, device_count=lambda: cards, mem_get_info=lambda _device: (free, free)
+    )
 
 
 def anywhere(**fields: Any) -> dict[str, Any]:
@@ -60,8 +64,7 @@ class DeviceTest(unittest.TestCase):
 
     def test_the_option_overrides_cuda_and_the_environment(self) -> None:
         with on_gpu():
-            self.assertEqual(plan(settings=Settings(device="cuda:1"), CUDA=True,
-                                  Options=["device:cpu"]).device, "cpu")
+            self.assertEqual(plan(settings=Settings(device="cuda:1"), CUDA=True, Options=["device:cpu"]).device, "cpu")
 
     def test_the_environment_overrides_cuda(self) -> None:
         with on_gpu():
@@ -69,9 +72,14 @@ class DeviceTest(unittest.TestCase):
 
     @WITHOUT_ACCELERATOR
     def test_a_device_that_is_unknown_or_not_there_is_refused(self) -> None:
-        for name, says in (("gpu", "unknown"), ("cuda", "not available"), ("cuda:1", "not available"),
-                           ("mps", "not available"),
-                           ("meta", "not available"), ("cpu:x", "unknown")):
+        for name, says in (
+            ("gpu", "unknown"),
+            ("cuda", "not available"),
+            ("cuda:1", "not available"),
+            ("mps", "not available"),
+            ("meta", "not available"),
+            ("cpu:x", "unknown"),
+        ):
             with self.assertRaisesRegex(LoadError, f"device '{name}' is {says}"):
                 plan(Options=[f"device:{name}"])
 
@@ -94,8 +102,9 @@ class DeviceTest(unittest.TestCase):
     def test_weights_count_in_the_dtype_that_they_will_have(self) -> None:
         """20 GiB of fp32 are 10 GiB in bf16."""
         with on_gpu(free=16 * GIB):
-            self.assertEqual(plan(facts(size=20 * GIB, dtype="F32"),
-                                  **anywhere(Options=["torch_dtype:bf16"])).device, "cuda:0")
+            self.assertEqual(
+                plan(facts(size=20 * GIB, dtype="F32"), **anywhere(Options=["torch_dtype:bf16"])).device, "cuda:0"
+            )
             self.assertEqual(plan(facts(size=20 * GIB, dtype="F32"), **anywhere()).device, "cpu")
 
 
@@ -120,10 +129,16 @@ class DtypeTest(unittest.TestCase):
     def test_f16_on_a_gpu_is_fp16_but_bf16_for_flow_matching(self) -> None:
         with on_gpu():
             self.assertEqual(plan(**anywhere(CUDA=True, F16Memory=True)).dtype, "float16")
-            for name in ("FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "QwenImagePipeline",
-                         "SanaPipeline"):
-                self.assertEqual(plan(folder_facts(checkpoint(name)),
-                                      **anywhere(CUDA=True, F16Memory=True)).dtype, "bfloat16", name)
+            for name in (
+                "FluxPipeline",
+                "StableDiffusion3Pipeline",
+                "ZImagePipeline",
+                "QwenImagePipeline",
+                "SanaPipeline",
+            ):
+                self.assertEqual(
+                    plan(folder_facts(checkpoint(name)), **anywhere(CUDA=True, F16Memory=True)).dtype, "bfloat16", name
+                )
 
     def test_f16_on_a_cpu_is_bf16_where_the_cpu_has_it(self) -> None:
         for has, expected in ((True, "bfloat16"), (False, "float32")):
@@ -159,9 +174,9 @@ class DtypeTest(unittest.TestCase):
 class VariantTest(unittest.TestCase):
     def test_f16_takes_fp16_files_if_they_exist_and_never_requires_them(self) -> None:
         plain = facts()
-        with_fp16 = ModelFacts(plain.path, "X", files=(*plain.files,
-                                                       WeightFile("transformer", Path("a.fp16.safetensors"),
-                                                                  GIB, "F16")))
+        with_fp16 = ModelFacts(
+            plain.path, "X", files=(*plain.files, WeightFile("transformer", Path("a.fp16.safetensors"), GIB, "F16"))
+        )
         self.assertEqual(placement.preferred_variant(spec_of("a/b", F16Memory=True), with_fp16), "fp16")
         self.assertIsNone(placement.preferred_variant(spec_of("a/b", F16Memory=True), plain))
         self.assertIsNone(placement.preferred_variant(spec_of("a/b"), with_fp16))
@@ -176,10 +191,12 @@ class OffloadTest(unittest.TestCase):
         with on_gpu():
             self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True)).offload, "model")
             self.assertEqual(plan(**anywhere(CUDA=True)).offload, "none")
-            self.assertEqual(plan(settings=Settings(disable_cpu_offload=True),
-                                  **anywhere(CUDA=True, LowVRAM=True)).offload, "none")
-            self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True,
-                                             Options=["offload:sequential"])).offload, "sequential")
+            self.assertEqual(
+                plan(settings=Settings(disable_cpu_offload=True), **anywhere(CUDA=True, LowVRAM=True)).offload, "none"
+            )
+            self.assertEqual(
+                plan(**anywhere(CUDA=True, LowVRAM=True, Options=["offload:sequential"])).offload, "sequential"
+            )
 
     def test_low_vram_is_harmless_on_a_cpu(self) -> None:
         found = plan(LowVRAM=True)
@@ -210,8 +227,9 @@ class OffloadTest(unittest.TestCase):
 
 class SwitchesTest(unittest.TestCase):
     def test_switches_reach_the_components(self) -> None:
-        model = load(SHAPES_MODEL, Options=["vae_tiling:true", "vae_slicing", "channels_last:true",
-                                            "attention_slicing:false"])
+        model = load(
+            SHAPES_MODEL, Options=["vae_tiling:true", "vae_slicing", "channels_last:true", "attention_slicing:false"]
+        )
         self.assertTrue(model.pipeline.vae.use_tiling and model.pipeline.vae.use_slicing)
         weight = model.pipeline.unet.conv_in.weight
         self.assertTrue(weight.is_contiguous(memory_format=torch.channels_last))

@@ -1,4 +1,5 @@
 """The step hook: stops every kind of pipeline at its next step, and tells how far it is in plain lines."""
+
 from __future__ import annotations
 
 import functools
@@ -42,9 +43,11 @@ def run(name: str, job: Job, steps: int = STEPS) -> Any:
     """The zoo's pipeline ``name`` (or the shipped model) for a prompt, watched by ``job``."""
     model = shapes() if name == "shapes" else zoo_model(name)
     pipeline = model.pipeline
-    call = call_arguments.build(GenerationRequest("GenerateImage", "x.png", "a cat", seed=1, steps=steps,
-                                                  width=32, height=32, num_frames=2),
-                                pipeline, model.defaults)
+    call = call_arguments.build(
+        GenerationRequest("GenerateImage", "x.png", "a cat", seed=1, steps=steps, width=32, height=32, num_frames=2),
+        pipeline,
+        model.defaults,
+    )
     with progress.watched(pipeline, job) as hooks:
         return pipeline(**call.arguments, **hooks)
 
@@ -52,13 +55,18 @@ def run(name: str, job: Job, steps: int = STEPS) -> Any:
 class StopTest(unittest.TestCase):
     def test_every_kind_of_pipeline_stops_at_its_next_step(self) -> None:
         """With callback_on_step_end, with the legacy callback only, and with nothing but a progress bar."""
-        kinds = {"StableDiffusionPipeline": "callback_on_step_end", "FluxPipeline": "callback_on_step_end",
-                 "LDMTextToImagePipeline": "",
-                 "DDPMPipeline": "", "TextToVideoSDPipeline": "callback",
-                 "SanaPipeline": "callback_on_step_end"}
+        kinds = {
+            "StableDiffusionPipeline": "callback_on_step_end",
+            "FluxPipeline": "callback_on_step_end",
+            "LDMTextToImagePipeline": "",
+            "DDPMPipeline": "",
+            "TextToVideoSDPipeline": "callback",
+            "SanaPipeline": "callback_on_step_end",
+        }
         for name, way in kinds.items():
-            taken = [way for way in ("callback_on_step_end", "callback")
-                     if way in parameters_of(zoo_model(name).pipeline)]
+            taken = [
+                way for way in ("callback_on_step_end", "callback") if way in parameters_of(zoo_model(name).pipeline)
+            ]
             self.assertEqual(taken[:1], [way] if way else [], name)
             job = CountingJob(stop_at=3)
             with self.assertRaisesRegex(Cancelled, "the client left"):
@@ -96,8 +104,10 @@ class StopTest(unittest.TestCase):
 class LinesTest(unittest.TestCase):
     def lines(self, name: str, steps: int, every: float) -> list[str]:
         shapes()  # a load logs lines of its own
-        with mock.patch.object(progress, "LOG_EVERY_SECONDS",
-                               every), self.assertLogs("localai_diffusers.progress", logging.INFO) as logs:
+        with (
+            mock.patch.object(progress, "LOG_EVERY_SECONDS", every),
+            self.assertLogs("localai_diffusers.progress", logging.INFO) as logs,
+        ):
             run(name, CountingJob(None), steps)
         return [record.getMessage() for record in logs.records]
 

@@ -1,4 +1,5 @@
 """COMPEL=1 and SD_EMBED=1: weights and long prompts count, and a prompt is never lost."""
+
 from __future__ import annotations
 
 import sys
@@ -43,7 +44,9 @@ class CompelTest(unittest.TestCase):
         for name in KNOWN[:2]:
             model, long = load(checkpoint(name), COMPEL), "a red circle, " * 30
             self.assertGreater(difference(picture(model, long), picture(model, long + "blue")), 0, name)
-            self.assertGreater(difference(picture(model, long), picture(model, long, negative_prompt=long + "blue")), 0, name)
+            self.assertGreater(
+                difference(picture(model, long), picture(model, long, negative_prompt=long + "blue")), 0, name
+            )
 
     def test_the_families_with_attention_masks_run(self) -> None:
         for name in ("SanaPipeline", "Lumina2Pipeline"):
@@ -69,11 +72,17 @@ class CompelTest(unittest.TestCase):
             adapter_files.lora(checkpoint(KNOWN[0]), folder / "lora.safetensors")
             adapter_files.save({"emb_params": torch.randn(2, 32)}, folder / "dog.safetensors")
             adapter_files.controlnet("StableDiffusionControlNetPipeline", folder / "net")
-            fields = {"ModelPath": temporary, "LoraAdapter": "lora.safetensors", "ControlNet": "net",
-                      "Options": ["textual_inversion:dog.safetensors"]}
+            fields = {
+                "ModelPath": temporary,
+                "LoraAdapter": "lora.safetensors",
+                "ControlNet": "net",
+                "Options": ["textual_inversion:dog.safetensors"],
+            }
             picture(load(checkpoint(KNOWN[0])), "").save(folder / "control.png")
-            pair = [picture(load(checkpoint(KNOWN[0]), settings, **fields), "a dog", src=str(folder / "control.png"))
-                    for settings in (None, COMPEL)]
+            pair = [
+                picture(load(checkpoint(KNOWN[0]), settings, **fields), "a dog", src=str(folder / "control.png"))
+                for settings in (None, COMPEL)
+            ]
         self.assertEqual(difference(*pair), 0)
 
     def test_prompts_by_hand_are_not_batched(self) -> None:
@@ -82,7 +91,9 @@ class CompelTest(unittest.TestCase):
 
     def test_an_unknown_family_keeps_its_plain_prompt_with_a_note(self) -> None:
         name = "StableDiffusion3Pipeline"
-        image, outcome = generate(load(checkpoint(name), COMPEL), "a (red)1.8 circle", width=32, height=32, step=2, seed=1)
+        image, outcome = generate(
+            load(checkpoint(name), COMPEL), "a (red)1.8 circle", width=32, height=32, step=2, seed=1
+        )
         self.assertIn("COMPEL does not know StableDiffusion3Pipeline", outcome.message())
         self.assertEqual(difference(image, picture(load(checkpoint(name)), "a (red)1.8 circle")), 0)
 
@@ -96,8 +107,10 @@ class CompelTest(unittest.TestCase):
     def test_the_texts_give_way_to_embeddings_of_one_length(self) -> None:
         arguments = {"prompt": "a circle, " * 60, "negative_prompt": "blue"}
         prompts.embed(arguments, load(checkpoint("StableDiffusionXLPipeline")).pipeline, COMPEL)
-        self.assertEqual(set(arguments), {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-                                          "negative_pooled_prompt_embeds"})
+        self.assertEqual(
+            set(arguments),
+            {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"},
+        )
         self.assertEqual(arguments["prompt_embeds"].shape, arguments["negative_prompt_embeds"].shape)
         self.assertGreater(arguments["prompt_embeds"].shape[1], 77)
 
@@ -133,8 +146,15 @@ class SdEmbedTest(unittest.TestCase):
     def test_where_it_takes_one_text_it_is_called_for_each(self) -> None:
         texts = {"prompt": "a circle", "negative_prompt": "blue", "prompt_2": "a red circle", "negative_prompt_2": "no"}
         found = self.of_texts("FluxPipeline", **texts)
-        self.assertEqual(found, {"prompt_embeds": len("a red circle"), "pooled_prompt_embeds": len("a circle"),
-                                 "negative_prompt_embeds": len("no"), "negative_pooled_prompt_embeds": len("blue")})
+        self.assertEqual(
+            found,
+            {
+                "prompt_embeds": len("a red circle"),
+                "pooled_prompt_embeds": len("a circle"),
+                "negative_prompt_embeds": len("no"),
+                "negative_pooled_prompt_embeds": len("blue"),
+            },
+        )
 
     def test_two_texts_of_one_call_get_embeddings_of_one_length(self) -> None:  # FluxPipeline refuses others
         arguments, _ = self.embedded("FluxPipeline", prompt="a red circle", negative_prompt="blue")
@@ -185,7 +205,12 @@ class _Functions:
     @staticmethod
     @torch.inference_mode()
     def get_weighted_text_embeddings_sd15(
-        pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = False, clip_skip: int = 0, device: Any = None
+        pipe: Any,
+        prompt: str = "",
+        neg_prompt: str = "",
+        pad_last_block: bool = False,
+        clip_skip: int = 0,
+        device: Any = None,
     ) -> tuple[Any, ...]:
         assert pad_last_block and device is not None
         encoder = pipe.text_encoder.encoder
@@ -209,8 +234,12 @@ class _Functions:
     @staticmethod
     @torch.inference_mode()
     def get_weighted_text_embeddings_sd3(
-        pipe: Any, prompt: str = "", neg_prompt: str = "", pad_last_block: bool = True, use_t5_encoder: bool = True,
-        device: Any = None
+        pipe: Any,
+        prompt: str = "",
+        neg_prompt: str = "",
+        pad_last_block: bool = True,
+        use_t5_encoder: bool = True,
+        device: Any = None,
     ) -> tuple[Any, ...]:
         raise IndexError("index out of range in self")
 

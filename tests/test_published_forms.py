@@ -1,4 +1,5 @@
 """Models in the forms that people publish and copy them: one variant alone, nulls, other class names, files beside, parts."""
+
 from __future__ import annotations
 
 import unittest
@@ -22,8 +23,10 @@ class FormTest(ModelCase):
             file.rename(file.with_suffix(f".{variant}.safetensors"))
 
     def assert_same_picture(self, **fields: object) -> None:
-        pictures = (generate(load(model, **fields), "a red circle", width=64, height=64, step=2, seed=1)[0].tobytes()
-                    for model in (SHAPES_MODEL, self.model))
+        pictures = (
+            generate(load(model, **fields), "a red circle", width=64, height=64, step=2, seed=1)[0].tobytes()
+            for model in (SHAPES_MODEL, self.model)
+        )
         self.assertEqual(*pictures)
 
     def test_one_variant_alone_needs_no_option(self) -> None:
@@ -81,7 +84,12 @@ class PartTest(ModelCase):
 
     def test_it_is_named(self) -> None:
         self.refused("scheduler holds no files", "scheduler/*")
-        self.refused("tokenizer holds no vocabulary .*vocab.json", "tokenizer/tokenizer.json", "tokenizer/vocab.json", "tokenizer/merges.txt")
+        self.refused(
+            "tokenizer holds no vocabulary .*vocab.json",
+            "tokenizer/tokenizer.json",
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+        )
         self.refused("text_encoder holds no config.json beside its weights", "text_encoder/config.json")
 
     def test_a_component_in_another_variant_than_the_rest_is_named(self) -> None:

@@ -1,4 +1,5 @@
 """The README tells the truth: its tables are the code's, its commands exist, its first command comes early."""
+
 from __future__ import annotations
 
 import re
@@ -27,7 +28,11 @@ class Readme(unittest.TestCase):
     def test_every_rpc_that_is_served_is_listed(self) -> None:
         import backend
 
-        served = [name for name in vars(backend.BackendServicer) if hasattr(backend_pb2_grpc.BackendServicer, name) and name[0] != "_"]
+        served = [
+            name
+            for name in vars(backend.BackendServicer)
+            if hasattr(backend_pb2_grpc.BackendServicer, name) and name[0] != "_"
+        ]
         self.assertGreater(len(served), 10)
         for name in served:
             self.assertIn(f"`{name}`", README)

@@ -1,4 +1,5 @@
 """GenerateImageRequest -> GenerationRequest: bad fields refused by name, pictures decoded, unset told from 0."""
+
 from __future__ import annotations
 
 import os
@@ -20,8 +21,9 @@ from tests.support import FolderCase, image_request
 class FieldsTest(FolderCase):
     def test_zeros_mean_the_pipelines_default(self) -> None:
         found = image_request("a cat")
-        self.assertEqual((found.width, found.height, found.steps, found.guidance, found.clip_skip),
-                         (None, None, None, None, 0))
+        self.assertEqual(
+            (found.width, found.height, found.steps, found.guidance, found.clip_skip), (None, None, None, None, 0)
+        )
 
     def test_seed_0_is_a_seed_and_a_negative_one_random(self) -> None:
         self.assertEqual(image_request(seed=0).seed, 0)
@@ -36,9 +38,15 @@ class FieldsTest(FolderCase):
         self.assertIsNone(requests.from_video_request(video, Settings()).seed)
 
     def test_fields_out_of_bounds_are_refused_by_name_and_value(self) -> None:
-        for field, value in (("step", -1), ("step", 1001), ("width", -8), ("height", -1), ("CLIPSkip", -1),
-                             ("CLIPSkip", 65),
-                             ("width", 2**31 - 1)):
+        for field, value in (
+            ("step", -1),
+            ("step", 1001),
+            ("width", -8),
+            ("height", -1),
+            ("CLIPSkip", -1),
+            ("CLIPSkip", 65),
+            ("width", 2**31 - 1),
+        ):
             with self.assertRaisesRegex(InvalidRequest, f"{field}={value}"):
                 image_request(**{field: value})
 
@@ -60,15 +68,14 @@ class FieldsTest(FolderCase):
 
     def test_enable_parameters_is_read_and_has_no_effect(self) -> None:
         dst = str(self.folder / "a.png")
-        self.assertEqual(image_request("a", dst=dst, EnableParameters="negative_prompt,foo"),
-                         image_request("a", dst=dst))
+        self.assertEqual(
+            image_request("a", dst=dst, EnableParameters="negative_prompt,foo"), image_request("a", dst=dst)
+        )
 
-    @given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1),
-           st.integers(-(2**31), 2**31 - 1))
+    @given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
     def test_any_numbers_are_taken_or_refused_as_ours(self, width: int, step: int, seed: int) -> None:
         try:
-            image_request("a", dst="/tmp/x.png", width=width, height=width, step=step, seed=seed,
-                          CLIPSkip=step)
+            image_request("a", dst="/tmp/x.png", width=width, height=width, step=step, seed=seed, CLIPSkip=step)
         except InvalidRequest:
             pass
 
@@ -134,10 +141,15 @@ class OtherRequestsTest(FolderCase):
         self.assertEqual((found.images[0].size, found.last_image.size), ((64, 64), (8, 8)))
 
     def test_upscaling_needs_a_source_and_a_sane_scale(self) -> None:
-        for fields, says in (({}, "src is empty"), ({"src": self.picture(), "scale": -2}, "scale=-2"),
-                             ({"src": self.picture(), "scale": 99}, "scale=99")):
+        for fields, says in (
+            ({}, "src is empty"),
+            ({"src": self.picture(), "scale": -2}, "scale=-2"),
+            ({"src": self.picture(), "scale": 99}, "scale=99"),
+        ):
             with self.assertRaisesRegex(InvalidRequest, says):
-                requests.from_upscale_request(backend_pb2.UpscaleImageRequest(dst=str(self.folder / "a.png"), **fields), Settings())
+                requests.from_upscale_request(
+                    backend_pb2.UpscaleImageRequest(dst=str(self.folder / "a.png"), **fields), Settings()
+                )
 
 
 if __name__ == "__main__":

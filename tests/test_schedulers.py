@@ -1,4 +1,5 @@
 """SchedulerType: every name of LocalAI's docs and editor gives a scheduler that drives the model, others are refused."""
+
 from __future__ import annotations
 
 import unittest
@@ -14,18 +15,21 @@ from tests.zoo import checkpoint
 
 # LocalAI's documentation (features/image-generation.md): name -> class of the incumbent.
 DOCUMENTED = {
-    "ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "heun": "HeunDiscreteScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "heun": "HeunDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler", "euler_a": "EulerAncestralDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
     "lms": "LMSDiscreteScheduler",
-    "dpm_2": "KDPM2DiscreteScheduler", "dpm_2_a": "KDPM2AncestralDiscreteScheduler",
+    "dpm_2": "KDPM2DiscreteScheduler",
+    "dpm_2_a": "KDPM2AncestralDiscreteScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "dpmpp_sde": "DPMSolverSinglestepScheduler", "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "dpmpp_sde": "DPMSolverSinglestepScheduler",
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
 }
-EDITOR = ("ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "dpm_multistep", "dpm_singlestep", "heun",
-          "unipc")
-CURRENT = diffusers.DDIMScheduler(beta_start=0.001, beta_end=0.01, beta_schedule="scaled_linear",
-                                  clip_sample=False)
+EDITOR = ("ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "dpm_multistep", "dpm_singlestep", "heun", "unipc")
+CURRENT = diffusers.DDIMScheduler(beta_start=0.001, beta_end=0.01, beta_schedule="scaled_linear", clip_sample=False)
 
 
 def made(name: str, current: Any = CURRENT, in_latent_space: bool = True) -> Any:
@@ -66,8 +70,7 @@ class NamesTest(unittest.TestCase):
 
     def test_any_scheduler_class_may_be_named_in_any_case(self) -> None:
         for name in ("EDMEulerScheduler", "edmeulerscheduler", "TCDScheduler", "k_EulerDiscreteScheduler"):
-            self.assertEqual(schedulers.parse_name(name)[0].class_name.lower(),
-                             name.removeprefix("k_").lower())
+            self.assertEqual(schedulers.parse_name(name)[0].class_name.lower(), name.removeprefix("k_").lower())
 
     def test_an_unknown_name_is_answered_with_the_closest(self) -> None:
         with self.assertRaisesRegex(LoadError, "'euler_b' is unknown. Did you mean euler_a"):
@@ -79,8 +82,9 @@ class ConfigTest(unittest.TestCase):
         before = dict(CURRENT.config)
         for name in DOCUMENTED:
             config = made(name).config
-            self.assertEqual((config.beta_start, config.beta_end, config.beta_schedule),
-                             (0.001, 0.01, "scaled_linear"), name)
+            self.assertEqual(
+                (config.beta_start, config.beta_end, config.beta_schedule), (0.001, 0.01, "scaled_linear"), name
+            )
         self.assertEqual(dict(CURRENT.config), before)
 
     def test_one_load_leaves_nothing_for_the_next(self) -> None:
@@ -100,8 +104,9 @@ class FlowTest(unittest.TestCase):
     FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
 
     def test_one_that_cannot_drive_the_model_is_refused_with_those_that_can(self) -> None:
-        with self.assertRaisesRegex(LoadError,
-                                    "cannot drive this model, which is a flow-matching one. .*flow_match_euler"):
+        with self.assertRaisesRegex(
+            LoadError, "cannot drive this model, which is a flow-matching one. .*flow_match_euler"
+        ):
             made("ddim", self.FLOW)
         with self.assertRaisesRegex(LoadError, "which is not a flow-matching one. .*ddim"):
             made("flow_match_euler")
@@ -146,8 +151,7 @@ class PicturesTest(unittest.TestCase):
         """A wrong scheduler shows: the shape or the colors go. Low guidance, for PLMS and LMS swing far at a high one."""
         model = load(SHAPES_MODEL, Options=["cfg_scale:1.5"])
         own, prompt, wrong = model.pipeline.scheduler, "a red circle on a blue background", []
-        for name in sorted({*DOCUMENTED, *EDITOR, "k_dpmpp_2m", "k_euler", "deis", "lcm", "tcd",
-                            "sa_solver"}):
+        for name in sorted({*DOCUMENTED, *EDITOR, "k_dpmpp_2m", "k_euler", "deis", "lcm", "tcd", "sa_solver"}):
             model.pipeline.scheduler = schedulers.make(name, own, True)[0]
             image, _ = generate(model, prompt, step=40 if name == "ddpm" else 20, seed=1, width=64, height=64)
             if judge(image).prompt() != prompt:

@@ -104,17 +104,13 @@ class RequestTest(ServerCase):
             "ftp://127.0.0.1/x",
         ):
             with self.subTest(url):
-                self.assert_status(
-                    CODE.INVALID_ARGUMENT, lambda url=url: self.backend.picture("never.png", src=url)
-                )
+                self.assert_status(CODE.INVALID_ARGUMENT, lambda url=url: self.backend.picture("never.png", src=url))
 
     def test_a_file_that_is_no_picture_is_not_told_back(self) -> None:
         secret = self.backend.folder / "secret"
         secret.write_text('{"password": "zebrafinch"}')
         self.addCleanup(secret.unlink)
-        text = self.assert_status(
-            CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", src=str(secret))
-        )
+        text = self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", src=str(secret)))
         self.assertNotIn("zebrafinch", text)
 
     def test_a_request_cannot_load_code_or_files_by_a_call_argument(self) -> None:

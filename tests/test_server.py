@@ -33,9 +33,7 @@ class StartTest(unittest.TestCase):
 
     def test_health_and_status_answer_while_torch_is_imported(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "torch.py").write_text(
-                "import time\ntime.sleep(60)\n"
-            )  # an import that takes for ever
+            Path(folder, "torch.py").write_text("import time\ntime.sleep(60)\n")  # an import that takes for ever
             with Backend(PYTHONPATH=os.pathsep.join((folder, str(HOME)))) as backend:
                 self.assertLess(backend.seconds_to_health, SECONDS_TO_HEALTH)
                 self.assertEqual(backend.stub.Health(EMPTY, timeout=1).message, b"OK")
@@ -126,9 +124,7 @@ class LoadAndGenerateTest(ServerCase):
 
     def test_sixteen_requests_from_four_clients_give_sixteen_right_pictures(self) -> None:
         prompts = [
-            f"a {color} {shape} on a white background"
-            for color in ("red", "blue")
-            for shape in ("circle", "square")
+            f"a {color} {shape} on a white background" for color in ("red", "blue") for shape in ("circle", "square")
         ]
         alone = {prompt: pixels(self.backend.picture(prompt=prompt, step=12)) for prompt in prompts}
         channels = [self.backend.new_channel() for _ in range(4)]
@@ -160,9 +156,7 @@ class LoadAndGenerateTest(ServerCase):
         self.assertEqual([made[number] == alone[number % 5] for number in range(50)], [True] * 50)
 
     def test_a_bad_request_is_an_invalid_argument(self) -> None:
-        self.assert_status(
-            CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=-1), "step=-1"
-        )
+        self.assert_status(CODE.INVALID_ARGUMENT, lambda: self.backend.picture("never.png", step=-1), "step=-1")
         self.assert_nothing_written()
 
     def test_a_message_of_more_than_50_megabytes_is_refused_and_one_below_is_read(self) -> None:

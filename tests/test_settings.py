@@ -1,4 +1,5 @@
 """Environment variables: read once, typed, refused with a message that names them."""
+
 from __future__ import annotations
 
 import os
@@ -18,9 +19,13 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(Settings.from_environ({row.name: "" for row in VARIABLES}), Settings())
 
     def test_every_row_fills_its_field(self) -> None:
-        values = {"LOCALAI_DIFFUSERS_LOG_LEVEL": "error", "LOCALAI_DIFFUSERS_METADATA": "OFF",
-                  "SAFETENSORS": "0", "CLIPSKIP": "0",
-                  "LOCALAI_BACKEND_PARENT_WATCH": "0"}
+        values = {
+            "LOCALAI_DIFFUSERS_LOG_LEVEL": "error",
+            "LOCALAI_DIFFUSERS_METADATA": "OFF",
+            "SAFETENSORS": "0",
+            "CLIPSKIP": "0",
+            "LOCALAI_BACKEND_PARENT_WATCH": "0",
+        }
         default = Settings()
         for row in VARIABLES:
             texts = {bool: "1", int: "3", float: "1.5", str: "cuda:1", type(None): "3"}
@@ -31,21 +36,44 @@ class SettingsTest(unittest.TestCase):
 
     def test_the_incumbents_variables_are_all_there(self) -> None:
         names = {row.name for row in VARIABLES}
-        self.assertLessEqual({"COMPEL", "SD_EMBED", "XPU", "CLIPSKIP", "SAFETENSORS", "CHUNK_SIZE", "FPS",
-                              "FRAMES",
-                              "DISABLE_CPU_OFFLOAD", "BFL_REPO", "PYTHON_GRPC_MAX_WORKERS"}, names)
+        self.assertLessEqual(
+            {
+                "COMPEL",
+                "SD_EMBED",
+                "XPU",
+                "CLIPSKIP",
+                "SAFETENSORS",
+                "CHUNK_SIZE",
+                "FPS",
+                "FRAMES",
+                "DISABLE_CPU_OFFLOAD",
+                "BFL_REPO",
+                "PYTHON_GRPC_MAX_WORKERS",
+            },
+            names,
+        )
 
     def test_a_bad_value_is_refused_with_its_name_and_value(self) -> None:
-        for name, value in (("PYTHON_GRPC_MAX_WORKERS", "many"), ("LOCALAI_DIFFUSERS_MAX_QUEUE", "0"),
-                            ("CLIPSKIP", "maybe"),
-                            ("LOCALAI_DIFFUSERS_LOG_LEVEL", "LOUD"),
-                            ("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL", "nan")):
+        for name, value in (
+            ("PYTHON_GRPC_MAX_WORKERS", "many"),
+            ("LOCALAI_DIFFUSERS_MAX_QUEUE", "0"),
+            ("CLIPSKIP", "maybe"),
+            ("LOCALAI_DIFFUSERS_LOG_LEVEL", "LOUD"),
+            ("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL", "nan"),
+        ):
             with self.assertRaisesRegex(ValueError, f"{name}='{value}'"):
                 Settings.from_environ({name: value})
 
     def test_flags_take_the_usual_words(self) -> None:
-        for text, expected in (("1", True), ("true", True), ("YES", True), ("on", True), ("0", False),
-                               ("False", False), ("off", False)):
+        for text, expected in (
+            ("1", True),
+            ("true", True),
+            ("YES", True),
+            ("on", True),
+            ("0", False),
+            ("False", False),
+            ("off", False),
+        ):
             self.assertIs(Settings.from_environ({"COMPEL": text}).compel, expected)
 
     def test_without_a_mapping_the_process_environment_is_read(self) -> None:
@@ -58,8 +86,11 @@ class SettingsTest(unittest.TestCase):
 
     def test_no_other_room_reads_the_environment(self) -> None:
         """One place for all variables: what they mean must not depend on when a room reads them."""
-        readers = [path.name for path in Path(HOME, "localai_diffusers").rglob("*.py")
-                   if "os.environ.get" in path.read_text() or "os.getenv" in path.read_text()]
+        readers = [
+            path.name
+            for path in Path(HOME, "localai_diffusers").rglob("*.py")
+            if "os.environ.get" in path.read_text() or "os.getenv" in path.read_text()
+        ]
         self.assertEqual(readers, [])
 
 

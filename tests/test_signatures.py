@@ -1,4 +1,5 @@
 """What a pipeline's __call__ takes: media by name and annotation, options and params by type."""
+
 from __future__ import annotations
 
 import inspect
@@ -38,34 +39,40 @@ class ParametersTest(unittest.TestCase):
 
 
 class MediaTest(unittest.TestCase):
-    IMAGES = {"StableDiffusionPipeline": [], "StableDiffusionImg2ImgPipeline": ["image"],
-              "QwenImageEditPipeline": ["image"],
-              "StableDiffusionControlNetImg2ImgPipeline": ["image", "control_image"],
-              "PaintByExamplePipeline": ["image", "example_image"],
-              "WanImageToVideoPipeline": ["image"], "WanVACEPipeline": ["reference_images"],
-              "FluxPipeline": [],
-              "StableDiffusionInpaintPipeline": ["image"], "StableVideoDiffusionPipeline": ["image"]}
+    IMAGES = {
+        "StableDiffusionPipeline": [],
+        "StableDiffusionImg2ImgPipeline": ["image"],
+        "QwenImageEditPipeline": ["image"],
+        "StableDiffusionControlNetImg2ImgPipeline": ["image", "control_image"],
+        "PaintByExamplePipeline": ["image", "example_image"],
+        "WanImageToVideoPipeline": ["image"],
+        "WanVACEPipeline": ["reference_images"],
+        "FluxPipeline": [],
+        "StableDiffusionInpaintPipeline": ["image"],
+        "StableVideoDiffusionPipeline": ["image"],
+    }
 
     def test_the_main_picture_comes_first_then_the_signatures_order(self) -> None:
         for name, expected in self.IMAGES.items():
-            self.assertEqual(signatures.image_parameters(parameters_of(getattr(diffusers, name))), expected,
-                             name)
+            self.assertEqual(signatures.image_parameters(parameters_of(getattr(diffusers, name))), expected, name)
 
     def test_masks_videos_and_sound_are_told_apart(self) -> None:
-        self.assertEqual(signatures.mask_parameters(parameters_of(diffusers.FluxInpaintPipeline)),
-                         ["mask_image"])
+        self.assertEqual(signatures.mask_parameters(parameters_of(diffusers.FluxInpaintPipeline)), ["mask_image"])
         self.assertEqual(signatures.mask_parameters(parameters_of(diffusers.FluxPipeline)), [])
-        self.assertEqual(signatures.video_parameters(parameters_of(diffusers.WanVideoToVideoPipeline)),
-                         ["video"])
+        self.assertEqual(signatures.video_parameters(parameters_of(diffusers.WanVideoToVideoPipeline)), ["video"])
         self.assertEqual(signatures.video_parameters(parameters_of(diffusers.WanPipeline)), [])
         self.assertTrue(signatures.audio_parameters(parameters_of(diffusers.StableAudioPipeline)))
 
     def test_numbers_and_embeddings_take_no_media(self) -> None:
-        for name in ("AudioLDM2Pipeline", "StableDiffusionXLPipeline", "LTXPipeline", "CogVideoXPipeline",
-                     "ChromaPipeline"):
+        for name in (
+            "AudioLDM2Pipeline",
+            "StableDiffusionXLPipeline",
+            "LTXPipeline",
+            "CogVideoXPipeline",
+            "ChromaPipeline",
+        ):
             found = parameters_of(getattr(diffusers, name))
-            self.assertEqual(signatures.image_parameters(found) + signatures.video_parameters(found), [],
-                             name)
+            self.assertEqual(signatures.image_parameters(found) + signatures.video_parameters(found), [], name)
 
     def test_a_list_is_told_by_plural_or_annotation(self) -> None:
         self.assertTrue(signatures.takes_list(parameters_of(diffusers.WanVACEPipeline)["reference_images"]))
@@ -99,26 +106,25 @@ class OptionsTest(unittest.TestCase):
 
     def test_an_option_that_is_no_argument_is_noted_with_the_closest_and_dropped(self) -> None:
         """The core also sends options of other backends."""
-        checked = signatures.check_options({"guidance_rescal": 0.5, "gpu_layers": 3, "eta": 0.5}, self.TAKEN,
-                                           "X")
+        checked = signatures.check_options({"guidance_rescal": 0.5, "gpu_layers": 3, "eta": 0.5}, self.TAKEN, "X")
         self.assertEqual(checked.accepted, {"eta": 0.5})
         self.assertIn("did you mean 'guidance_rescale'", checked.notes[0])
         self.assertIn("gpu_layers", checked.notes[1])
 
     def test_a_known_option_of_the_wrong_type_is_refused(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest,
-                                    "num_inference_steps:'many' is of the wrong type: X takes int"):
+        with self.assertRaisesRegex(InvalidRequest, "num_inference_steps:'many' is of the wrong type: X takes int"):
             signatures.check_options({"num_inference_steps": "many"}, self.TAKEN, "X")
 
     def test_one_text_for_a_list_of_texts_is_a_list_of_one(self) -> None:
         taken = parameters_of(diffusers.BlipDiffusionPipeline)
-        for check in (lambda value: signatures.check_options(value, taken, "X").accepted,
-                      lambda value: signatures.check_params(value, taken, "X")):
+        for check in (
+            lambda value: signatures.check_options(value, taken, "X").accepted,
+            lambda value: signatures.check_params(value, taken, "X"),
+        ):
             self.assertEqual(check({"source_subject_category": "dog"}), {"source_subject_category": ["dog"]})
 
     def test_a_requests_param_must_be_an_argument(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest,
-                                    r"params\['etaa'\] is no argument of X \(did you mean 'eta'\?\)"):
+        with self.assertRaisesRegex(InvalidRequest, r"params\['etaa'\] is no argument of X \(did you mean 'eta'\?\)"):
             signatures.check_params({"etaa": 1}, self.TAKEN, "X")
 
     def test_what_the_server_sets_itself_is_neither_param_nor_option(self) -> None:

@@ -1,4 +1,5 @@
 """Widths, heights and frame counts that a model can make."""
+
 from __future__ import annotations
 
 import unittest
@@ -42,8 +43,7 @@ class FitTest(unittest.TestCase):
         self.assertEqual(fit_within((1000, 500), (None, 250), 1), (500, 250))
 
     @given(st.tuples(side, side), st.tuples(side, side))
-    def test_the_result_is_within_the_bound_and_a_multiple(self, size: tuple[int, int],
-                                                           bound: tuple[int, int]) -> None:
+    def test_the_result_is_within_the_bound_and_a_multiple(self, size: tuple[int, int], bound: tuple[int, int]) -> None:
         for made, limit in zip(fit_within(size, bound, 8), bound, strict=True):
             self.assertEqual(made % 8, 0)
             self.assertLessEqual(made, max(8, limit + 4))
@@ -53,23 +53,39 @@ class PipelinesTest(unittest.TestCase):
     """Of real tiny pipelines: what their own check_inputs insists on."""
 
     def test_the_multiple_is_the_vaes_factor_times_the_patch(self) -> None:
-        for name in ("StableDiffusionPipeline", "FluxPipeline", "StableDiffusion3Pipeline", "ZImagePipeline",
-                     "WanPipeline",
-                     "QwenImagePipeline", "LTXPipeline"):
+        for name in (
+            "StableDiffusionPipeline",
+            "FluxPipeline",
+            "StableDiffusion3Pipeline",
+            "ZImagePipeline",
+            "WanPipeline",
+            "QwenImagePipeline",
+            "LTXPipeline",
+        ):
             pipeline = zoo_model(name).pipeline
-            factor = next(getattr(pipeline, known) for known in ("vae_scale_factor",
-                                                                 "vae_scale_factor_spatial",
-                                                                 "vae_spatial_compression_ratio")
-                          if hasattr(pipeline, known))
+            factor = next(
+                getattr(pipeline, known)
+                for known in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+                if hasattr(pipeline, known)
+            )
             self.assertEqual(size_multiple(pipeline) % factor, 0, name)
-        self.assertEqual(size_multiple(zoo_model("FluxPipeline").pipeline),
-                         zoo_model("FluxPipeline").pipeline.vae_scale_factor * 2)
+        self.assertEqual(
+            size_multiple(zoo_model("FluxPipeline").pipeline), zoo_model("FluxPipeline").pipeline.vae_scale_factor * 2
+        )
 
     def test_frames_are_what_the_model_makes(self) -> None:
         """CogVideoX decodes latents in pairs, LTX-Video only behind a switch; Latte knows one length, AnimateDiff a longest."""
-        for name, asked, made in (("CogVideoXPipeline", 5, 9), ("CogVideoXPipeline", 49, 49), ("LTXPipeline", 121, 121),
-                                  ("WanPipeline", 2, 5), ("WanPipeline", 1, 1), ("MochiPipeline", 19, 19),
-                                  ("LattePipeline", 9, 16), ("AnimateDiffPipeline", 40, 32), ("AnimateDiffPipeline", 7, 7)):
+        for name, asked, made in (
+            ("CogVideoXPipeline", 5, 9),
+            ("CogVideoXPipeline", 49, 49),
+            ("LTXPipeline", 121, 121),
+            ("WanPipeline", 2, 5),
+            ("WanPipeline", 1, 1),
+            ("MochiPipeline", 19, 19),
+            ("LattePipeline", 9, 16),
+            ("AnimateDiffPipeline", 40, 32),
+            ("AnimateDiffPipeline", 7, 7),
+        ):
             self.assertEqual(fit_frames(asked, zoo_model(name).pipeline), made, (name, asked))
 
     def test_a_unet_in_pixel_space_counts_its_halvings(self) -> None:

@@ -1,4 +1,5 @@
 """SoundGeneration, through a real server: lengths, fields, sounds that are given, and the formats of the file."""
+
 from __future__ import annotations
 
 import unittest
@@ -12,8 +13,14 @@ from tests.rpc import RpcCase
 from tests.support import zoo_model
 
 RATE = 16000  # of every sound of the zoo
-MODELS = ("AudioLDMPipeline", "AudioLDM2Pipeline", "StableAudioPipeline", "AceStepPipeline", "DanceDiffusionPipeline",
-          "LongCatAudioDiTPipeline")
+MODELS = (
+    "AudioLDMPipeline",
+    "AudioLDM2Pipeline",
+    "StableAudioPipeline",
+    "AceStepPipeline",
+    "DanceDiffusionPipeline",
+    "LongCatAudioDiTPipeline",
+)
 
 
 def seconds(path: Path) -> float:
@@ -42,8 +49,12 @@ class LengthTest(RpcCase):
 class FormatTest(RpcCase):
     def test_the_extension_decides(self) -> None:
         self.load("AudioLDMPipeline")
-        for name, codec, head in (("a.wav", "pcm_s16le", b"RIFF"), ("a.flac", "flac", b"fLaC"), ("a.ogg", "opus", b"OggS"),
-                                  ("a.tmp", "pcm_s16le", b"RIFF")):
+        for name, codec, head in (
+            ("a.wav", "pcm_s16le", b"RIFF"),
+            ("a.flac", "flac", b"fLaC"),
+            ("a.ogg", "opus", b"OggS"),
+            ("a.tmp", "pcm_s16le", b"RIFF"),
+        ):
             path = self.sound(name=name, duration=0.7)
             self.assertEqual(path.read_bytes()[:4], head, name)
             with av.open(str(path)) as source:
@@ -56,7 +67,13 @@ class FormatTest(RpcCase):
 class FieldsTest(RpcCase):
     """ACE-Step has arguments for most fields; AudioLDM for none but text and duration."""
 
-    FIELDS: dict[str, Any] = {"lyrics": "[verse] la la", "bpm": 120, "language": "en", "keyscale": "C major", "timesignature": "3"}
+    FIELDS: dict[str, Any] = {
+        "lyrics": "[verse] la la",
+        "bpm": 120,
+        "language": "en",
+        "keyscale": "C major",
+        "timesignature": "3",
+    }
 
     def test_the_fields_arrive_under_the_pipelines_names_and_types(self) -> None:
         import backend_pb2
@@ -65,9 +82,18 @@ class FieldsTest(RpcCase):
 
         message = backend_pb2.SoundGenerationRequest(text="rain", dst="/tmp/x.wav", duration=1.5, **self.FIELDS)
         model = zoo_model("AceStepPipeline")
-        found = call_arguments.build(requests.from_sound_request(message, Settings()), model.pipeline, model.defaults).arguments
-        expected = {"prompt": "rain", "lyrics": "[verse] la la", "bpm": 120, "vocal_language": "en", "keyscale": "C major",
-                    "timesignature": "3", "audio_duration": 1.5}
+        found = call_arguments.build(
+            requests.from_sound_request(message, Settings()), model.pipeline, model.defaults
+        ).arguments
+        expected = {
+            "prompt": "rain",
+            "lyrics": "[verse] la la",
+            "bpm": 120,
+            "vocal_language": "en",
+            "keyscale": "C major",
+            "timesignature": "3",
+            "audio_duration": 1.5,
+        }
         self.assertEqual({name: found.get(name) for name in expected}, expected)
 
     def test_they_run(self) -> None:

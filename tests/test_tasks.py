@@ -1,4 +1,5 @@
 """Which pipeline on the loaded weights fits what a request brings."""
+
 from __future__ import annotations
 
 import unittest
@@ -17,9 +18,11 @@ from tests.zoo import checkpoint
 RED = Image.new("RGB", (64, 64), "red")
 MASK = Image.new("L", (64, 64), 255)
 BRINGS: dict[str, dict[str, Any]] = {
-    "text": {}, "image": {"images": (RED,)}, "inpainting": {"images": (RED,), "mask": MASK,
-                                                            "is_inpainting": True},
-    "pair": {"images": (RED, RED)}, "video": {"video": [RED] * 9},
+    "text": {},
+    "image": {"images": (RED,)},
+    "inpainting": {"images": (RED,), "mask": MASK, "is_inpainting": True},
+    "pair": {"images": (RED, RED)},
+    "video": {"video": [RED] * 9},
 }
 
 
@@ -30,35 +33,47 @@ def chosen(name: str, brings: str, rpc: str = "GenerateImage") -> str:
 
 class SiblingTest(unittest.TestCase):
     def test_the_loaded_class_runs_what_it_can(self) -> None:
-        for name, brings in (("StableDiffusionPipeline", "text"), ("StableDiffusionImg2ImgPipeline", "image"),
-                             ("FluxInpaintPipeline", "inpainting"), ("FluxFillPipeline", "inpainting"),
-                             ("FluxKontextPipeline", "image"),
-                             ("QwenImageEditPipeline", "image"), ("StableDiffusionInpaintPipeline", "pair"),
-                             ("QwenImageEditPlusPipeline", "pair"), ("StableVideoDiffusionPipeline", "image"),
-                             ("FluxKontextPipeline", "text")):
+        for name, brings in (
+            ("StableDiffusionPipeline", "text"),
+            ("StableDiffusionImg2ImgPipeline", "image"),
+            ("FluxInpaintPipeline", "inpainting"),
+            ("FluxFillPipeline", "inpainting"),
+            ("FluxKontextPipeline", "image"),
+            ("QwenImageEditPipeline", "image"),
+            ("StableDiffusionInpaintPipeline", "pair"),
+            ("QwenImageEditPlusPipeline", "pair"),
+            ("StableVideoDiffusionPipeline", "image"),
+            ("FluxKontextPipeline", "text"),
+        ):
             self.assertEqual(chosen(name, brings), name)
 
     def test_a_text_to_image_model_with_a_picture_runs_its_image_to_image_sibling(self) -> None:
-        for name, sibling in (("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
-                              ("FluxPipeline", "FluxImg2ImgPipeline"),
-                              ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-                              ("ZImagePipeline", "ZImageImg2ImgPipeline"),
-                              ("QwenImagePipeline", "QwenImageImg2ImgPipeline"),
-                              ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")):
+        for name, sibling in (
+            ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+            ("FluxPipeline", "FluxImg2ImgPipeline"),
+            ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+            ("ZImagePipeline", "ZImageImg2ImgPipeline"),
+            ("QwenImagePipeline", "QwenImageImg2ImgPipeline"),
+            ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+        ):
             self.assertEqual(chosen(name, "image"), sibling)
 
     def test_the_inpainting_request_runs_the_inpaint_sibling(self) -> None:
-        for name, sibling in (("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
-                              ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
-                              ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
-                              ("QwenImagePipeline", "QwenImageInpaintPipeline")):
+        for name, sibling in (
+            ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
+            ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+            ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
+            ("QwenImagePipeline", "QwenImageInpaintPipeline"),
+        ):
             self.assertEqual(chosen(name, "inpainting"), sibling)
 
     def test_an_image_to_image_class_without_a_picture_runs_its_text_sibling(self) -> None:
-        for name, sibling in (("StableDiffusionImg2ImgPipeline", "StableDiffusionPipeline"),
-                              ("FluxInpaintPipeline", "FluxPipeline"),
-                              ("LTXImageToVideoPipeline", "LTXPipeline"),
-                              ("LTX2ImageToVideoPipeline", "LTX2Pipeline")):
+        for name, sibling in (
+            ("StableDiffusionImg2ImgPipeline", "StableDiffusionPipeline"),
+            ("FluxInpaintPipeline", "FluxPipeline"),
+            ("LTXImageToVideoPipeline", "LTXPipeline"),
+            ("LTX2ImageToVideoPipeline", "LTX2Pipeline"),
+        ):
             self.assertEqual(chosen(name, "text"), sibling)
 
     def test_video_models_go_to_their_siblings_too(self) -> None:
@@ -74,9 +89,13 @@ class SiblingTest(unittest.TestCase):
         self.assertEqual(chosen("StableDiffusionPipeline", "pair"), "StableDiffusionImg2ImgPipeline")
 
     def test_what_the_family_cannot_do_is_refused_with_what_it_takes(self) -> None:
-        for name, brings in (("StableVideoDiffusionPipeline", "text"), ("DDPMPipeline", "image"),
-                             ("PaintByExamplePipeline", "text"),
-                             ("StableDiffusionControlNetPipeline", "text"), ("FluxFillPipeline", "text")):
+        for name, brings in (
+            ("StableVideoDiffusionPipeline", "text"),
+            ("DDPMPipeline", "image"),
+            ("PaintByExamplePipeline", "text"),
+            ("StableDiffusionControlNetPipeline", "text"),
+            ("FluxFillPipeline", "text"),
+        ):
             with self.assertRaisesRegex(InvalidRequest, f"{name} takes"):
                 chosen(name, brings)
 
@@ -100,10 +119,10 @@ class ShareTest(unittest.TestCase):
         self.assertEqual((sibling.vae.dtype, sibling.transformer.dtype), (torch.float32, torch.bfloat16))
 
     def test_a_sibling_that_needs_more_names_what(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest,
-                                    "StableDiffusionControlNetPipeline also needs controlnet"):
-            tasks.share_components(zoo_model("StableDiffusionPipeline").pipeline,
-                                   diffusers.StableDiffusionControlNetPipeline)
+        with self.assertRaisesRegex(InvalidRequest, "StableDiffusionControlNetPipeline also needs controlnet"):
+            tasks.share_components(
+                zoo_model("StableDiffusionPipeline").pipeline, diffusers.StableDiffusionControlNetPipeline
+            )
 
     def test_text_alone_cannot_fill_the_channels_of_an_inpainting_or_upscaling_unet(self) -> None:
         for name in ("StableDiffusionInpaintPipeline", "StableDiffusionUpscalePipeline"):
@@ -133,8 +152,13 @@ class ControlNetTest(unittest.TestCase):
 
 class KindTest(unittest.TestCase):
     def test_video_classes_are_told(self) -> None:
-        for name in ("WanPipeline", "StableVideoDiffusionPipeline", "LTX2ImageToVideoPipeline",
-                     "TextToVideoSDPipeline", "WanVACEPipeline"):
+        for name in (
+            "WanPipeline",
+            "StableVideoDiffusionPipeline",
+            "LTX2ImageToVideoPipeline",
+            "TextToVideoSDPipeline",
+            "WanVACEPipeline",
+        ):
             self.assertTrue(tasks.makes_video(getattr(diffusers, name)), name)
         for name in ("FluxPipeline", "StableDiffusionImg2ImgPipeline", "AudioLDM2Pipeline", "DDPMPipeline"):
             self.assertFalse(tasks.makes_video(getattr(diffusers, name)), name)

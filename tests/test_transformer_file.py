@@ -1,4 +1,5 @@
 """A file with a transformer alone runs on the rest of its base, GGUF or safetensors, whatever the family."""
+
 from __future__ import annotations
 
 import shutil
@@ -19,12 +20,26 @@ from tests.zoo import checkpoint
 
 # A transformer with a converter of its own, one that diffusers reads from folders alone, one that keeps tables beside its
 # linear layers, and a U-Net.
-FAMILIES = {"FluxPipeline": "transformer", "LuminaPipeline": "transformer", "SanaPipeline": "transformer",
-            "StableDiffusionPipeline": "unet"}
+FAMILIES = {
+    "FluxPipeline": "transformer",
+    "LuminaPipeline": "transformer",
+    "SanaPipeline": "transformer",
+    "StableDiffusionPipeline": "unet",
+}
 
 # Classes that diffusers has converters of original formats for, which know no prefix or fail on one.
-PREFIXED = ("FluxPipeline", "StableDiffusion3Pipeline", "QwenImagePipeline", "WanPipeline", "ZImagePipeline",
-            "Lumina2Pipeline", "HunyuanVideoPipeline", "MochiPipeline", "SanaPipeline", "LTXPipeline")
+PREFIXED = (
+    "FluxPipeline",
+    "StableDiffusion3Pipeline",
+    "QwenImagePipeline",
+    "WanPipeline",
+    "ZImagePipeline",
+    "Lumina2Pipeline",
+    "HunyuanVideoPipeline",
+    "MochiPipeline",
+    "SanaPipeline",
+    "LTXPipeline",
+)
 
 
 def picture(model: Any) -> Any:
@@ -102,9 +117,16 @@ class TransformerFileTest(unittest.TestCase):
     def test_a_base_on_the_hub_is_downloaded_without_its_transformer(self) -> None:
         repos = self.folder / "hub"
         shutil.copytree(checkpoint("FluxPipeline"), repos / "tiny" / "flux")
-        lora = adapter_files.lora(checkpoint("FluxPipeline"), repos / "tiny" / "lora" / "style.safetensors", "transformer")
-        with FakeHub(repos) as hub, Backend(**hub.environment(self.folder / "cache") | {"HF_HUB_OFFLINE": "0"}) as backend:
-            answer = backend.load(self.folder / "FluxPipeline.gguf", Options=["base_model:tiny/flux"], LoraAdapter="tiny/lora")
+        lora = adapter_files.lora(
+            checkpoint("FluxPipeline"), repos / "tiny" / "lora" / "style.safetensors", "transformer"
+        )
+        with (
+            FakeHub(repos) as hub,
+            Backend(**hub.environment(self.folder / "cache") | {"HF_HUB_OFFLINE": "0"}) as backend,
+        ):
+            answer = backend.load(
+                self.folder / "FluxPipeline.gguf", Options=["base_model:tiny/flux"], LoraAdapter="tiny/lora"
+            )
             self.assertTrue(answer.success, answer.message)
             self.assertGreater(backend.image("red circle", width=32, height=32, step=1).stat().st_size, 100)
         asked = {path for _method, path, _token in hub.requests}

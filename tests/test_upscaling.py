@@ -1,4 +1,5 @@
 """UpscaleImage: exact sizes, tiles that bound the memory and leave no seam, and what happens on other models."""
+
 from __future__ import annotations
 
 import unittest
@@ -53,7 +54,10 @@ class SizeTest(RpcCase):
         self.assertNotIn("Lanczos", self.message)
 
     def test_a_model_that_cannot_upscale_leaves_it_to_lanczos_and_says_so(self) -> None:
-        for model in ("StableDiffusionPipeline", "IFImg2ImgSuperResolutionPipeline"):  # the latter needs the original too
+        for model in (
+            "StableDiffusionPipeline",
+            "IFImg2ImgSuperResolutionPipeline",
+        ):  # the latter needs the original too
             self.load(model)
             made = self.upscale((40, 30), 4)
             self.assertEqual(made.size, (160, 120))
@@ -78,7 +82,7 @@ class TilesTest(unittest.TestCase):
             covered = numpy.zeros((height, width), int)
             plan = upscaling.tiles(width, height, side)
             for tile in plan:
-                covered[tile.top:tile.top + side, tile.left:tile.left + side] += 1
+                covered[tile.top : tile.top + side, tile.left : tile.left + side] += 1
             self.assertGreaterEqual(covered.min(), 1)
             starts = sorted({tile.left for tile in plan})
             self.assertTrue(all(after - before < side for before, after in zip(starts, starts[1:], strict=False)))
@@ -108,7 +112,9 @@ class TilesTest(unittest.TestCase):
             image = call.arguments["image"]
             seen.append(image)
             off = 6 if len(seen) % 2 else -6
-            large = numpy.asarray(image.resize((image.width * 4, image.height * 4), Image.Resampling.BICUBIC), int) + off
+            large = (
+                numpy.asarray(image.resize((image.width * 4, image.height * 4), Image.Resampling.BICUBIC), int) + off
+            )
             return {"images": [Image.fromarray(large.clip(0, 255).astype("uint8"))]}
 
         from tempfile import TemporaryDirectory

@@ -1,4 +1,5 @@
 """GenerateVideo, through a real server: what fills which argument, sizes, frames, rates and containers."""
+
 from __future__ import annotations
 
 import base64
@@ -23,21 +24,32 @@ class SiblingsTest(RpcCase):
         return clip
 
     def test_text_alone_runs_the_text_to_video_class(self) -> None:
-        for model, sibling in (("LTXImageToVideoPipeline", "LTXPipeline"), ("LTX2ImageToVideoPipeline", "LTX2Pipeline"),
-                               ("Kandinsky5I2VPipeline", "Kandinsky5T2VPipeline"), ("SanaImageToVideoPipeline", "SanaVideoPipeline")):
+        for model, sibling in (
+            ("LTXImageToVideoPipeline", "LTXPipeline"),
+            ("LTX2ImageToVideoPipeline", "LTX2Pipeline"),
+            ("Kandinsky5I2VPipeline", "Kandinsky5T2VPipeline"),
+            ("SanaImageToVideoPipeline", "SanaVideoPipeline"),
+        ):
             with self.subTest(model):
                 self.assertEqual(self.assert_runs_as(model, sibling).size, (64, 64))
 
     def test_a_start_image_runs_the_image_to_video_class(self) -> None:
-        for model, sibling in (("LTXPipeline", "LTXImageToVideoPipeline"), ("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
-                               ("SanaVideoPipeline", "SanaImageToVideoPipeline"),
-                               ("SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2DiffusionForcingImageToVideoPipeline")):
+        for model, sibling in (
+            ("LTXPipeline", "LTXImageToVideoPipeline"),
+            ("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+            ("SanaVideoPipeline", "SanaImageToVideoPipeline"),
+            ("SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2DiffusionForcingImageToVideoPipeline"),
+        ):
             with self.subTest(model):
                 self.assertEqual(self.assert_runs_as(model, sibling, start_image=self.picture).size, (64, 64))
 
     def test_a_clip_runs_the_video_to_video_class(self) -> None:
-        for model, sibling in (("WanPipeline", "WanVideoToVideoPipeline"), ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
-                               ("AnimateDiffPipeline", "AnimateDiffVideoToVideoPipeline"), ("LTX2Pipeline", "LTX2ConditionPipeline")):
+        for model, sibling in (
+            ("WanPipeline", "WanVideoToVideoPipeline"),
+            ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
+            ("AnimateDiffPipeline", "AnimateDiffVideoToVideoPipeline"),
+            ("LTX2Pipeline", "LTX2ConditionPipeline"),
+        ):
             with self.subTest(model):
                 self.assertEqual(len(self.assert_runs_as(model, sibling, start_image=self.clip).frames), 9)
 
@@ -47,8 +59,10 @@ class SiblingsTest(RpcCase):
     def test_weights_that_do_not_fit_the_sibling_are_told_as_such(self) -> None:
         """Wan's weights for text have 16 channels in, those for pictures 36."""
         self.load("WanPipeline")
-        self.assertIn("these weights run as WanPipeline (takes text alone) and not as WanImageToVideoPipeline",
-                      self.refusal(self.video, start_image=self.picture))
+        self.assertIn(
+            "these weights run as WanPipeline (takes text alone) and not as WanImageToVideoPipeline",
+            self.refusal(self.video, start_image=self.picture),
+        )
         self.load("WanImageToVideoPipeline")
         self.assertIn("WanImageToVideoPipeline (takes image, last_image)", self.refusal(self.video))
 
@@ -60,8 +74,10 @@ class SiblingsTest(RpcCase):
 class MediaTest(RpcCase):
     def test_the_start_image_decides_and_the_end_image_too(self) -> None:
         self.load("LTXConditionPipeline")
-        made = {name: Clip(self.video(name=f"{name}.mp4", start_image=self.picture, **fields)).frames
-                for name, fields in (("start", {}), ("both", {"end_image": self.second}))}
+        made = {
+            name: Clip(self.video(name=f"{name}.mp4", start_image=self.picture, **fields)).frames
+            for name, fields in (("start", {}), ("both", {"end_image": self.second}))
+        }
         self.assertTrue((numpy.array(made["start"][-1]) != numpy.array(made["both"][-1])).any())
 
     def test_vace_takes_first_and_last_frame_as_a_video_with_a_mask(self) -> None:
@@ -72,7 +88,9 @@ class MediaTest(RpcCase):
         self.load("StableVideoDiffusionPipeline")
         text = base64.b64encode(Path(self.picture).read_bytes()).decode()
         forms = (self.picture, text, f"data:image/png;base64,{text}")
-        made = [self.video("", name=f"{number}.gif", start_image=form).read_bytes() for number, form in enumerate(forms)]
+        made = [
+            self.video("", name=f"{number}.gif", start_image=form).read_bytes() for number, form in enumerate(forms)
+        ]
         self.assertEqual(len(set(made)), 1)
 
     def test_params_name_further_media_by_path(self) -> None:
@@ -94,7 +112,9 @@ class MediaTest(RpcCase):
 
     def test_an_end_image_that_nothing_takes_is_refused(self) -> None:
         self.load("StableVideoDiffusionPipeline")
-        self.assertIn("takes no last picture", self.refusal(self.video, start_image=self.picture, end_image=self.second))
+        self.assertIn(
+            "takes no last picture", self.refusal(self.video, start_image=self.picture, end_image=self.second)
+        )
 
     def test_what_is_no_media_is_refused_by_its_field(self) -> None:
         self.load("StableVideoDiffusionPipeline")
@@ -106,14 +126,18 @@ class LastImageTest(RpcCase):
     def test_wan_takes_the_end_image_where_its_weights_were_made_for_two(self) -> None:
         """Those have a place for both pictures' tokens; others refuse, and say so."""
         self.load("WanImageToVideoPipeline")
-        self.assertIn("end_image: these weights take no last picture",
-                      self.refusal(self.video, start_image=self.picture, end_image=self.second))
+        self.assertIn(
+            "end_image: these weights take no last picture",
+            self.refusal(self.video, start_image=self.picture, end_image=self.second),
+        )
         folder = self.folder / "first-last"
         if not folder.exists():
             _first_last_model(folder)
         self.load(folder, "num_inference_steps:2")
-        ends = [Clip(self.video(name=f"{number}.mp4", start_image=self.picture, end_image=end)).frames[-1]
-                for number, end in enumerate((self.picture, self.second))]
+        ends = [
+            Clip(self.video(name=f"{number}.mp4", start_image=self.picture, end_image=end)).frames[-1]
+            for number, end in enumerate((self.picture, self.second))
+        ]
         self.assertTrue((ends[0] != ends[1]).any())
 
 
@@ -125,7 +149,9 @@ def _first_last_model(folder: Path) -> None:
     parts = video.wan_image()
     vision = parts["image_encoder"].config
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-    parts["transformer"] = video.wan_transformer(in_channels=36, image_dim=32, added_kv_proj_dim=24, pos_embed_seq_len=2 * tokens)
+    parts["transformer"] = video.wan_transformer(
+        in_channels=36, image_dim=32, added_kv_proj_dim=24, pos_embed_seq_len=2 * tokens
+    )
     assemble("WanImageToVideoPipeline", parts).save_pretrained(folder)
     as_published(folder)
 
@@ -195,14 +221,19 @@ class ParamsTest(RpcCase):
         self.load("WanPipeline")
 
     def test_an_unknown_one_is_refused_with_the_closest(self) -> None:
-        self.assertIn("params['guidance_scal'] is no argument of WanPipeline (did you mean 'guidance_scale'?)",
-                      self.refusal(self.video, params={"guidance_scal": "2"}))
+        self.assertIn(
+            "params['guidance_scal'] is no argument of WanPipeline (did you mean 'guidance_scale'?)",
+            self.refusal(self.video, params={"guidance_scal": "2"}),
+        )
 
     def test_a_wrong_type_is_refused(self) -> None:
         self.assertIn("WanPipeline takes float", self.refusal(self.video, params={"guidance_scale": "high"}))
 
     def test_they_reach_the_call(self) -> None:
-        made = {value: self.video(name=f"{value}.gif", params={"guidance_scale": value}).read_bytes() for value in ("1.0", "9.0")}
+        made = {
+            value: self.video(name=f"{value}.gif", params={"guidance_scale": value}).read_bytes()
+            for value in ("1.0", "9.0")
+        }
         self.assertNotEqual(made["1.0"], made["9.0"])
         self.assertNotEqual(self.video(name="cfg.gif", cfg_scale=9.0).read_bytes(), made["1.0"])
 

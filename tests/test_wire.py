@@ -1,4 +1,5 @@
 """backend.proto says what LocalAI's core says: compared with tests/wire_facts.json, field by field."""
+
 import json
 import sys
 import tempfile

@@ -38,7 +38,9 @@ class ZooTest(unittest.TestCase):
             with self.subTest(name):
                 restore_moved(zoo.checkpoint(name))
                 # diffusers shows a stand-in for ConsisID where OpenCV is not: its own class needs none for this
-                is_shown = hasattr(diffusers, entry.pipeline) and "dummy" not in getattr(diffusers, entry.pipeline).__module__
+                is_shown = (
+                    hasattr(diffusers, entry.pipeline) and "dummy" not in getattr(diffusers, entry.pipeline).__module__
+                )
                 loader = DiffusionPipeline if is_shown else resolve(entry.pipeline)
                 pipe = loader.from_pretrained(zoo.checkpoint(name), local_files_only=True)
                 self.assertEqual(type(pipe).__name__, entry.pipeline)
@@ -58,8 +60,9 @@ class ZooTest(unittest.TestCase):
         entries = zoo.ENTRIES.values()
         self.assertGreaterEqual(len({entry.pipeline for entry in entries}), 60)
         self.assertGreaterEqual(len({entry.family for entry in entries}), 25)
-        self.assertLessEqual({"image", "video", "video+audio", "audio", "mesh", "depth"},
-                             {entry.kind for entry in entries})
+        self.assertLessEqual(
+            {"image", "video", "video+audio", "audio", "mesh", "depth"}, {entry.kind for entry in entries}
+        )
 
     def test_every_input_that_an_entry_needs_is_a_parameter_of_its_class(self) -> None:
         import inspect

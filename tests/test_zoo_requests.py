@@ -34,7 +34,9 @@ CLASSES = {
 }
 UNCOMPARED = ("audio", "depth", "mesh")  # no seed is asked for, or making one takes seconds
 SOON = 20
-TEXTS = st.sampled_from(["", "a cat", "(((", "a:1.5)", "{}", "%s%n", "\n\n", "é𝕏" * 20, "x " * 200, "1"]) | st.text(max_size=20)
+TEXTS = st.sampled_from(["", "a cat", "(((", "a:1.5)", "{}", "%s%n", "\n\n", "é𝕏" * 20, "x " * 200, "1"]) | st.text(
+    max_size=20
+)
 SIDES = st.sampled_from([1, 16, 33, 64])
 VALUES = st.sampled_from(
     ["0", "1", "-1", "0.5", "2", "true", "null", "[]", "[1,2]", "[[1,2],[3,4]]", "{}", '{"scale": 0.5}', "abc", ""]

@@ -1,4 +1,5 @@
 """Every pipeline of the zoo, loaded and run through a real server: the file that comes out is what it should be."""
+
 from __future__ import annotations
 
 import json
@@ -29,11 +30,25 @@ _PROMPT = "a red circle on a blue background"
 _RATE, _FPS = 16000, 12  # of every sound of the zoo; what its videos are asked for
 _SETTINGS = ("width", "height", "num_frames", "output_type")
 # One class of each family for what a seed does, and those that draw some noise from torch's own generator.
-_OWN_NOISE = ("StableDiffusion3ControlNetPipeline", "CogView4ControlPipeline", "HunyuanDiTControlNetPipeline", "I2VGenXLPipeline",
-              "AnimateDiffSparseControlNetPipeline")
+_OWN_NOISE = (
+    "StableDiffusion3ControlNetPipeline",
+    "CogView4ControlPipeline",
+    "HunyuanDiTControlNetPipeline",
+    "I2VGenXLPipeline",
+    "AnimateDiffSparseControlNetPipeline",
+)
 # Half a megapixel or more, or a mesh of a fixed grid, whatever the request says: seconds a run, so they run once.
-_LARGE = ("Kandinsky5I2IPipeline", "Kandinsky5T2IPipeline", "LongCatImageEditPipeline", "QwenImageEditInpaintPipeline",
-          "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline", "ShapEImg2ImgPipeline", "ShapEPipeline")
+_LARGE = (
+    "Kandinsky5I2IPipeline",
+    "Kandinsky5T2IPipeline",
+    "LongCatImageEditPipeline",
+    "QwenImageEditInpaintPipeline",
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
+    "QwenImageLayeredPipeline",
+    "ShapEImg2ImgPipeline",
+    "ShapEPipeline",
+)
 # Frames in windows: the nearest whole number of them is made; or beyond the clip's, which stay.
 _WINDOWS = ("HunyuanVideoFramepackPipeline", "WanAnimatePipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline")
 
@@ -53,10 +68,15 @@ def write_inputs(folder: Path) -> None:
 
 def options_of(entry: Any) -> list[str]:
     """The entry's own settings, and its inputs that are text, as the options of a model's YAML."""
-    texts = {need: zoo_call.INPUTS[need]() for need in entry.needs
-             if need not in (*_PICTURES, *_MASKS, *_VIDEOS, *_TENSORS, "prompt", "lyrics", "audio")}
+    texts = {
+        need: zoo_call.INPUTS[need]()
+        for need in entry.needs
+        if need not in (*_PICTURES, *_MASKS, *_VIDEOS, *_TENSORS, "prompt", "lyrics", "audio")
+    }
     settings = {name: value for name, value in entry.arguments.items() if name not in _SETTINGS and name != "clip_skip"}
-    return [f"{name}:{value if isinstance(value, str) else json.dumps(value)}" for name, value in (settings | texts).items()]
+    return [
+        f"{name}:{value if isinstance(value, str) else json.dumps(value)}" for name, value in (settings | texts).items()
+    ]
 
 
 class ZooThroughTheServer(unittest.TestCase):
@@ -64,8 +84,11 @@ class ZooThroughTheServer(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.backend = Backend(LOCALAI_DIFFUSERS_ZOO=str(zoo.root().parent), OMP_NUM_THREADS="1",
-                              PYTHONPATH=os.pathsep.join((str(HOME), str(STAND_INS))))
+        cls.backend = Backend(
+            LOCALAI_DIFFUSERS_ZOO=str(zoo.root().parent),
+            OMP_NUM_THREADS="1",
+            PYTHONPATH=os.pathsep.join((str(HOME), str(STAND_INS))),
+        )
         write_inputs(cls.backend.folder)
 
     @classmethod
@@ -97,18 +120,31 @@ def common(entry: Any, dst: Path, seed: int, *names: str) -> dict[str, Any]:
 
 def image_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
     first, *rest = sources_of(backend, entry) or [""]
-    return backend.stub.GenerateImage(backend_pb2.GenerateImageRequest(
-        positive_prompt=_PROMPT if "prompt" in entry.needs else "", src=first, ref_images=rest,
-        **common(entry, dst, seed, "width", "height")), timeout=120)
+    return backend.stub.GenerateImage(
+        backend_pb2.GenerateImageRequest(
+            positive_prompt=_PROMPT if "prompt" in entry.needs else "",
+            src=first,
+            ref_images=rest,
+            **common(entry, dst, seed, "width", "height"),
+        ),
+        timeout=120,
+    )
 
 
 def video_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
     sources, clip = sources_of(backend, entry), str(backend.folder / "clip.mp4")
     params = {need: clip for need in entry.needs if need in _VIDEOS}
     params |= {"control_image": sources[1]} if "control_image" in entry.needs and len(sources) > 1 else {}
-    return backend.stub.GenerateVideo(backend_pb2.GenerateVideoRequest(
-        prompt=_PROMPT if "prompt" in entry.needs else "", start_image=sources[0] if sources else "", params=params, fps=_FPS,
-        **common(entry, dst, seed, "width", "height", "num_frames")), timeout=120)
+    return backend.stub.GenerateVideo(
+        backend_pb2.GenerateVideoRequest(
+            prompt=_PROMPT if "prompt" in entry.needs else "",
+            start_image=sources[0] if sources else "",
+            params=params,
+            fps=_FPS,
+            **common(entry, dst, seed, "width", "height", "num_frames"),
+        ),
+        timeout=120,
+    )
 
 
 def sound_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
@@ -118,31 +154,47 @@ def sound_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
     more = {"lyrics": "[verse] la la"} if "lyrics" in entry.needs else {}
     more |= {"src": str(backend.folder / "noise.wav")} if "audio" in entry.needs else {}
     text = _PROMPT if "prompt" in entry.needs else ""
-    return backend.stub.SoundGeneration(backend_pb2.SoundGenerationRequest(text=text, dst=str(dst), **more), timeout=120)
+    return backend.stub.SoundGeneration(
+        backend_pb2.SoundGenerationRequest(text=text, dst=str(dst), **more), timeout=120
+    )
 
 
 def mesh_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
     params, sources = {"prompt": _PROMPT} if "prompt" in entry.needs else {}, sources_of(backend, entry)
-    return backend.stub.Generate3D(backend_pb2.Generate3DRequest(
-        src=sources[0] if sources else "", params=params, **common(entry, dst, seed)), timeout=120)
+    return backend.stub.Generate3D(
+        backend_pb2.Generate3DRequest(src=sources[0] if sources else "", params=params, **common(entry, dst, seed)),
+        timeout=120,
+    )
 
 
 def depth_request(backend: Backend, entry: Any, dst: Path, seed: int) -> Any:
-    answer = backend.stub.Depth(backend_pb2.DepthRequest(src=str(backend.folder / "picture.png"), dst=str(dst), include_depth=True,
-                                                         exports=["png"]), timeout=120)
+    answer = backend.stub.Depth(
+        backend_pb2.DepthRequest(
+            src=str(backend.folder / "picture.png"), dst=str(dst), include_depth=True, exports=["png"]
+        ),
+        timeout=120,
+    )
     values = numpy.array(answer.depth).reshape(answer.height, answer.width)
     assert values.shape == (64, 64) and values.std() > 0, values.shape
     Path(answer.export_paths[0]).rename(dst)
     return answer
 
 
-_REQUESTS = {"video": video_request, "video+audio": video_request, "audio": sound_request, "mesh": mesh_request, "depth": depth_request}
+_REQUESTS = {
+    "video": video_request,
+    "video+audio": video_request,
+    "audio": sound_request,
+    "mesh": mesh_request,
+    "depth": depth_request,
+}
 
 
 def check_file(test: unittest.TestCase, name: str, path: Path, message: str) -> None:
     """The output decodes, is what was asked for, and is not constant."""
     kind = zoo.ENTRIES[name].kind
-    check = {"video": check_video, "video+audio": check_video, "audio": check_sound, "mesh": check_mesh}.get(kind, check_picture)
+    check = {"video": check_video, "video+audio": check_video, "audio": check_sound, "mesh": check_mesh}.get(
+        kind, check_picture
+    )
     check(test, name, path, message)
 
 
@@ -172,8 +224,12 @@ def check_video(test: unittest.TestCase, name: str, path: Path, message: str) ->
         test.assertEqual(stream.average_rate, _FPS)
         test.assertEqual([track.rate for track in source.streams.audio], [_RATE] if entry.kind == "video+audio" else [])
     known = parameters_of(get_pipeline_registry()[entry.pipeline])
-    count = entry.arguments["num_frames"] if "video" not in entry.needs and set(FRAME_COUNTS) & known.keys() else 9  # of the clip
-    test.assertTrue(len(frames) == count or name in _WINDOWS or f"rounded to {len(frames)}" in message, (len(frames), message))
+    count = (
+        entry.arguments["num_frames"] if "video" not in entry.needs and set(FRAME_COUNTS) & known.keys() else 9
+    )  # of the clip
+    test.assertTrue(
+        len(frames) == count or name in _WINDOWS or f"rounded to {len(frames)}" in message, (len(frames), message)
+    )
     test.assertTrue(any(low != high for low, high in frames[0].getextrema()))
     if size_of(name):
         test.assertEqual(frames[0].size, size_of(name))
@@ -212,8 +268,11 @@ def is_refused(entry: Any) -> bool:
 
 def _families() -> set[str]:
     """The first entry of each family, by which another seed is tried."""
-    first = {entry.family: name for name, entry in reversed(zoo.ENTRIES.items())
-             if not is_refused(entry) and name not in _LARGE and entry.kind not in ("depth", "mesh")}
+    first = {
+        entry.family: name
+        for name, entry in reversed(zoo.ENTRIES.items())
+        if not is_refused(entry) and name not in _LARGE and entry.kind not in ("depth", "mesh")
+    }
     return {*first.values(), *_OWN_NOISE}
 
 

@@ -19,8 +19,15 @@ from . import audio, image, image_dit, image_other, image_recent, image_stages, 
 from .entry import Entry
 
 ENTRIES: dict[str, Entry] = {
-    **image.ENTRIES, **image_dit.ENTRIES, **image_stages.ENTRIES, **image_recent.ENTRIES,
-    **image_other.ENTRIES, **video.ENTRIES, **video_recent.ENTRIES, **audio.ENTRIES, **other.ENTRIES,
+    **image.ENTRIES,
+    **image_dit.ENTRIES,
+    **image_stages.ENTRIES,
+    **image_recent.ENTRIES,
+    **image_other.ENTRIES,
+    **video.ENTRIES,
+    **video_recent.ENTRIES,
+    **audio.ENTRIES,
+    **other.ENTRIES,
 }
 LIBRARIES = ("diffusers", "transformers", "torch", "tokenizers", "safetensors")
 
@@ -29,8 +36,7 @@ LIBRARIES = ("diffusers", "transformers", "torch", "tokenizers", "safetensors")
 def root() -> Path:
     """Where checkpoints lie: LOCALAI_DIFFUSERS_ZOO, else a temporary folder; a part of it named after the
     libraries' versions and the zoo's own source, so that a change of either builds anew."""
-    base = os.environ.get("LOCALAI_DIFFUSERS_ZOO") or os.path.join(tempfile.gettempdir(),
-                                                                   "localai-diffusers-zoo")
+    base = os.environ.get("LOCALAI_DIFFUSERS_ZOO") or os.path.join(tempfile.gettempdir(), "localai-diffusers-zoo")
     digest = hashlib.sha256(" ".join(importlib.metadata.version(name) for name in LIBRARIES).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())

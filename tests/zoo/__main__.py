@@ -14,12 +14,16 @@ from .call import describe, run
 def main() -> int:
     """Exit status 1 when any entry failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name",
-                        help="entries, or beginnings of families; default: all")
+    parser.add_argument("names", nargs="*", metavar="name", help="entries, or beginnings of families; default: all")
     parser.add_argument("--run", action="store_true", help="load and call each one, too")
     options = parser.parse_args()
-    chosen = [name for name, entry in ENTRIES.items() if not options.names or name in options.names
-              or any(entry.family.startswith(wanted) for wanted in options.names)]
+    chosen = [
+        name
+        for name, entry in ENTRIES.items()
+        if not options.names
+        or name in options.names
+        or any(entry.family.startswith(wanted) for wanted in options.names)
+    ]
     failed, begin = [], time.monotonic()
     for name in chosen:
         try:

@@ -19,7 +19,7 @@ def picture(size: int = SIZE, seed: int = 0) -> Any:
 
     row, column = numpy.mgrid[0:size, 0:size]
     pixels = numpy.stack([row * 255 // size, column * 255 // size, (row + column + 40 * seed) % 256], axis=-1)
-    pixels[size // 4:size // 2, size // 4:size // 2] = (255, 40, 40)
+    pixels[size // 4 : size // 2, size // 4 : size // 2] = (255, 40, 40)
     return Image.fromarray(pixels.astype("uint8"))
 
 

@@ -31,14 +31,18 @@ class Entry:
     family: str = ""
 
 
-def entries(family: str, parts: Parts, kind: str, arguments: Mapping[str, Any],
-            *rows: tuple[str, str] | tuple[str, str, Mapping[str, Any]]) -> dict[str, Entry]:
+def entries(
+    family: str,
+    parts: Parts,
+    kind: str,
+    arguments: Mapping[str, Any],
+    *rows: tuple[str, str] | tuple[str, str, Mapping[str, Any]],
+) -> dict[str, Entry]:
     """Catalogue lines of one family: rows of (class, its inputs in one string, arguments of its own)."""
     from .kit import assemble
 
     found: dict[str, Entry] = {}
     for name, inputs, *own in rows:
         call = {**arguments, **(own[0] if own else {})}
-        found[name] = Entry(name, lambda name=name: assemble(name, parts()), kind, tuple(inputs.split()),
-                            call, family)
+        found[name] = Entry(name, lambda name=name: assemble(name, parts()), kind, tuple(inputs.split()), call, family)
     return found

@@ -106,8 +106,11 @@ def from_config(name: str, make: Callable[[type], Any]) -> Any:
 
 def _moved(index: dict[str, Any]) -> dict[str, str]:
     """Components whose class went to `diffusers.pipelines.deprecated`, and its folder there."""
-    classes = {key: resolve(value[1]).__module__.split(".") for key, value in index.items()
-               if isinstance(value, list) and value[0] == "diffusers"}
+    classes = {
+        key: resolve(value[1]).__module__.split(".")
+        for key, value in index.items()
+        if isinstance(value, list) and value[0] == "diffusers"
+    }
     return {key: parts[3] for key, parts in classes.items() if parts[1:3] == ["pipelines", "deprecated"]}
 
 

@@ -7,15 +7,12 @@ from typing import Any
 
 # Corner k of a cube lies at (k & 1, k >> 1 & 1, k >> 2 & 1). The edges in the order that the renderer numbers
 # them: along x, then y, then z, in each the other two coordinates counting up with the earlier axis first.
-EDGES = tuple(
-    (corner, corner | 1 << axis) for axis in range(3) for corner in range(8) if not corner >> axis & 1
-)
+EDGES = tuple((corner, corner | 1 << axis) for axis in range(3) for corner in range(8) if not corner >> axis & 1)
 # The six faces, each going around its corners the same way as seen from outside.
 FACES = tuple(
     (base, base | 1 << first, base | 1 << first | 1 << second, base | 1 << second)
     for axis in range(3)
-    for base, first, second in ((0, (axis + 2) % 3, (axis + 1) % 3),
-                                (1 << axis, (axis + 1) % 3, (axis + 2) % 3))
+    for base, first, second in ((0, (axis + 2) % 3, (axis + 1) % 3), (1 << axis, (axis + 1) % 3, (axis + 2) % 3))
 )
 
 
@@ -92,8 +89,10 @@ def _center(renderer: Any) -> None:
 
     axis = torch.linspace(-1, 1, 16)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
-    weights = {name: projection.proj.bias.view(projection.vectors, projection.channels)
-               for name, projection in renderer.params_proj.projections.items()}
+    weights = {
+        name: projection.proj.bias.view(projection.vectors, projection.channels)
+        for name, projection in renderer.params_proj.projections.items()
+    }
     for layer, weight in zip(renderer.mlp.mlp, weights.values(), strict=False):  # the last layer has no projection
         layer.weight.copy_(weight)
     field = renderer.mlp(position=points, direction=None, ts=None, nerf_level="fine", rendering_mode="stf")
