@@ -23,12 +23,14 @@ import grpc
 
 import backend_pb2
 import backend_pb2_grpc
-from localai_diffusers import errors, guard, load_spec, logs, pipelines, requests
-from localai_diffusers.engine import Engine, State
-from localai_diffusers.intake import Intake, SourceMemory
-from localai_diffusers.jobs import Job, as_ours
+from localai_diffusers import errors, logs
+from localai_diffusers.loading import pipelines
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
+from localai_diffusers.wire import guard, load_spec, requests
+from localai_diffusers.wire.intake import Intake, SourceMemory
+from localai_diffusers.work.engine import Engine, State
+from localai_diffusers.work.jobs import Job, as_ours
 
 log = logging.getLogger("backend")
 
@@ -49,7 +51,8 @@ def warm_up() -> None:
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    from localai_diffusers import generation, pipelines  # noqa: F401
+    from localai_diffusers.generation import generation  # noqa: F401
+    from localai_diffusers.loading import pipelines  # noqa: F401
     from localai_diffusers.media import payloads  # noqa: F401
 
     # What the imports made stays for good: the collector need not look at it again (0.3 s less each time).
@@ -95,7 +98,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
     def UpscaleImage(self, request: Any, context: grpc.ServicerContext) -> Any:
         def upscale(model: Any, wanted: Any, job: Job) -> Any:
-            from localai_diffusers import upscaling
+            from localai_diffusers.generation import upscaling
 
             return upscaling.upscale(model, wanted, requests.upscale_factor(request), job)
 
@@ -103,7 +106,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
     def Depth(self, request: Any, context: grpc.ServicerContext) -> Any:
         def estimate(model: Any, wanted: Any, job: Job) -> Any:
-            from localai_diffusers import depth
+            from localai_diffusers.generation import depth
 
             return depth.estimate(model, wanted, tuple(request.exports), job)
 
@@ -182,7 +185,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
 
 def _generate(model: Any, wanted: Any, job: Job) -> Any:
-    from localai_diffusers import generation
+    from localai_diffusers.generation import generation
 
     return generation.generate(model, wanted, job)
 
@@ -191,7 +194,7 @@ def _batch(model: Any, wanted: Any, identity: str) -> Any:
     """How the request may run with its neighbors; nothing is imported for it where no model is loaded yet."""
     if model is None:
         return None
-    from localai_diffusers import batching
+    from localai_diffusers.generation import batching
 
     return batching.batch_for(model, wanted, identity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .errors import LoadError
+from localai_diffusers.errors import LoadError
 
 
 def resolve(name: str, base: str, field: str) -> str:

@@ -17,8 +17,8 @@ import numpy
 
 import backend_pb2
 from tests import zoo
+from tests.every_pipeline.test_zoo_server import options_of, write_inputs
 from tests.support import Backend
-from tests.test_zoo_server import options_of, write_inputs
 
 SMALL = {"width": 64, "height": 64}
 SHORT = {**SMALL, "num_frames": 9}

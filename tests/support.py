@@ -120,14 +120,14 @@ def _is_open(port: int) -> bool:
 
 def new_job() -> Any:
     """A job that nobody runs, for what only asks it whether to go on."""
-    from localai_diffusers.jobs import Job
+    from localai_diffusers.work.jobs import Job
 
     return Job(lambda _job: None, "test")
 
 
 def spec_of(model: str | Path, **fields: Any) -> Any:
     """The LoadSpec of a ModelOptions message as the core sends it, on the CPU unless an option names a device."""
-    from localai_diffusers import load_spec
+    from localai_diffusers.wire import load_spec
 
     fields.setdefault("ModelFile", str(model))
     options = list(fields.pop("Options", []))
@@ -139,7 +139,7 @@ def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
     """A LoadedModel, through the rooms that LoadModel goes through. Raises what they raise."""
     import torch
 
-    from localai_diffusers import pipelines
+    from localai_diffusers.loading import pipelines
     from localai_diffusers.settings import Settings
 
     torch.set_num_threads(1)
@@ -155,7 +155,7 @@ def offloaded(mode: str) -> Iterator[None]:
 
     import torch
 
-    from localai_diffusers import placement
+    from localai_diffusers.loading import placement
 
     real = placement.plan
     with (
@@ -175,8 +175,8 @@ def zoo_model(name: str) -> Any:
 
 def image_request(prompt: str = "", settings: Any = None, **fields: Any) -> Any:
     """The GenerationRequest of a GenerateImageRequest message; its dst is a new file unless one is given."""
-    from localai_diffusers import requests
     from localai_diffusers.settings import Settings
+    from localai_diffusers.wire import requests
 
     fields.setdefault("dst", str(Path(tempfile.mkdtemp(prefix="image-test-")) / "out.png"))
     message = backend_pb2.GenerateImageRequest(positive_prompt=prompt, **fields)
@@ -187,7 +187,7 @@ def generate(model: Any, prompt: str = "", **fields: Any) -> tuple[Any, Any]:
     """The picture that GenerateImage makes and its Outcome."""
     from PIL import Image
 
-    from localai_diffusers import generation
+    from localai_diffusers.generation import generation
 
     request = image_request(prompt, model.settings, **fields)
     outcome = generation.generate(model, request, new_job())
@@ -198,7 +198,8 @@ def generate(model: Any, prompt: str = "", **fields: Any) -> tuple[Any, Any]:
 
 def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
     """What GenerateImage would call the loaded pipeline (or its sibling for the task) with."""
-    from localai_diffusers import call_arguments, tasks
+    from localai_diffusers.generation.arguments import call_arguments
+    from localai_diffusers.pipeline import tasks
 
     request = image_request(prompt, model.settings, **fields)
     pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))

@@ -75,7 +75,7 @@ def shown(value: str | Path) -> str:
 
 
 def uncounted(_size: int) -> None:
-    """For a caller that does not bound its memory: see :class:`localai_diffusers.intake.Intake`."""
+    """For a caller that does not bound its memory: see :class:`localai_diffusers.wire.intake.Intake`."""
 
 
 # --- what comes in ------------------------------------------------------------------------------------------

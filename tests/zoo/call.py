@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from localai_diffusers.signatures import has_call, parameters_of
+from localai_diffusers.pipeline.signatures import has_call, parameters_of
 
 from . import ENTRIES, checkpoint
 

@@ -1,0 +1,180 @@
+"""Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it, or why none does."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers.pipeline.signatures import (
+    EMPTY,
+    TENSOR_WORDS,
+    Parameters,
+    accepted_types,
+    has_call,
+    image_parameters,
+    parameters_of,
+    takes_media,
+)
+from localai_diffusers.pipeline.tasks import combined_hint
+
+# What comes out -> the RPCs that write it.
+_RPCS: Mapping[str, tuple[str, ...]] = {
+    "image": ("GenerateImage",),
+    "video": ("GenerateVideo", "GenerateImage"),
+    "audio": ("SoundGeneration", "GenerateImage"),
+    "3d": ("Generate3D",),
+    "prediction": ("Depth", "GenerateImage"),
+}
+_TEXT_INPUTS = ("prompt", "negative_prompt", "lyrics")
+# What no signature says, and the server tells only when the class is loaded or called: why diffusers 0.42.1 cannot run it.
+_CANNOT_RUN: Mapping[str, str] = {
+    "BlipDiffusionPipeline": "its image encoder calls a function that transformers 5 no longer has",
+    "BlipDiffusionControlNetPipeline": "its image encoder calls a function that transformers 5 no longer has",
+    "EasyAnimateControlPipeline": "it calls its own encode_prompt with an argument that this does not take",
+    "SpectrogramDiffusionPipeline": "its encoders call methods that transformers 5 no longer gives them",
+    "LTX2DFRTemporalRefinePipeline": "needs latents, which only another pipeline makes",
+    "StableDiffusionPix2PixZeroPipeline": "needs source_embeds and target_embeds, which no request carries",
+}
+# Packages that a class needs, and the backend does not install: large, for one class, or with a license of their own.
+_PACKAGES: Mapping[str, str] = {
+    "AudioDiffusionPipeline": "librosa",
+    "OmniGenPipeline": "torchvision",
+    "Cosmos2_5_TransferPipeline": "torchvision",
+    "Cosmos2TextToImagePipeline": "cosmos_guardrail",
+    "Cosmos2VideoToWorldPipeline": "cosmos_guardrail",
+    "Cosmos2_5_PredictBasePipeline": "cosmos_guardrail",
+    "CosmosTextToWorldPipeline": "cosmos_guardrail",
+    "CosmosVideoToWorldPipeline": "cosmos_guardrail",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of the catalogue. ``rpcs`` is empty where it cannot be served, and ``reason`` says why."""
+
+    name: str
+    tasks: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str
+    rpcs: tuple[str, ...]
+    needs_options: tuple[str, ...] = ()
+    reason: str = ""
+    in_zoo: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rows() -> list[Row]:
+    """A row for every DiffusionPipeline subclass, by name. Imports every pipeline module: some seconds."""
+    return [row(name) for name in loader.get_available_pipelines() if _is_concrete(name)]
+
+
+def _is_concrete(name: str) -> bool:
+    return name != "DiffusionPipeline" and not name.startswith("AutoPipelineFor")
+
+
+@functools.cache
+def _zoo_names() -> frozenset[str] | None:
+    """Classes that the tests' zoo runs, None where the tests are not at hand (an image holds the product alone)."""
+    try:
+        return frozenset(importlib.import_module("tests.zoo").ENTRIES)
+    except ImportError:
+        return None
+
+
+def row(name: str) -> Row:
+    """The row of the class ``name``, whose module is imported. Raises KeyError for a name that diffusers does not have."""
+    registry, zoo = loader.get_pipeline_registry(), _zoo_names()
+    traits, done = loader.pipeline_traits(name), loader.pipeline_tasks(name)
+    in_zoo = None if zoo is None else name in zoo
+    traits = replace(traits, kind=traits.kind or _kind_of_methods(name, registry))
+    try:
+        parameters = parameters_of(registry[name])
+    except ImportError as error:
+        return Row(name, done, tuple(traits.call), traits.kind, (), reason=str(error), in_zoo=in_zoo)
+    inputs = tuple(key for key in parameters if key in _TEXT_INPUTS or takes_media(key, parameters))
+    reason = _reason(name, traits, parameters)
+    rpcs = (
+        ()
+        if reason
+        else (
+            ("UpscaleImage", "GenerateImage") if "upscaling" in done and traits.kind == "image" else _RPCS[traits.kind]
+        )
+    )
+    return Row(name, done, inputs, traits.kind, rpcs, tuple(_needed_options(parameters)), reason, in_zoo)
+
+
+def _kind_of_methods(name: str, registry: Mapping[str, type]) -> str:
+    """What comes out of a class whose methods stand for its call: what its package's classes make; "" for any other."""
+    package = _package_of(name, registry)
+    if not package or has_call(registry[name]):
+        return ""
+    others = [other for other in loader.get_available_pipelines() if _is_concrete(other) and other != name]
+    kinds = {loader.pipeline_traits(other).kind for other in others if _package_of(other, registry) == package}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _package_of(name: str, registry: Mapping[str, type]) -> str:
+    try:
+        return registry[name].__module__.rpartition(".")[0]
+    except ImportError:
+        return ""
+
+
+def _needed_options(parameters: Parameters) -> list[str]:
+    """Required arguments that only the model's options can give: no text, no media."""
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is EMPTY and name not in _TEXT_INPUTS and not takes_media(name, parameters)
+    ]
+
+
+def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
+    """Why no RPC serves the class, "" if one does."""
+    if traits.onnx:
+        return "runs on onnxruntime, which this backend does not install: load the PyTorch class of the same family"
+    if traits.kind not in _RPCS:
+        return f"makes {traits.kind or 'something else'}, not a picture, video, sound or mesh{combined_hint(name)}"
+    tensors = [
+        key for key in _needed_options(parameters) if key.endswith(TENSOR_WORDS) and not accepted_types(parameters[key])
+    ]
+    tensors += [key for key in image_parameters(parameters) if key == "hint"]
+    if tensors:
+        return f"needs {', '.join(tensors)}, which only another pipeline makes{combined_hint(name)}"
+    package = _PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        return f"needs the Python package {package}: pip install {package}"
+    return _CANNOT_RUN.get(name, "")
+
+
+def table(found: list[Row]) -> str:
+    """The rows as aligned text, and a count of what is served."""
+    lines = [("class", "tasks", "inputs", "output", "RPC or reason", "zoo")]
+    for row in found:
+        options = f" (options: {', '.join(row.needs_options)})" if row.needs_options and row.rpcs else ""
+        lines.append(
+            (
+                row.name,
+                ", ".join(row.tasks),
+                ", ".join(row.inputs),
+                row.output,
+                " ".join(row.rpcs) + options if row.rpcs else f"- {row.reason}",
+                {True: "yes", False: "", None: "?"}[row.in_zoo],
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1, 2, 3)]
+    text = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[5].ljust(3), line[4]])
+        for line in lines
+    ]
+    served = sum(bool(row.rpcs) for row in found)
+    return "\n".join(
+        [*text, "", f"{len(found)} classes, {served} served, {sum(bool(row.in_zoo) for row in found)} run by the zoo"]
+    )

@@ -1,0 +1,293 @@
+"""A request + a pipeline's signature -> the keyword arguments of the call.
+
+Nothing is passed that the signature does not take, nothing is made up that the pipeline has a default for. Order of
+who speaks: the request's fields, then the model's options, then the pipeline's own defaults.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation.arguments import control_arguments, media_forms
+from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
+from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline.defaults import ModelDefaults
+from localai_diffusers.pipeline.guidance import GUIDANCE_SCHEDULE, guidance_arguments
+from localai_diffusers.pipeline.signatures import (
+    Parameters,
+    accepted_types,
+    check_complete,
+    check_params,
+    did_you_mean,
+    inversion_parameters,
+    parameters_of,
+    without_media,
+)
+from localai_diffusers.pipeline.tasks import combined_hint, inverts
+from localai_diffusers.wire import argument_limits
+from localai_diffusers.wire.requests import SOUND_ARGUMENTS, GenerationRequest
+
+# One output a call: the core asks for several by several calls.
+_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+# What the signatures call one thing.
+_STEPS = ("num_inference_steps", "steps")
+FRAME_RATES = ("frame_rate", "fps")
+_NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
+_STRENGTHS = ("strength", "inpaint_strength")
+# Arguments whose default fits the model's own size alone, where None lets the pipeline count it from the size.
+_BY_SIZE = ("attn_res",)
+# Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
+_OUTPUT_TYPES: Mapping[str, str] = {
+    "Generate3D": "mesh",  # Shap-E's default is a video of its renders
+    # Its PIL conversion of the depth map passes a mode that Pillow 13 refuses (diffusers 0.42.1, VaeImageProcessorLDM3D).
+    "StableDiffusionLDM3DPipeline": "np",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them.
+
+    ``inversion``: keyword arguments for its ``invert``, which comes first, where it edits a picture that way.
+    """
+
+    arguments: dict[str, Any]
+    seed: int
+    notes: list[str]
+    inversion: dict[str, Any] | None = None
+
+
+def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> Call:
+    """The arguments of ``pipeline(**arguments)`` for ``request``.
+
+    Raises InvalidRequest naming the field when the request asks for what the pipeline does not take.
+    """
+    parameters, class_name = parameters_of(pipeline), type(pipeline).__name__
+    notes: list[str] = []
+    arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
+    argument_limits.check_texts(without_media(request.params, parameters), request.settings, "params[{!r}]")
+    arguments |= check_params(request.params, parameters, class_name)
+    arguments |= _guidance(request, pipeline, defaults, arguments, notes)
+    arguments |= _text(request, pipeline, arguments, notes)
+    arguments |= media_arguments(request, pipeline, notes)
+    arguments |= _numbers(request, pipeline, defaults)
+    arguments |= _enough_steps(arguments, parameters, notes) or _more_than_one_step(arguments, pipeline, notes)
+    arguments |= _schedule(arguments, parameters)
+    arguments |= _frames(request, pipeline, notes)
+    arguments |= _fields(request, parameters, notes)
+    arguments |= _output_type(request, parameters, class_name)
+    arguments |= output_size(request, pipeline, arguments, notes)
+    arguments |= _area(arguments, parameters)
+    arguments |= control_arguments.completed(arguments, pipeline)
+    arguments |= media_forms.in_form(arguments, pipeline)
+    if isinstance(arguments.get("prompt"), str):
+        arguments["prompt"] = media_forms.tagged(arguments["prompt"], arguments)
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    if "generator" in parameters:
+        arguments["generator"] = _generator(seed, defaults.generator_device)
+    if "seed" in parameters:  # beside the generator, or before it (LTX's long videos)
+        arguments["seed"] = seed
+    check_complete(arguments, parameters, class_name, combined_hint(class_name))
+    return Call(arguments, seed, notes, _inversion(request, pipeline, {**defaults.options, **arguments}))
+
+
+def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
+    """A pipeline that starts from a picture takes ``strength`` of the steps; where that is none it fails, so: one."""
+    said = {
+        name: arguments.get(name, parameters[name].default)
+        for name in ("num_inference_steps", *_STRENGTHS)
+        if name in parameters
+    }
+    steps, strength = said.get("num_inference_steps"), next((said[name] for name in _STRENGTHS if name in said), None)
+    if (
+        not isinstance(steps, int)
+        or not isinstance(strength, (int, float))
+        or not 0 < strength <= 1
+        or steps * strength >= 1
+    ):
+        return {}
+    notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
+    return {"num_inference_steps": math.ceil(1 / strength)}
+
+
+def _more_than_one_step(arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, int]:
+    """Two steps for one where the scheduler stretches its steps to a last value (Qwen-Image's ``shift_terminal``): by a
+    single step it divides by zero, and the picture is black."""
+    stretched = sizes.config_value(getattr(pipeline, "scheduler", None), "shift_terminal")
+    if not stretched or arguments.get("num_inference_steps") != 1:
+        return {}
+    notes.append("step=1 is too few for this model's scheduler: 2 are taken")
+    return {"num_inference_steps": 2}
+
+
+def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``invert`` takes of the request: the picture, and the options and call arguments that it has too (the steps
+    among them: there are as many back as there were forth)."""
+    if not inverts(type(pipeline)) or not request.images:
+        return None
+    names = inversion_parameters(type(pipeline))
+    count = arguments.get("num_inference_steps") if "num_inference_steps" in parameters_of(pipeline) else request.steps
+    steps = {"num_inversion_steps": count} if "num_inversion_steps" in names and count else {}
+    shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
+    return {**shared, **steps, "image": picture_to_invert(request, pipeline)}
+
+
+def _area(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, int]:
+    """The area of the size that is asked for, where a pipeline would scale every size to an area of its own (Kontext)."""
+    width, height = arguments.get("width"), arguments.get("height")
+    if "max_area" not in parameters or "max_area" in arguments or not (width and height):
+        return {}
+    return {"max_area": width * height}
+
+
+def _schedule(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, list[float]]:
+    """The default schedule of guidance stretched to the number of steps that is asked for: it has a scale for each."""
+    default = parameters[GUIDANCE_SCHEDULE].default if GUIDANCE_SCHEDULE in parameters else None
+    steps = arguments.get("num_inference_steps")
+    if not isinstance(default, (list, tuple)) or not isinstance(steps, int) or GUIDANCE_SCHEDULE in arguments:
+        return {}
+    return {GUIDANCE_SCHEDULE: [default[step * len(default) // steps] for step in range(steps)]}
+
+
+def _guidance(
+    request: GenerationRequest,
+    pipeline: Any,
+    defaults: ModelDefaults,
+    arguments: Mapping[str, Any],
+    notes: list[str],
+) -> dict[str, float | None]:
+    """An explicit true_cfg_scale among the options or params stays as it is."""
+    said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
+    chosen = next((value for value in said if value is not None), None)
+    found = guidance_arguments(pipeline, chosen, defaults.distilled)
+    if chosen is not None and not found:
+        notes.append("this pipeline takes no guidance scale: it is ignored")
+    return {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
+
+
+def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Prompt and negative prompt.
+
+    An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
+    """
+    parameters = parameters_of(pipeline)
+    found: dict[str, Any] = {}
+    if "prompt" in parameters:
+        found["prompt"] = request.prompt  # an empty one too: an upscaler wants "", and None is refused
+    elif request.prompt:
+        found |= _other_text(request.prompt, pipeline, arguments)
+        if not found:
+            notes.append("this pipeline takes no prompt: it is ignored")
+    negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
+    if negative:
+        default = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
+        true_cfg = arguments.get("true_cfg_scale", default)
+        if request.negative_prompt or (isinstance(true_cfg, (int, float)) and true_cfg > 1):
+            found[negative] = request.negative_prompt
+    elif request.negative_prompt:
+        notes.append("this pipeline takes no negative prompt: it is ignored")
+    return found
+
+
+def _other_text(prompt: str, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is edited),
+    or the class that it names, by number or label. What the options say of them stays."""
+    parameters = parameters_of(pipeline)
+    names = [
+        name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))
+    ]
+    found: dict[str, Any] = {name: prompt for name in names if name not in arguments or name == names[-1]}
+    if "class_labels" in parameters and "class_labels" not in arguments:
+        found |= _class_label(prompt.strip(), getattr(pipeline, "labels", None) or {})
+    return found
+
+
+def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
+    """The class of a class-conditional model by its number or label; {} where there are no labels to know it by."""
+    if name.isdigit():
+        return {"class_labels": [int(name)]}
+    if labels and name not in labels:
+        raise InvalidRequest(
+            f"prompt {name!r} names no class of this model{did_you_mean(name, labels)}: give one of its {len(labels)} "
+            "labels or a class's number"
+        )
+    return {"class_labels": [labels[name]]} if labels else {}
+
+
+def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> dict[str, Any]:
+    parameters = parameters_of(pipeline)
+    said = {**defaults.options, **request.params}
+    clip_skip = request.clip_skip or said.get("clip_skip") or defaults.clip_skip
+    wanted: dict[str, Any] = {
+        **dict.fromkeys(_STEPS, request.steps),
+        "clip_skip": _clip_skip(clip_skip, pipeline) if "clip_skip" in parameters and defaults.use_clip_skip else None,
+        "decode_chunk_size": defaults.chunk_size,
+        **dict.fromkeys(_COUNTS, 1),
+    }
+    unset = [name for name in _BY_SIZE if name not in defaults.options] + [
+        name for name in ("clip_skip",) if name in said
+    ]
+    by_size = {name: None for name in unset if name in parameters}
+    return by_size | {name: value for name, value in wanted.items() if value is not None and name in parameters}
+
+
+def _clip_skip(layers: int, pipeline: Any) -> int | None:
+    """How many of the text encoder's last layers are left out, None for 0. InvalidRequest for more than it has.
+
+    Families with a second text encoder (SDXL, SD3) count from the last layer but one.
+    """
+    every = sizes.config_value(getattr(pipeline, "text_encoder", None), "num_hidden_layers")
+    if isinstance(every, int):
+        most = every - 1 if getattr(pipeline, "text_encoder_2", None) is not None else every
+        if layers > most:
+            raise InvalidRequest(
+                f"CLIPSkip={layers} must be at most {most}: this model's text encoder has {every} layers"
+            )
+    return layers or None
+
+
+def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
+    """Frame count and rate, by the names that the signature has; the count to what the VAE takes."""
+    parameters = parameters_of(pipeline)
+    found: dict[str, Any] = {}
+    if request.num_frames is not None:
+        frames = sizes.fit_frames(request.num_frames, pipeline)
+        if frames != request.num_frames:
+            notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
+        found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
+    if request.fps is not None:
+        found |= {name: request.fps for name in FRAME_RATES if name in parameters}
+    return found
+
+
+def _fields(request: GenerationRequest, parameters: Parameters, notes: list[str]) -> dict[str, Any]:
+    """A sound request's fields under the pipeline's own names, in the type that it takes; a note for one it has not."""
+    found: dict[str, Any] = {}
+    for name, value in request.fields.items():
+        own = next((spelling for spelling in SOUND_ARGUMENTS[name] if spelling in parameters), None)
+        if own is None:
+            notes.append(f"this pipeline has no argument for {name}: it is ignored")
+        else:
+            found[own] = str(value) if accepted_types(parameters[own]) == (str,) else value
+    return found
+
+
+def _output_type(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, str]:
+    """The pipeline's default, save for the few rows above and where that is no picture yet, but latents."""
+    wanted = _OUTPUT_TYPES.get(class_name) or _OUTPUT_TYPES.get(request.rpc)
+    known = parameters.get("output_type")
+    if known is not None and known.default == "latent":
+        wanted = wanted or "pil"
+    return {"output_type": wanted} if wanted and known is not None else {}
+
+
+def _generator(seed: int, device: str) -> Any:
+    """A CPU generator gives the same noise on every device; the incumbent's was the model's device."""
+    import torch
+
+    return torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,177 @@
+"""The form in which an argument takes its media: one picture, a list, a tensor, an object with a place in time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from localai_diffusers.pipeline.signatures import (
+    VIDEO,
+    Condition,
+    Parameters,
+    image_parameters,
+    parameters_of,
+    takes_only_list,
+    takes_only_tensor,
+    unpacked_shape,
+    video_masks,
+    video_parameters,
+)
+from localai_diffusers.pipeline.sizes import config_value
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Where a condition object counts its place: pixel frames, or latent ones, of which -1 is the last.
+_LAST_PLACE: Mapping[str, Any] = {"frame_index": lambda frames: frames - 1, "index": lambda frames: -1}
+_UNKNOWN = (128, 128, 128)  # of a frame that is to be made anew, as the documentation of Wan VACE has it
+# Pictures that the prompt must speak of, by the parameter that takes them (OmniGen's tokenizer insists).
+_TAGS: Mapping[str, str] = {"input_images": "<img><|image_{}|></img>"}
+
+
+def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    """The pictures and frames among a call's arguments in the form that each parameter takes."""
+    parameters, call = parameters_of(pipeline), type(pipeline).__call__
+    images, videos = image_parameters(parameters), video_parameters(parameters)
+    found: dict[str, Any] = {}
+    alpha = _takes_alpha(getattr(pipeline, "vae", None))
+    for name in (*images, *videos):
+        value = media.get(name)
+        if value is None or isinstance(value, str):
+            continue
+        if alpha and name in images:
+            value = found[name] = _with_alpha(value)
+        shape = unpacked_shape(call, name)
+        if takes_only_tensor(parameters[name]) and (name in videos or len(shape) == 5):
+            found[name] = _tensor(value, shape, is_mask=name in video_masks(parameters))
+        elif name in images and is_grid(parameters):
+            found[name] = _grid(value)
+        elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
+            found[name] = [value]
+    return found
+
+
+def _takes_alpha(vae: Any) -> bool:
+    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered), which a picture without must be given."""
+    return 4 in (config_value(vae, "input_channels"), config_value(vae, "in_channels"))
+
+
+def _with_alpha(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_alpha(part) for part in value]
+    return value.convert("RGBA") if hasattr(value, "convert") else value
+
+
+def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:
+    """Frames as (1, frames, channels, height, width) in 0 to 1, the layout of diffusers' VideoProcessor; channels first
+    where the call takes the shape apart so. A mask is one channel of 0 to 255 (EasyAnimate compares it with 255)."""
+    import numpy
+    import torch
+
+    pictures = frames if isinstance(frames, list) else [frames]
+    pixels = numpy.stack(
+        [numpy.asarray(picture.convert("L" if is_mask else "RGB"), numpy.float32) for picture in pictures]
+    )
+    tensor = torch.from_numpy(pixels[..., None] if is_mask else pixels / 255.0).permute(0, 3, 1, 2)[None]
+    return tensor.transpose(1, 2).contiguous() if shape[1:2] and shape[1].startswith("channel") else tensor
+
+
+def is_grid(parameters: Parameters) -> bool:
+    """Whether the pictures are examples of a task that the prompt describes, and a query (VisualCloze)."""
+    return "task_prompt" in parameters
+
+
+def _grid(value: Any) -> list[list[Any]]:
+    """Pictures as the rows of an example and a query, whose last cell is to be made: an odd count is read as pairs of
+    before and after, and the query."""
+    pictures = value if isinstance(value, list) else [value]
+    if len(pictures) % 2 == 0:
+        return [[*pictures, None]]
+    return [
+        [pictures[index], pictures[index + 1] if index + 1 < len(pictures) else None]
+        for index in range(0, len(pictures), 2)
+    ]
+
+
+def tagged(prompt: str, media: Mapping[str, Any]) -> str:
+    """The prompt with a tag for each picture that must have one and lacks it."""
+    for name, tag in _TAGS.items():
+        pictures = media.get(name) or []
+        tags = (
+            [tag.format(number + 1) for number in range(len(pictures) if isinstance(pictures, list) else 1)]
+            if pictures
+            else []
+        )
+        missing = [text for text in tags if text not in prompt]
+        prompt = " ".join([*missing, prompt]) if missing else prompt
+    return prompt
+
+
+def conditions(
+    kinds: Mapping[str, Condition], pictures: Sequence[Any], last: Any, video: Any, frames: int
+) -> dict[str, list[Any]]:
+    """Condition objects: the pictures from the start on, the last one at the end, a clip at the start.
+
+    A clip goes to the parameter of references where there is one beside the other, pictures to the one with places.
+    """
+    placed = [name for name, kind in kinds.items() if kind.place]
+    found: dict[str, list[Any]] = {}
+    name = (placed or list(kinds))[0]
+    kind = kinds[name]
+    for picture in pictures:
+        found.setdefault(name, []).append(kind.kind(**{kind.image: picture}))
+    if last is not None:
+        found.setdefault(name, []).append(kind.kind(**{kind.image: last}, **_at_end(kind, frames)))
+    if video:
+        name = next((key for key in kinds if key not in placed), name)
+        found.setdefault(name, []).append(kinds[name].kind(**{kinds[name].video: video}))
+    return found
+
+
+def _at_end(kind: Condition, frames: int) -> dict[str, int]:
+    return {kind.place: _LAST_PLACE[kind.place](frames)} if kind.place else {}
+
+
+def around(first: Image.Image | None, last: Image.Image | None, frames: int, parameters: Parameters) -> dict[str, Any]:
+    """A video of which the first and the last frame are known, and its mask: white is to be made."""
+    from PIL import Image
+
+    size = (first or last).size  # type: ignore[union-attr]
+    video = [Image.new("RGB", size, _UNKNOWN) for _ in range(frames)]
+    mask = [Image.new("L", size, 255) for _ in range(frames)]
+    for place, picture in ((0, first), (-1, last)):
+        if picture is not None:
+            video[place], mask[place] = picture.resize(size), Image.new("L", size, 0)
+    return {VIDEO: video, video_masks(parameters)[0]: mask}
+
+
+def sound(name: str, track: Any, pipeline: Any) -> dict[str, Any]:
+    """``track`` for the parameter ``name``: an array or a tensor (channels, samples), a batch of one where the call says
+    so, in the channels of the model's autoencoder, with the rate where the signature asks for that too."""
+    import torch
+
+    parameters = parameters_of(pipeline)
+    if "ndarray" in str(parameters[name].annotation):
+        value: Any = track.samples.mean(axis=0)
+    else:
+        value = torch.from_numpy(track.samples)
+        channels = config_value(getattr(pipeline, "vae", None), "audio_channels")
+        value = (
+            value.expand(channels, -1).contiguous()
+            if len(value) == 1 and isinstance(channels, int) and channels > 1
+            else value
+        )
+        value = value[None] if _is_batch(name, type(pipeline).__call__.__doc__ or "") else value
+    rates = {
+        key: torch.tensor(track.rate) if "Tensor" in str(parameter.annotation) else track.rate
+        for key, parameter in parameters.items()
+        if key.endswith("audio_sampling_rate")
+    }
+    return {name: value, **rates}
+
+
+def _is_batch(name: str, document: str) -> bool:
+    """Whether a sound argument is a batch: its name is plural, or its documentation gives the shape so."""
+    found = re.search(rf"\b{name} \((?:.*\n){{1,2}}?.*\(batch", document)
+    return name.endswith("s") or bool(found)

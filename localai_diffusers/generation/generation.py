@@ -1,0 +1,130 @@
+"""One generation on the loaded model: the right pipeline, its arguments, the call, the file."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from localai_diffusers.errors import InvalidRequest, NothingMade, NotSupported
+from localai_diffusers.generation import complaints, pipeline_call
+from localai_diffusers.generation.arguments import call_arguments
+from localai_diffusers.generation.arguments.call_arguments import Call
+from localai_diffusers.generation.metadata import parameters_text
+from localai_diffusers.generation.prompts import prompts
+from localai_diffusers.loading.adapters import ip_adapter
+from localai_diffusers.loading.loaded_model import LoadedModel
+from localai_diffusers.patches import compat
+from localai_diffusers.pipeline import tasks
+from localai_diffusers.pipeline.signatures import image_parameters, parameters_of
+from localai_diffusers.wire.requests import GenerationRequest
+
+if TYPE_CHECKING:
+    from localai_diffusers.media.payloads import Payload
+    from localai_diffusers.work.jobs import Job
+
+log = logging.getLogger(__name__)
+
+_FALLBACK_FPS = 8.0  # diffusers' export_to_video assumes 10, its GIF export 10; the video models' examples mostly 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a generation made ("PNG 512x512"), the seed of its noise, and what was decided on the way."""
+
+    description: str
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    def message(self) -> str:
+        """For Result.message: the seed, then the notes."""
+        return "; ".join((f"{self.description}, seed {self.seed}", *self.notes))
+
+
+def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcome:
+    """Run ``request`` on the model and write its ``dst``.
+
+    Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
+    ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
+    """
+    began = time.monotonic()
+    request, extra = ip_adapter.split(model.spec, model.pipeline, request)
+    pipeline = model.pipeline_as(tasks.class_for(request, model.pipeline))
+    call = call_arguments.build(request, pipeline, model.defaults)
+    ip_adapter.add(call.arguments, extra, pipeline)
+    with compat.clip_text_model():  # sd_embed asks for it too
+        call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
+    for note in call.notes:
+        log.info("%s: %s", request.rpc, note)
+    output = pipeline_call.call_on_weights(pipeline, type(model.pipeline), call, job)
+    job.check()
+    outcome = write(model, request, pipeline, call, _payload(pipeline, output, call), job)
+    log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
+    return outcome
+
+
+def _payload(pipeline: Any, output: Any, call: Call) -> Payload:
+    """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it; InvalidRequest where
+    the sizes that were asked for left nothing."""
+    from localai_diffusers.media import payloads
+
+    hint = next((kind for kind in ("video", "image") if tasks.makes(type(pipeline), kind)), None)
+    try:
+        payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+    except NothingMade as error:
+        if asked := complaints.measures(call.arguments):
+            raise InvalidRequest(f"{type(pipeline).__name__} makes nothing of {asked} ({error})") from error
+        raise
+    _check_one(payload, pipeline, call)
+    if payload.kind in ("embeddings", "text"):
+        name = type(pipeline).__name__
+        raise NotSupported(f"{name} makes {payload.kind}, not a file{tasks.combined_hint(name)}")
+    return payload
+
+
+def _check_one(payload: Payload, pipeline: Any, call: Call) -> None:
+    """Raise InvalidRequest where the pipeline took several pictures for as many requests, of which one has a file."""
+    for name in image_parameters(parameters_of(pipeline)):
+        given = call.arguments.get(name)
+        if isinstance(given, list) and 1 < len(given) == len(payload.images or ()):
+            raise InvalidRequest(
+                f"the request brings {len(given)} pictures for {name}, of which {type(pipeline).__name__} takes 1: it makes "
+                "a picture of each"
+            )
+
+
+def write(
+    model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job
+) -> Outcome:
+    """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
+    from localai_diffusers.media import payloads
+
+    metadata = None
+    if model.settings.metadata != "off" and payload.images:
+        metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
+    description = payloads.write_payload(
+        payload, request.dst, fps=_frame_rate(model, request, pipeline, call), metadata=metadata, check=job.check
+    )
+    asked = tuple(call.arguments.get(name) for name in ("width", "height"))
+    if payload.images and all(isinstance(side, int) for side in asked) and payload.images[0].size != asked:
+        call.notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
+    log.info("%s: %s, seed %d", request.rpc, description, call.seed)
+    return Outcome(description, call.seed, tuple(call.notes))
+
+
+def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:
+    """Frames a second: the request's, what the call was told (an option or param), the model's own, for a video made through
+    GenerateImage the FPS variable; of a clip that a model without a rate of its own works on, the clip's."""
+    from localai_diffusers.media import payloads
+
+    own = payloads.frame_rate_of(pipeline)
+    told = next((call.arguments[name] for name in call_arguments.FRAME_RATES if name in call.arguments), None)
+    if request.fps:
+        return request.fps
+    if isinstance(told, (int, float)) and told > 0:
+        return float(told)
+    if request.rpc == "GenerateImage":
+        return float(model.settings.fps)
+    return own if own and math.isfinite(own) else request.video_rate or _FALLBACK_FPS

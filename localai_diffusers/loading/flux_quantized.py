@@ -1,0 +1,142 @@
+"""The one special path: ``pipeline_type: FluxTransformer2DModel``, a Flux transformer file quantized at load.
+
+The file holds the transformer alone; the rest comes from BFL_REPO. A .safetensors transformer and its T5 are quantized
+to 8-bit floats by optimum-quanto, which halves what a 24 GB card must hold; a .gguf keeps its own quantization.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers import paths
+from localai_diffusers.checkpoint import model_files
+from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import components, placement, schedulers, sources
+from localai_diffusers.loading.adapters import adapters
+from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.settings import Settings
+from localai_diffusers.wire.load_spec import LoadSpec
+from localai_diffusers.work.jobs import Job
+from localai_diffusers.work.progress import watched_loading
+
+log = logging.getLogger(__name__)
+
+PIPELINE_TYPE = "FluxTransformer2DModel"
+_PIPELINE = "FluxPipeline"
+_DTYPE = "bfloat16"
+
+
+def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    """Check the transformer file and the base, and return what builds the pipeline.
+
+    Raises LoadError naming what is missing. ``ModelFile`` may also be a folder with a ``transformer`` subfolder.
+    """
+    location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
+    if location.path is None:
+        raise LoadError(
+            f"Model {spec.identity!r}: {PIPELINE_TYPE} needs the transformer's own file (.safetensors or .gguf) "
+            "or folder on this machine"
+        )
+    facts = model_files.file_facts(location.path) if location.kind == "file" else None
+    if facts is None:
+        _check_folder(location.path, sources.allows_pickle(spec, settings))
+    base = paths.resolve(
+        str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model"
+    )
+    base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
+    if spec.scheduler:
+        schedulers.check(spec.scheduler, base_facts.scheduler_config)
+    dtype_spec = spec if spec.dtype else _with_dtype(spec)
+    where = placement.plan(dtype_spec, facts or base_facts, settings)
+    cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
+    adapters.plan(spec, cls, settings)
+    defaults, notes = model_defaults(spec, cls, base_facts, settings)
+
+    def build() -> LoadedModel:
+        import torch
+
+        dtype, safe = getattr(torch, where.dtype), sources.use_safetensors(spec, settings)
+        with watched_loading(job):
+            transformer = _transformer(location.path, base, dtype)
+            job.check()
+            text_encoder_2 = _quantized(_text_encoder(base, dtype, safe))
+            job.check()
+            pipeline = loader.load_diffusers_pipeline(
+                class_name=_PIPELINE,
+                model_id=base,
+                transformer=transformer,
+                text_encoder_2=text_encoder_2,
+                dtype=dtype,
+                use_safetensors=safe,
+            )
+        return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
+
+    return build
+
+
+def _check_folder(path: Path, allow_pickle: bool) -> None:
+    """Raise LoadError for a folder that is no Flux pipeline's, with its transformer whole."""
+    folder = path / "transformer"
+    known = model_files.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if known.get("_class_name") != PIPELINE_TYPE:
+        raise LoadError(f"{folder} is no {PIPELINE_TYPE} (by its config.json): load this model without a pipeline_type")
+    model_files.check_weights(
+        ModelFacts(path, files=components.weight_files("transformer", folder)), None, allow_pickle
+    )
+
+
+def _base_facts(base: str, allow_pickle: bool) -> ModelFacts:
+    """Facts of a base folder, its weights (but the transformer's, which come from the file) checked; of a repo none."""
+    if not Path(base).is_dir():
+        if os.path.isabs(base):
+            raise LoadError(
+                f"BFL_REPO (or option base_model) {base!r} is missing: it must be a Flux pipeline's folder or Hub repo"
+            )
+        return ModelFacts(Path(base))
+    facts = model_files.folder_facts(Path(base))
+    rest = {name: kind for name, kind in facts.components.items() if name != "transformer"}
+    files = tuple(weights for weights in facts.files if weights.component in rest)
+    model_files.check_weights(replace(facts, components=rest, files=files), None, allow_pickle)
+    return facts
+
+
+def _with_dtype(spec: LoadSpec) -> LoadSpec:
+    """bf16 whatever F16Memory says: Flux overflows in fp16, and 8-bit weights compute in bf16."""
+    return replace(spec, dtype=_DTYPE)
+
+
+def _transformer(path: Path, base: str, dtype: Any) -> Any:
+    """The transformer, frozen. Without ``config=`` diffusers would take an unknown file for Stable Diffusion 1.5."""
+    from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
+
+    if path.is_dir():
+        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", dtype=dtype))
+    source = {"config": base, "subfolder": "transformer", "dtype": dtype}
+    if path.suffix == ".gguf":
+        quantization = GGUFQuantizationConfig(compute_dtype=dtype)
+        return FluxTransformer2DModel.from_single_file(str(path), quantization_config=quantization, **source)
+    return _quantized(FluxTransformer2DModel.from_single_file(str(path), **source))
+
+
+def _text_encoder(base: str, dtype: Any, use_safetensors: bool | None) -> Any:
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(
+        base, subfolder="text_encoder_2", dtype=dtype, use_safetensors=use_safetensors
+    )
+
+
+def _quantized(model: Any) -> Any:
+    """``model`` with its weights in 8-bit floats, frozen: the full-precision weights are gone."""
+    from optimum.quanto import freeze, qfloat8, quantize
+
+    quantize(model, weights=qfloat8)
+    freeze(model)
+    return model

@@ -1,0 +1,157 @@
+"""The model that serves: a pipeline in its place, its siblings on the same weights, and what every call starts from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import placement, schedulers
+from localai_diffusers.loading.adapters import adapters
+from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.pipeline import tasks
+from localai_diffusers.pipeline.defaults import ModelDefaults
+from localai_diffusers.pipeline.guidance import is_distilled
+from localai_diffusers.pipeline.signatures import (
+    Parameters,
+    check_options,
+    inversion_parameters,
+    parameters_of,
+    without_media,
+)
+from localai_diffusers.pipeline.sizes import FRAME_COUNTS, config_value
+from localai_diffusers.settings import Settings
+from localai_diffusers.wire import argument_limits
+from localai_diffusers.wire.load_spec import LoadSpec
+
+log = logging.getLogger(__name__)
+
+_NO_LENGTH = 10**9  # transformers says 1e30 for a tokenizer of no length
+
+
+@dataclass
+class LoadedModel:
+    """A pipeline in its place, its siblings on the same weights, and what every call of it starts from."""
+
+    spec: LoadSpec
+    pipeline: Any
+    where: DevicePlan
+    defaults: ModelDefaults
+    settings: Settings
+    notes: tuple[str, ...] = ()
+    faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
+    _siblings: dict[type, Any] = field(default_factory=dict)
+    _active: Any = None
+
+    def pipeline_as(self, cls: type) -> Any:
+        """The loaded pipeline as class ``cls``: itself, or a sibling that shares its components."""
+        pipeline = self.pipeline if type(self.pipeline) is cls else self._siblings.get(cls)
+        if pipeline is None:
+            pipeline = self._siblings[cls] = tasks.share_components(self.pipeline, cls)
+            log.info("%s runs as %s on the same weights", type(self.pipeline).__name__, cls.__name__)
+        if self.where.offload == "model" and pipeline is not (self._active or self.pipeline):
+            placement.place(pipeline, self.where)  # the hooks chain one pipeline's components in its order
+        self._active = pipeline
+        return pipeline
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of parameters and buffers by component."""
+        import torch
+
+        parts = getattr(self.pipeline, "components", {})
+        return {
+            name: sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+            for name, part in parts.items()
+            if isinstance(part, torch.nn.Module)
+        }
+
+
+def finish(
+    spec: LoadSpec,
+    pipeline: Any,
+    where: DevicePlan,
+    defaults: ModelDefaults,
+    settings: Settings,
+    notes: Iterable[str] = (),
+) -> LoadedModel:
+    """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
+    said = [*notes, *adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))]
+    if spec.scheduler:
+        said += _set_scheduler(pipeline, spec.scheduler)
+    _bound_tokenizers(pipeline)
+    said += placement.switch_on(pipeline, spec.placement_options)
+    placement.place(pipeline, where)
+    for note in said:
+        log.warning("%s: %s", spec.identity, note)
+    log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
+    return LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+
+
+def _bound_tokenizers(pipeline: Any) -> None:
+    """A tokenizer whose config names no length pads to 1e30 tokens: give it its text encoder's."""
+    for name, tokenizer in getattr(pipeline, "components", {}).items():
+        if name.startswith("tokenizer") and (getattr(tokenizer, "model_max_length", None) or 0) > _NO_LENGTH:
+            most = config_value(
+                getattr(pipeline, name.replace("tokenizer", "text_encoder"), None), "max_position_embeddings"
+            )
+            if isinstance(most, int):
+                tokenizer.model_max_length = most
+
+
+def _set_scheduler(pipeline: Any, name: str) -> list[str]:
+    current = getattr(pipeline, "scheduler", None)
+    if current is None:
+        return [f"SchedulerType {name!r}: {type(pipeline).__name__} has no scheduler, it is ignored"]
+    pipeline.scheduler, notes = schedulers.make(name, current, getattr(pipeline, "vae", None) is not None)
+    return notes
+
+
+def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Settings) -> tuple[ModelDefaults, list[str]]:
+    """What every call starts from, and notes on options that neither the pipeline nor a sibling on its weights takes.
+
+    Raises InvalidRequest for an option of a wrong type.
+    """
+    options = {name: value for name, value in spec.call_arguments.items() if name not in facts.components}
+    scale = options.pop("guidance_scale", None)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, type(None))):
+        raise LoadError(f"option guidance_scale:{scale!r} must be a number")
+    parameters = _family_parameters(cls, options)
+    known = {name: value for name, value in options.items() if name in parameters}
+    argument_limits.check(known | ({} if scale is None else {"guidance_scale": scale}), settings, "option {}")
+    argument_limits.check_texts(without_media(known, parameters), settings, "option {}")
+    checked = check_options(options, parameters, cls.__name__)
+    names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
+    return ModelDefaults(
+        options={**_default_frames(settings.frames or spec.default_frames, cls), **checked.accepted},
+        guidance=spec.guidance if scale is None else float(scale),
+        distilled=is_distilled(names, facts.index),
+        clip_skip=spec.clip_skip,
+        use_clip_skip=settings.clip_skip,
+        chunk_size=settings.chunk_size,
+        generator_device=str(spec.placement_options.get("generator_device") or "cpu"),
+    ), checked.notes
+
+
+def _family_parameters(cls: type, options: Iterable[str]) -> Parameters:
+    """Parameters of the class, and where an option is not among them those of the siblings that a request may call for
+    (``strength`` of a text-to-image model is its image-to-image sibling's), or those of its inversion."""
+    found = {**(inversion_parameters(cls) if tasks.inverts(cls) else {}), **parameters_of(cls)}
+    if found.keys() >= set(options):
+        return found
+    for task in tasks.SIBLING_TASKS:
+        try:
+            found = {**parameters_of(loader.find_sibling(cls, task)), **found}
+        except (ValueError, ImportError):
+            continue
+    return found
+
+
+def _default_frames(frames: int | None, cls: type) -> dict[str, int]:
+    """``frames`` under the name that the signature has for a frame count, nothing where it has none."""
+    name = next((name for name in FRAME_COUNTS if name in parameters_of(cls)), None)
+    return {name: frames} if name and frames else {}

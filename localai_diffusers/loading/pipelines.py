@@ -1,0 +1,246 @@
+"""LoadSpec -> a ready pipeline: find it, check it, build it, place it.
+
+:func:`prepare` does everything that can fail without touching the model that serves now, and returns the second half,
+which allocates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers import paths
+from localai_diffusers.checkpoint import model_files, transformer_file
+from localai_diffusers.checkpoint.artifacts import Wish
+from localai_diffusers.checkpoint.model_files import Location, ModelFacts
+from localai_diffusers.errors import BackendError, LoadError, is_out_of_memory
+from localai_diffusers.generation import complaints
+from localai_diffusers.loading import (
+    components,
+    flux_quantized,
+    modular,
+    pipeline_class,
+    placement,
+    schedulers,
+    sources,
+)
+from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
+from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.patches import compat
+from localai_diffusers.settings import Settings
+from localai_diffusers.wire.load_spec import LoadSpec
+from localai_diffusers.work.jobs import Job
+from localai_diffusers.work.progress import watched_loading
+
+log = logging.getLogger(__name__)
+
+# Passed to from_pretrained or from_single_file as they are.
+_PASSED_ON = (
+    "revision",
+    "local_files_only",
+    "custom_pipeline",
+    "low_cpu_mem_usage",
+    "disable_mmap",
+    "max_memory",
+    "offload_folder",
+    "original_config",
+)
+
+
+def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    """Check all that can be checked (downloading what must be) and return what builds the model.
+
+    Raises LoadError or InvalidRequest; nothing is allocated on a device before the returned half runs.
+    """
+    if spec.threads:
+        import torch
+
+        torch.set_num_threads(spec.threads)
+    compat.settle_transformers()
+    if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
+        return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
+    return _guarded(spec, lambda: _prepare(spec, settings, job))
+
+
+def refuse_early(spec: LoadSpec) -> None:
+    """Raise LoadError for what cannot be a diffusion model at all, from its files' headers alone.
+
+    The core probes backends in turn and waits, so this must not wait for the libraries' import, nor for a running job.
+    """
+    location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
+    if location.kind == "file":
+        model_files.file_facts(location.path)
+    elif location.kind == "folder" and spec.pipeline_type != flux_quantized.PIPELINE_TYPE:
+        model_files.folder_facts(location.path, str(spec.load_options.get("subfolder") or ""))
+
+
+def _guarded(spec: LoadSpec, first: Callable[[], Callable[[], LoadedModel]]) -> Callable[[], LoadedModel]:
+    """Both halves with foreign errors told as LoadError: what is wrong with which model."""
+    second = _as_load_error(spec, first)
+    return lambda: _as_load_error(spec, second)
+
+
+def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
+    try:
+        return half()
+    except (BackendError, MemoryError):
+        raise
+    except (ImportError, ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        log.debug("load of %s failed", spec.identity, exc_info=error)
+        raise LoadError(f"{spec.identity}: {error}") from error
+    except NameError as error:  # what a module imports only where a package is installed (OmniGen: torchvision)
+        raise LoadError(f"{spec.identity}: {complaints.missing_code(error) or error}") from error
+
+
+def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
+    if spec.scheduler:
+        schedulers.parse_name(spec.scheduler)
+    location, wanted = _with_base(spec, location, settings)
+    facts = sources.facts_of(spec, location)
+    if modular.is_modular(spec, facts):
+        return modular.prepare(spec, location, facts, settings, job)
+    return _checked(spec, _chosen(spec, location, facts, wanted, settings, job), settings, job)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is to be loaded: the class, what is known of its model, and the parts that come from elsewhere."""
+
+    cls: type
+    facts: ModelFacts
+    parts: tuple[components.Replacement, ...]
+    is_file: bool
+    notes: tuple[str, ...]
+
+
+def _chosen(
+    spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[str, Wish], settings: Settings, job: Job
+) -> _Choice:
+    """The class, with everything on this machine that it needs."""
+    nets = controlnets.find(spec, settings)
+    cls, notes = _choose(spec, facts, nets)
+    job.check()
+    wanted = wanted | ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
+    facts = sources.with_weights(spec, location, facts, cls, settings, wanted)
+    is_file = location.kind.endswith("file")
+    if location.kind == "repo":
+        cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
+    if is_file:
+        facts = replace(facts, scheduler_class=pipeline_class.scheduler_of(cls))
+    parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(
+        spec, facts, cls, nets, settings
+    )
+    facts = components.amended(facts, parts)
+    pipeline_class.check_components(cls, facts, {*wanted, *(part.component for part in parts)})
+    return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
+
+
+def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+    """Check the rest that can be, and return what builds the model."""
+    cls, facts = choice.cls, choice.facts
+    variant = placement.preferred_variant(spec, facts)
+    model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
+    if spec.scheduler:
+        schedulers.check(spec.scheduler, facts.scheduler_config)
+    adapters.plan(spec, cls, settings)
+    ip_adapter.check_encoder(spec, facts)
+    where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls)
+    options, more = model_defaults(spec, cls, facts, settings)
+    notes = [*spec.notes, *choice.notes, *where.notes]
+    job.check()
+
+    def build() -> LoadedModel:
+        with watched_loading(job), compat.named_variants():
+            pipeline = loader.load_diffusers_pipeline(
+                class_name=cls.__name__,
+                model_id=str(facts.path),
+                from_single_file=choice.is_file,
+                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)},
+            )
+        if not where.device_map:  # which may leave weights on the disk
+            _check_whole(pipeline)
+        if type(pipeline) is cls:
+            return finish(spec, pipeline, where, options, settings, notes + more)
+        # A class that stands for others (a file of no named class): only now its arguments are known.
+        known, said = model_defaults(spec, type(pipeline), facts, settings)
+        return finish(spec, pipeline, where, known, settings, notes + said)
+
+    return build
+
+
+def _check_whole(pipeline: Any) -> None:
+    """Raise LoadError for a component whose files lacked some of its tensors: diffusers leaves those without data."""
+    import torch
+
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            absent = [key for key, tensor in (*part.named_parameters(), *part.named_buffers()) if tensor.is_meta]
+            if absent:
+                raise LoadError(
+                    f"the weights of {name} lack {len(absent)} of its tensors ({', '.join(absent[:3])}): they are not "
+                    "whole, or of another kind of model than the config beside them says"
+                )
+
+
+def _with_base(spec: LoadSpec, location: Location, settings: Settings) -> tuple[Location, dict[str, Wish]]:
+    """For a file that holds a transformer alone: its base, and the file as a component of it. Else ``location``."""
+    if not location.kind.endswith("file"):
+        return location, {}
+    path = location.path or sources.download_file(spec, location)
+    model_files.check_intact(path, sources.allows_pickle(spec, settings))  # before anything reads a pickle
+    return transformer_file.base_of(spec, path) or (location, {})
+
+
+def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:
+    """The class for the model, with its ControlNets where there are any."""
+    cls, notes = pipeline_class.choose(spec, controlnets.with_controlnet(facts, nets))
+    return controlnets.pipeline_class(cls, facts, nets, pipeline_class.misfit), notes
+
+
+# --- arguments of the load ---------------------------------------------------------------------------------------
+
+
+def _arguments(
+    spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, variant: str | None, settings: Settings
+) -> dict[str, Any]:
+    """Keyword arguments for from_pretrained or from_single_file."""
+    import torch
+
+    options = spec.load_options
+    arguments: dict[str, Any] = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
+    dtype = where.torch_dtype()
+    if facts.path.is_dir():
+        arguments |= {
+            "dtype": dtype,
+            "variant": variant,
+            "use_safetensors": sources.use_safetensors(spec, settings),
+            "trust_remote_code": spec.trust_remote_code,
+        }
+        if where.device_map:
+            arguments["device_map"] = where.device_map
+    else:
+        arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
+        if options.get("config"):
+            arguments["config"] = paths.resolve(str(options["config"]), spec.model_path, "option config")
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    return arguments | dict.fromkeys(pipeline_class.declared_absent(cls, facts)) | _without_safety_checker(spec, cls)
+
+
+def _without_safety_checker(spec: LoadSpec, cls: type) -> dict[str, Any]:
+    """The checker is not loaded unless ``options: safety_checker:true`` asks for it: the incumbent switches it off too,
+    but loads its 1.2 GB first."""
+    asked = spec.load_options.get("safety_checker")
+    if asked or not hasattr(cls, "_get_signature_keys"):
+        return {}
+    expected, optional = cls._get_signature_keys(cls)
+    if asked is False and "enable_safety_checker" in optional:  # a guard that is off only for who says so (Cosmos 3)
+        return {"enable_safety_checker": False, "safety_checker": None}
+    switches = {"safety_checker": None} if "safety_checker" in expected else {}
+    return switches | ({"requires_safety_checker": False} if "requires_safety_checker" in optional else {})

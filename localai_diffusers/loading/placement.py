@@ -1,0 +1,422 @@
+"""Where a pipeline computes and in what form: device, dtype, offload, and the switches that trade memory for speed."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.errors import LoadError
+from localai_diffusers.settings import Settings
+from localai_diffusers.wire.load_spec import LoadSpec
+
+log = logging.getLogger(__name__)
+
+_CAST = re.compile(r"self\.(\w+)\.encode\(\w+\.bfloat16\(\)\)")
+OFFLOADS = ("none", "model", "sequential", "group")
+# Weights that just fit leave no room for activations: what must stay free beside them.
+_ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
+
+DTYPES: Mapping[str, str] = {
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "float16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float32": "float32",
+    "float": "float32",
+}
+# The safetensors dtype of stored weights -> the dtype that they compute in. 8-bit floats are storage only.
+_STORED: Mapping[str, str] = {
+    "F64": "float32",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "bfloat16",
+    "F8_E5M2": "bfloat16",
+}
+_ITEM_SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+}
+
+
+class ComponentRule(NamedTuple):
+    """What the authors of a component class want of its numbers, and why."""
+
+    reason: str
+    dtype: str = ""
+    half: str = ""
+    variant: str = ""
+    tiling: bool = False
+
+
+# By the class of a component, as model_index.json names it. Most models need no row: diffusers keeps the layers that
+# a model class lists in _keep_in_fp32_modules itself.
+COMPONENT_RULES: Mapping[str, ComponentRule] = {
+    "AutoencoderKLWan": ComponentRule(
+        "the Wan authors decode in fp32: in half precision the VAE's long causal convolutions band and flicker",
+        dtype="float32",
+    ),
+    "SanaTransformer2DModel": ComponentRule(
+        "Sana's linear attention overflows in fp16, so its repos ship a bf16 variant of the weights",
+        half="bfloat16",
+        variant="bf16",
+    ),
+    "AutoencoderKLAllegro": ComponentRule("diffusers implements its decoding in tiles only", tiling=True),
+}
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it."""
+
+    device: str
+    dtype: str
+    component_dtypes: Mapping[str, str] = field(default_factory=dict)
+    offload: str = "none"
+    device_map: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The device's type: cpu, cuda, xpu or mps."""
+        return self.device.partition(":")[0]
+
+    def torch_dtype(self) -> Any:
+        """For from_pretrained: one torch dtype, or a dict by component where some differ."""
+        import torch
+
+        default = getattr(torch, self.dtype)
+        if not self.component_dtypes:
+            return default
+        return {"default": default} | {name: getattr(torch, dtype) for name, dtype in self.component_dtypes.items()}
+
+
+def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
+    """The device, dtype and offload of this load.
+
+    Raises LoadError naming the option or field for a device that is not there, an unknown dtype or offload mode.
+    """
+    notes: list[str] = []
+    stored_dtype = _stored_dtype(facts)
+    device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype), notes)
+    _check_names(spec)
+    dtype = choose_dtype(spec, facts, device, stored_dtype)
+    rules = {name: rule for name, (_library, cls) in facts.components.items() if (rule := COMPONENT_RULES.get(cls))}
+    differing = {
+        name: rule.dtype for name, rule in rules.items() if rule.dtype and rule.dtype != dtype and not spec.dtype
+    }
+    offload = _offload(spec, settings, device, notes)
+    device_map = _device_map(spec, device, notes)
+    return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes))
+
+
+def _check_names(spec: LoadSpec) -> None:
+    """Raise LoadError for a generator's device that is not there and an attention backend that diffusers does not have."""
+    asked, backend = (spec.placement_options.get(name) for name in ("generator_device", "attention_backend"))
+    if asked:
+        try:
+            _checked_device(str(asked), spec.main_gpu)
+        except LoadError as error:
+            raise LoadError(f"option generator_device: {error}") from None
+    if backend:
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        names = sorted(known.value for known in AttentionBackendName)
+        if str(backend) not in names:
+            raise LoadError(f"option attention_backend:{backend} is unknown: use one of {', '.join(names)}")
+
+
+def as_the_code_casts(where: DevicePlan, cls: type) -> DevicePlan:
+    """The plan with those components in bf16 to which the pipeline's own code hands nothing else (Z-Image Omni casts the
+    pictures that its VAE encodes), and with none in a dtype of its own that the code does not ask for before it hands over
+    its latents (Bria Fibo and JoyImage Edit have Wan's VAE in the dtype of the rest)."""
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):  # no source to read
+        return where
+    kept = {name: dtype for name, dtype in where.component_dtypes.items() if f"self.{name}.dtype" in source}
+    return replace(where, component_dtypes={**kept, **dict.fromkeys(sorted(set(_CAST.findall(source))), "bfloat16")})
+
+
+def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
+    """The weight variant to load: the option's (which must exist), else one that suits and exists, else none.
+
+    A model that was published in one variant alone is loaded from that.
+    """
+    asked = spec.load_options.get("variant")
+    if asked:
+        if str(asked) not in facts.variants:
+            have = ", ".join(sorted(facts.variants)) or "none"
+            raise LoadError(f"option variant:{asked} has no weight files in {facts.path}: there are variants {have}")
+        return str(asked)
+    rules = (COMPONENT_RULES.get(cls) for _library, cls in facts.components.values())
+    wanted = [rule.variant for rule in rules if rule and rule.variant]
+    wanted += ["fp16"] if spec.f16 else []
+    wanted += sorted(facts.only_variants)
+    return next((variant for variant in wanted if variant in facts.variants), None)
+
+
+# --- device ----------------------------------------------------------------------------------------------------
+
+
+def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[], int], notes: list[str]) -> str:
+    """``options: device:``, else the environment, else what CUDA says, else the accelerator if the weights fit."""
+    asked = str(spec.placement_options.get("device") or settings.device)
+    if asked:
+        return _checked_device(asked, spec.main_gpu)
+    accelerator = _accelerator(settings)
+    if spec.cuda:
+        if accelerator == "cpu":
+            raise LoadError(
+                "CUDA is true (cuda: in the model's YAML) but this machine has no accelerator that torch can use "
+                "(CUDA, ROCm, XPU or MPS): set options: device:cpu, or install the requirements of your accelerator"
+            )
+        return _checked_device(accelerator, spec.main_gpu)
+    if accelerator == "cpu":
+        return "cpu"
+    device = _checked_device(accelerator, spec.main_gpu)
+    needed, free = needed_bytes() * _ROOM_FACTOR + _ROOM_BYTES, free_memory(device)
+    if free is None or needed <= free or spec.low_vram:
+        return device
+    notes.append(
+        f"the weights need about {needed / 2**30:.1f} GiB with room to work and {device} has {free / 2**30:.1f} GiB free: "
+        "this model runs on the CPU (cuda: true or low_vram: true would use the accelerator)"
+    )
+    return "cpu"
+
+
+def _accelerator(settings: Settings) -> str:
+    """The first accelerator that torch can use; XPU=1 prefers an Intel one where there is one."""
+    import torch
+
+    if settings.xpu and getattr(torch, "xpu", None) is not None and torch.xpu.is_available():
+        return "xpu"
+    return loader.pick_device()
+
+
+def _checked_device(name: str, main_gpu: int | None) -> str:
+    """``name`` with MainGPU's index where it has none. LoadError if torch cannot use it here."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise LoadError(f"device {name!r} is unknown: use cpu, cuda, cuda:1, xpu or mps") from None
+    if device.type == "cpu":
+        return "cpu"
+    module = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
+    if module is None or not hasattr(module, "is_available") or not module.is_available():
+        raise LoadError(
+            f"device {name!r} is not available to torch on this machine: set options: device:cpu, or install the "
+            "requirements of that accelerator"
+        )
+    if device.type == "mps":
+        return "mps"
+    index = device.index if device.index is not None else main_gpu or 0
+    if index >= module.device_count():
+        raise LoadError(
+            f"device {device.type}:{index} (MainGPU or option device) does not exist: there are {module.device_count()}"
+        )
+    return f"{device.type}:{index}"
+
+
+def free_memory(device: str) -> int | None:
+    """Free bytes of an accelerator, None where torch cannot tell (MPS shares the host's memory)."""
+    import torch
+
+    module = getattr(torch, device.partition(":")[0], None)
+    if module is None or not hasattr(module, "mem_get_info"):
+        return None
+    return module.mem_get_info(torch.device(device))[0]
+
+
+def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str) -> int:
+    """Bytes of the weights in the dtype that they will have on an accelerator."""
+    dtype = DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype)
+    files = facts.chosen_files(preferred_variant(spec, facts))
+    return sum(
+        int(weights.size * _ITEM_SIZES[dtype] / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])) for weights in files
+    )
+
+
+# --- dtype ---------------------------------------------------------------------------------------------------------
+
+
+def choose_dtype(spec: LoadSpec, facts: ModelFacts, device: str, stored_dtype: str) -> str:
+    """The torch name of the dtype: what is asked for, else by F16Memory, else the weights' own on an accelerator.
+
+    fp16 on a CPU is ten times slower than fp32, so there f16 means bf16 where the CPU has it, else fp32.
+    """
+    if spec.dtype:
+        if spec.dtype not in DTYPES:
+            raise LoadError(f"torch_dtype (or DType) {spec.dtype!r} is unknown: use one of {', '.join(DTYPES)} or auto")
+        return DTYPES[spec.dtype]
+    if device == "cpu":
+        return "bfloat16" if spec.f16 and _cpu_has_bf16() else "float32"
+    if not spec.f16:
+        return stored_dtype
+    rules = (COMPONENT_RULES.get(cls) for _library, cls in facts.components.values())
+    half = next((rule.half for rule in rules if rule and rule.half), "")
+    return half or ("bfloat16" if facts.is_flow_matching else "float16")
+
+
+def _stored_dtype(facts: ModelFacts) -> str:
+    """The dtype of the denoiser's stored weights (else of the largest file), by torch name; fp32 if unknown."""
+    denoiser = [weights for weights in facts.files if weights.component == facts.denoiser and weights.dtype]
+    known = denoiser or [weights for weights in facts.files if weights.dtype]
+    largest = max(known, key=lambda weights: weights.size, default=None)
+    return _STORED.get(largest.dtype, "float32") if largest else "float32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU computes in bf16 itself (AVX512-BF16 or AMX, or Arm's bf16 through oneDNN)."""
+    import platform
+
+    import torch
+
+    if platform.machine() in ("arm64", "aarch64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+# --- offload and several GPUs ------------------------------------------------------------------------------------
+
+
+def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) -> str:
+    asked = spec.placement_options.get("offload")
+    if asked is None:
+        asked = "model" if spec.low_vram and not settings.disable_cpu_offload else "none"
+    mode = (
+        {True: "model", False: "none"}.get(asked, str(asked).lower()) if isinstance(asked, bool) else str(asked).lower()
+    )
+    if mode not in OFFLOADS:
+        raise LoadError(f"option offload:{asked} is unknown: use one of {', '.join(OFFLOADS)}")
+    if mode != "none" and device == "cpu":
+        if "offload" in spec.placement_options:
+            notes.append(f"option offload:{mode} has nothing to do on a CPU and is ignored")
+        return "none"
+    return mode
+
+
+def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
+    """ "balanced" over several GPUs, where asked for and where there are several; diffusers takes no other spread."""
+    asked = spec.placement_options.get("device_map") or ("balanced" if spec.multi_gpu else None)
+    if asked is None:
+        return None
+    if asked != "balanced":
+        raise LoadError(f"option device_map:{asked} is not supported: use balanced, or option device for one device")
+    import torch
+
+    module = getattr(torch, device.partition(":")[0], None)
+    count = module.device_count() if device != "cpu" and module is not None and hasattr(module, "device_count") else 0
+    if count < 2:
+        notes.append(
+            f"several GPUs are asked for (TensorParallelSize or device_map) and there are {count}: {device} is used"
+        )
+        return None
+    return "balanced"
+
+
+# --- applying the plan -------------------------------------------------------------------------------------------
+
+
+def place(pipeline: Any, where: DevicePlan) -> None:
+    """Move the pipeline to its device, or set its offload up. Nothing may call ``.to()`` after an offload."""
+    if where.device_map:
+        return
+    if where.offload == "none":
+        pipeline.to(where.device)
+    elif where.offload == "model":
+        pipeline.enable_model_cpu_offload(device=where.device)
+    elif where.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=where.device)
+    else:
+        pipeline.enable_group_offload(
+            onload_device=where.device, offload_type="leaf_level", use_stream=where.kind == "cuda"
+        )
+
+
+def _denoisers(pipeline: Any) -> list[Any]:
+    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
+    return [module for name in names if (module := getattr(pipeline, name, None)) is not None]
+
+
+def _on_vae(method: str) -> Callable[[Any, Any], None]:
+    def switch(pipeline: Any, _value: Any) -> None:
+        getattr(pipeline.vae, method)()
+
+    return switch
+
+
+def _set_attention_backend(pipeline: Any, value: Any) -> None:
+    for denoiser in _denoisers(pipeline):
+        denoiser.set_attention_backend(str(value))
+
+
+def _compile(pipeline: Any, _value: Any) -> None:
+    for denoiser in _denoisers(pipeline):
+        denoiser.compile_repeated_blocks()
+
+
+def _fuse_qkv(pipeline: Any, _value: Any) -> None:
+    """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
+    if any(getattr(denoiser, "peft_config", None) for denoiser in _denoisers(pipeline)):
+        raise NotImplementedError("its attention carries a LoRA")
+    pipeline.fuse_qkv_projections()
+
+
+def _channels_last(pipeline: Any, _value: Any) -> None:
+    import torch
+
+    for denoiser in _denoisers(pipeline):
+        denoiser.to(memory_format=torch.channels_last)
+
+
+# Option -> what switches it on. The same word is the key in load_spec.PLACEMENT_OPTIONS.
+_SWITCHES: Mapping[str, Callable[[Any, Any], None]] = {
+    "vae_tiling": _on_vae("enable_tiling"),
+    "vae_slicing": _on_vae("enable_slicing"),
+    "attention_slicing": lambda pipeline, _value: pipeline.enable_attention_slicing(),
+    "attention_backend": _set_attention_backend,
+    "channels_last": _channels_last,
+    "fuse_qkv": _fuse_qkv,
+    "compile": _compile,
+}
+
+
+def switch_on(pipeline: Any, options: Mapping[str, Any]) -> list[str]:
+    """Apply the switches among the placement options; a note for each that this pipeline does not support.
+
+    Raises LoadError for a value that diffusers refuses.
+    """
+    notes = []
+    if any(rule.tiling for part in pipeline.components.values() if (rule := COMPONENT_RULES.get(type(part).__name__))):
+        pipeline.vae.enable_tiling()
+    for name, switch in _SWITCHES.items():
+        value = options.get(name)
+        if value in (None, False):
+            continue
+        try:
+            switch(pipeline, value)
+        except (AttributeError, NotImplementedError) as error:
+            notes.append(f"option {name} is not supported by {type(pipeline).__name__} ({error}) and is ignored")
+        except ValueError as error:
+            raise LoadError(f"option {name}:{value} is refused: {error}") from None
+    return notes

@@ -1,0 +1,263 @@
+"""The one loaded model and the one thread that works on it: queue, run, cancel, Free, Status.
+
+A diffusers pipeline keeps state (scheduler steps, hooks), so two calls at once give wrong pictures. Every load, free
+and generation is a job of one worker thread, first come first served; the gRPC handlers only wait for their job, so
+that a client that leaves gets its answer at once while the work stops at its next step.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from localai_diffusers.errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull
+from localai_diffusers.work.jobs import Batch, Job, as_ours
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class State(Enum):
+    """What Status says; names are those of ``StatusResponse.State``."""
+
+    UNINITIALIZED = "UNINITIALIZED"
+    BUSY = "BUSY"
+    READY = "READY"
+
+
+@dataclass
+class Metrics:
+    """Of the last finished generation: inference steps taken and seconds they took."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass
+class _Slot:
+    """What is loaded: the core's identity string for it, and the model."""
+
+    identity: str = ""
+    model: Any = None
+
+
+class Engine:
+    """Serializes all work on one model. ``max_queue`` jobs may wait behind the running one."""
+
+    def __init__(self, max_queue: int, warm_up: Callable[[], None] | None = None) -> None:
+        self._max_queue = max_queue
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._running: tuple[Job, ...] = ()
+        self._closed = False
+        self._slot = _Slot()
+        self._frozen_modules = 0
+        self.metrics = Metrics()
+        if warm_up is not None:
+            self._queue.append(Job(lambda _job: warm_up(), "import of the libraries"))
+        self._thread = threading.Thread(target=self._loop, name="pipeline", daemon=True)
+        self._thread.start()
+
+    # What the handlers ask for
+
+    def submit(self, work: Callable[[Job], T], name: str, is_load: bool = False, batch: Batch | None = None) -> Job[T]:
+        """Queue ``work``. Raises QueueFull when ``max_queue`` jobs wait already, Cancelled when shutting down."""
+        job: Job[T] = Job(work, name, is_load, batch)
+        with self._changed:
+            if self._closed:
+                raise Cancelled("the backend is shutting down")
+            self._queue = deque(waiting for waiting in self._queue if not waiting.cancelled)
+            if len(self._queue) >= self._max_queue:
+                raise QueueFull(
+                    f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
+                    f"{self._max_queue}): try again later"
+                )
+            self._queue.append(job)
+            self._changed.notify_all()
+        return job
+
+    def load(self, identity: str, prepare: Callable[[Job, Any], Callable[[], Any]]) -> Job[Any]:
+        """Queue a load in two halves.
+
+        ``prepare(job, current_model)`` checks all that can be checked and returns the second half; its failure leaves
+        the earlier model serving. Then the earlier model is dropped and the second half builds the new one; a failure
+        there leaves none. The job's result is the new model.
+        """
+
+        def work(job: Job) -> Any:
+            build = prepare(job, self._slot.model)
+            had_model = self._slot.model is not None
+            self._drop()
+            try:
+                model = build()
+                job.check()
+            except BaseException as error:
+                model = None
+                self._drop()
+                raise _after_drop(error, had_model, job.name) from None
+            self._slot = _Slot(identity, model)
+            return model
+
+        return self.submit(work, f"load of {identity!r}", is_load=True)
+
+    def generate(
+        self, work: Callable[[Job, Any], T], name: str, identity: str = "", batch: Batch | None = None
+    ) -> Job[T]:
+        """Queue ``work(job, model)`` on the model that is loaded when its turn comes.
+
+        ``identity``: the model that the request means; another one may have been loaded while it waited. ``batch``:
+        how the work may be done together with that of its neighbors in the queue.
+        """
+        self.require_model()
+
+        def on_model(job: Job) -> T:
+            if self._slot.model is None:
+                raise ModelNotLoaded()
+            if identity and self._slot.identity and identity != self._slot.identity:
+                raise ModelMismatch(self._slot.identity, identity)
+            result = work(job, self._slot.model)
+            self.metrics = Metrics(job.step, time.monotonic() - job.started_at)
+            return result
+
+        return self.submit(on_model, name, batch=batch)
+
+    def require_model(self) -> None:
+        """Raise ModelNotLoaded unless a model is loaded or a load is under way."""
+        if self._slot.model is None and not self._load_pending():
+            raise ModelNotLoaded()
+
+    def free(self, timeout: float) -> bool:
+        """Cancel everything, drop the model, give the memory back. False if it still winds down after ``timeout`` s."""
+        dropped = Job(lambda _job: self._drop(), "Free")
+        with self._changed:
+            self._cancel_all("the model is being freed")
+            self._queue.appendleft(dropped)
+            self._changed.notify_all()
+        try:
+            dropped.wait(timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def shutdown(self, timeout: float) -> bool:
+        """Cancel everything and take no more work. False if the running job has not stopped after ``timeout`` s."""
+        with self._changed:
+            self._closed = True
+            self._cancel_all("the backend is shutting down")
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # What Status and the interceptors read; none of it waits for a job
+
+    @property
+    def identity(self) -> str:
+        return self._slot.identity
+
+    @property
+    def model(self) -> Any:
+        return self._slot.model
+
+    @property
+    def running(self) -> tuple[Job, ...]:
+        """The job that runs, or the jobs that run as one call."""
+        return self._running
+
+    @property
+    def state(self) -> State:
+        if self._running:
+            return State.BUSY
+        return State.UNINITIALIZED if self._slot.model is None else State.READY
+
+    # The worker thread
+
+    def _loop(self) -> None:
+        while jobs := self._next():
+            if len(jobs) > 1 and jobs[0].batch is not None:
+                began = time.monotonic()
+                if jobs[0].batch.run(jobs, self._slot.model):
+                    self.metrics = Metrics(jobs[0].step, time.monotonic() - began)
+            else:
+                jobs[0].run()
+            if any(job.failed for job in jobs):
+                release_memory()
+            self._finish(jobs)
+
+    def _finish(self, jobs: tuple[Job, ...]) -> None:
+        """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it
+        loaded, alive until the next one ends."""
+        with self._changed:
+            self._running = ()
+        for job in jobs:
+            job.settle()
+
+    def _next(self) -> tuple[Job, ...]:
+        """The next job, with those right behind it that may run in the same call; () at the end."""
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return ()
+            first = self._queue.popleft()
+            jobs = [first]
+            while first.batch and len(jobs) < first.batch.limit and self._queue and _together(first, self._queue[0]):
+                jobs.append(self._queue.popleft())
+            self._running = tuple(jobs)
+            return self._running
+
+    def _load_pending(self) -> bool:
+        with self._changed:
+            jobs = (*self._queue, *self._running)
+            return any(job.is_load and not job.cancelled for job in jobs)
+
+    def _cancel_all(self, reason: str) -> None:
+        for job in (*self._queue, *self._running):
+            job.cancel(reason)
+        self._queue.clear()
+
+    def _drop(self) -> None:
+        if self._slot.model is not None:
+            log.info("freeing %s", self._slot.identity)
+        self._slot = _Slot()
+        release_memory()
+        self._freeze_imports()
+
+    def _freeze_imports(self) -> None:
+        """What a model's modules made stays for good: later collections, which hold up Health, need not look at it.
+
+        Between two models, so that neither is taken for a part of it.
+        """
+        if len(sys.modules) > self._frozen_modules:
+            gc.freeze()
+            self._frozen_modules = len(sys.modules)
+
+
+def _after_drop(error: BaseException, had_model: bool, name: str) -> BackendError:
+    ours = as_ours(error, name)
+    if had_model and not isinstance(ours, Cancelled):
+        ours.args = (f"{ours} (the earlier model was freed already: no model is loaded now)",)
+    return ours
+
+
+def _together(first: Job, other: Job) -> bool:
+    return first.batch is not None and other.batch is not None and first.batch.key == other.batch.key
+
+
+def release_memory() -> None:
+    """Collect garbage and hand the accelerator's cached blocks back. Imports nothing that is not there already."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

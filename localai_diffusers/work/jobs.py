@@ -1,0 +1,142 @@
+"""One piece of work for the pipeline's thread: its control while it runs, and the handle of whoever waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from localai_diffusers.errors import (
+    BackendError,
+    Cancelled,
+    GenerationFailed,
+    OutOfMemory,
+    is_out_of_memory,
+    status_message,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a job may run together with its neighbors in the queue: those of the same ``key``, at most ``limit``.
+
+    ``item`` is what this job brings; ``run(jobs, model)`` does the work of all, keeps each job's result or error, and
+    says whether it was one call.
+    """
+
+    key: Hashable
+    limit: int
+    item: Any
+    run: Callable[[Sequence[Job], Any], bool]
+
+
+class Job(Generic[T]):
+    """One piece of work for the worker thread, and the handle to wait for it or to cancel it."""
+
+    def __init__(self, work: Callable[[Job], T], name: str, is_load: bool = False, batch: Batch | None = None) -> None:
+        self.name = name
+        self.is_load = is_load
+        self.batch = batch
+        self.step = 0
+        self.total_steps = 0
+        self.started_at = 0.0
+        self._work = work
+        self._reason = ""
+        self._cancelled = threading.Event()
+        self._settled = threading.Event()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def cancel(self, reason: str) -> None:
+        """Ask the work to stop at its next :meth:`check`; whoever waits is answered at once."""
+        self._reason = self._reason or reason
+        self._cancelled.set()
+        self._settled.set()
+        self._work = Job.check  # what the work holds (decoded pictures) need not wait for its turn in the queue
+
+    def check(self) -> None:
+        """Raise Cancelled if somebody asked for it. Called between steps, components and frames."""
+        if self._cancelled.is_set():
+            raise Cancelled(f"{self.name} was cancelled: {self._reason}")
+
+    def report(self, step: int, total: int) -> None:
+        """Note how far the denoising is, in inference steps."""
+        self.step, self.total_steps = step, total
+        self.check()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def run(self, work: Callable[[Job], T] | None = None) -> None:
+        """Do the work (or the rest of it that ``work`` is) on this thread; keep its result or error for the waiter."""
+        self.started_at = time.monotonic()
+        try:
+            self.check()
+            self._result = (work or self._work)(self)
+        except BaseException as error:  # noqa: BLE001 - kept for the one who waits
+            self._error = as_ours(error, self.name)
+            for kept in (error, self._error):  # their frames hold the pipeline's tensors
+                kept.__traceback__ = kept.__context__ = kept.__cause__ = None
+        finally:
+            self._work = Job.check  # who waits may keep the job for long, and with it what its work holds
+
+    def settle(self) -> None:
+        """Let whoever waits have the result."""
+        self._settled.set()
+
+    def wait(self, timeout: float | None = None) -> T:
+        """The work's result. Raises its error, Cancelled when cancelled first, TimeoutError after ``timeout`` s."""
+        if not self._settled.wait(timeout):
+            raise TimeoutError(f"{self.name} still runs after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        self.check()
+        return self._result  # type: ignore[return-value]
+
+
+def as_ours(error: BaseException, name: str) -> BackendError:
+    """The error as one of ours; the unexpected with its traceback in the log."""
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+        log.error("%s ran out of memory: %s", name, status_message(error))
+        return OutOfMemory(
+            f"{name} ran out of memory ({status_message(error)}). Ask for a smaller size, fewer frames, or "
+            "load with low_vram: true, options: offload:sequential or vae_tiling:true"
+        )
+    if isinstance(error, BackendError):
+        return error
+    log.error("%s failed\n%s", name, "".join(traceback.format_exception(error)))
+    return GenerationFailed(status_message(error))
+
+
+class JobGroup:
+    """The control of several jobs that run as one call: it goes on as long as one of them is wanted."""
+
+    def __init__(self, jobs: Sequence[Job[Any]]) -> None:
+        self.jobs = jobs
+
+    @property
+    def step(self) -> int:
+        return self.jobs[0].step
+
+    def check(self) -> None:
+        """Raise Cancelled once all the jobs are."""
+        if all(job.cancelled for job in self.jobs):
+            self.jobs[0].check()
+
+    def report(self, step: int, total: int) -> None:
+        """Note how far the denoising is, for every job."""
+        for job in self.jobs:
+            job.step, job.total_steps = step, total
+        self.check()

@@ -1,0 +1,114 @@
+"""Which picture fills which argument, and at what size: asked of real tiny pipelines."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size
+from tests.support import FolderCase, image_request, zoo_model
+
+
+def media(name: str, **fields: Any) -> tuple[dict[str, Any], list[str]]:
+    """Media and size arguments for the zoo's pipeline ``name``, and the notes."""
+    notes: list[str] = []
+    request, pipeline = image_request("a cat", **fields), zoo_model(name).pipeline
+    found = media_arguments(request, pipeline, notes)
+    return found | output_size(request, pipeline, found, notes), notes
+
+
+class ArgumentsTest(FolderCase):
+    def test_one_picture_is_the_image(self) -> None:
+        found, _ = media("StableDiffusionImg2ImgPipeline", src=self.picture(color="red"))
+        self.assertEqual(found["image"].getpixel((0, 0)), (255, 0, 0))
+
+    def test_two_pictures_are_image_and_mask_where_there_is_a_mask_parameter(self) -> None:
+        pair = [self.picture("a", color="red"), self.picture("b", color="white")]
+        found, _ = media("StableDiffusionInpaintPipeline", ref_images=pair)
+        self.assertEqual((found["image"].mode, found["mask_image"].mode), ("RGB", "L"))
+        found, _ = media("QwenImageEditPlusPipeline", ref_images=pair)
+        self.assertEqual([image.getpixel((0, 0)) for image in found["image"]], [(255, 0, 0), (255, 255, 255)])
+
+    def test_an_editor_of_several_pictures_takes_a_gray_one_of_two_for_its_mask(self) -> None:
+        red, white = self.picture("a", color="red"), self.picture("b", color="white")
+        found, _ = media("BriaFibo2Pipeline", ref_images=[red, white])
+        self.assertEqual((found["image"].mode, found["mask"].mode), ("RGB", "L"))
+        for pictures in ([red, self.picture("c", color="blue")], [red, white, white]):
+            found, _ = media("BriaFibo2Pipeline", ref_images=pictures)
+            self.assertEqual((len(found["image"]), "mask" in found), (len(pictures), False))
+
+    def test_the_jsons_mask_goes_to_the_mask_and_its_image_to_the_image(self) -> None:
+        found, _ = media("StableDiffusionXLInpaintPipeline", **self.inpainting())
+        self.assertEqual(found["image"].getpixel((0, 0)), (255, 0, 0))
+        self.assertEqual(found["mask_image"].getpixel((0, 0)), 255)
+
+    def test_a_control_image_comes_second(self) -> None:
+        pair = [self.picture("a", color="red"), self.picture("b", color="blue")]
+        found, _ = media("StableDiffusionControlNetImg2ImgPipeline", ref_images=pair)
+        self.assertEqual(
+            [found[name].getpixel((0, 0)) for name in ("image", "control_image")], [(255, 0, 0), (0, 0, 255)]
+        )
+
+    def test_more_pictures_than_the_pipeline_takes_are_refused(self) -> None:
+        with self.assertRaisesRegex(InvalidRequest, r"brings 2 pictures .*takes 1 \(image\)"):
+            media("StableDiffusionImg2ImgPipeline", ref_images=[self.picture("a"), self.picture("b")])
+
+
+class SizeTest(FolderCase):
+    def test_image_to_image_keeps_the_sources_aspect_within_the_request(self) -> None:
+        found, notes = media("FluxImg2ImgPipeline", src=self.picture(size=(200, 100)), width=64, height=64)
+        self.assertEqual((found["image"].size, found["width"], found["height"]), ((64, 32), 64, 32))
+        self.assertIn("200x100 is taken at 64x32", notes[0])
+
+    def test_a_small_source_is_not_enlarged(self) -> None:
+        found, _ = media("StableDiffusionImg2ImgPipeline", src=self.picture(size=(64, 48)), width=512, height=512)
+        self.assertEqual(found["image"].size, (64, 48))
+
+    def test_a_source_is_rounded_to_what_the_model_takes(self) -> None:
+        for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline", "FluxImg2ImgPipeline"):
+            from localai_diffusers.pipeline.sizes import size_multiple
+
+            found, _ = media(name, src=self.picture(size=(101, 67)))
+            self.assertEqual(
+                [side % size_multiple(zoo_model(name).pipeline) for side in found["image"].size], [0, 0], name
+            )
+
+    def test_inpainting_takes_the_pictures_own_size_not_the_cores_512(self) -> None:
+        """Larger and smaller than 512, and not square."""
+        for size in ((96, 64), (640, 320)):
+            found, _ = media("FluxInpaintPipeline", **self.inpainting(size))
+            self.assertEqual(
+                (found["image"].size, found["mask_image"].size, (found["width"], found["height"])), (size, size, size)
+            )
+
+    def test_a_mask_of_another_size_is_brought_to_the_pictures(self) -> None:
+        pair = [self.picture("a", (96, 64)), self.picture("b", (32, 32))]
+        found, _ = media("StableDiffusionInpaintPipeline", ref_images=pair, width=512, height=512)
+        self.assertEqual((found["image"].size, found["mask_image"].size), ((96, 64), (96, 64)))
+
+    def test_an_upscalers_source_stays_as_it_is(self) -> None:
+        found, notes = media("StableDiffusionUpscalePipeline", src=self.picture(size=(100, 50)), width=64, height=64)
+        self.assertEqual((found["image"].size, notes), ((100, 50), []))
+
+    def test_a_requested_size_is_rounded_to_the_nearest_and_noted(self) -> None:
+        from localai_diffusers.pipeline.sizes import size_multiple
+
+        multiple = size_multiple(zoo_model("FluxPipeline").pipeline)
+        found, notes = media("FluxPipeline", width=10 * multiple + 1, height=8 * multiple - 1)
+        self.assertEqual((found["width"], found["height"]), (10 * multiple, 8 * multiple))
+        self.assertIn("is rounded to", notes[0])
+
+    def test_without_a_size_the_pipelines_default_stands(self) -> None:
+        self.assertEqual(media("FluxPipeline"), ({}, []))
+
+    def test_one_side_alone_is_passed_on(self) -> None:
+        self.assertEqual(media("FluxPipeline", width=64)[0], {"width": 64})
+
+    def test_a_pipeline_without_a_size_gets_none(self) -> None:
+        found, _ = media("StableDiffusionUpscalePipeline", src=self.picture(), width=64, height=64)
+        self.assertEqual(found.keys(), {"image"})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,124 @@
+"""The form in which an argument takes its media: of classes that few others are like."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+from unittest import mock
+
+import diffusers
+import numpy
+from PIL import Image
+
+import diffusers_dynamic_loader as loader
+from localai_diffusers.generation.arguments import media_forms
+from localai_diffusers.media.tracks import AudioTrack
+from localai_diffusers.pipeline import signatures
+from localai_diffusers.pipeline.signatures import parameters_of
+
+WHITE = Image.new("RGB", (8, 6), "white")
+FRAMES = [WHITE] * 5
+
+
+def of(name: str) -> Any:
+    """An instance of the class that was never built: its signature is what counts."""
+    cls = loader.get_pipeline_registry()[name]
+    return cls.__new__(cls)
+
+
+def form(name: str, **media: Any) -> dict[str, Any]:
+    return media_forms.in_form(media, of(name))
+
+
+class FormTest(unittest.TestCase):
+    def test_an_autoencoder_of_four_channels_gets_transparency(self) -> None:
+        pipeline = of("QwenImageLayeredPipeline")
+        pipeline.vae = mock.Mock(config=mock.Mock(input_channels=4))
+        self.assertEqual(media_forms.in_form({"image": WHITE}, pipeline)["image"].mode, "RGBA")
+
+    def test_a_video_that_must_be_a_tensor_has_the_layout_that_the_call_takes_apart(self) -> None:
+        self.assertEqual(tuple(form("AnyFlowFARPipeline", video=FRAMES)["video"].shape), (1, 5, 3, 6, 8))
+        made = form("EasyAnimateInpaintPipeline", video=FRAMES, mask_video=FRAMES)
+        self.assertEqual(tuple(made["video"].shape), (1, 3, 5, 6, 8))
+        self.assertEqual((float(made["video"].max()), float(made["mask_video"].max())), (1.0, 255.0))
+        self.assertEqual(tuple(made["mask_video"].shape), (1, 1, 5, 6, 8))
+        self.assertEqual(tuple(form("EasyAnimateControlPipeline", ref_image=WHITE)["ref_image"].shape), (1, 3, 1, 6, 8))
+
+    def test_a_tensor_annotation_alone_changes_nothing(self) -> None:
+        """FluxFill calls its picture a tensor, and its processor takes a picture."""
+        self.assertEqual(form("FluxFillPipeline", image=WHITE), {})
+        self.assertEqual(form("WanImageToVideoPipeline", image=WHITE), {})
+
+    def test_one_picture_comes_in_a_list_where_only_lists_are_taken(self) -> None:
+        for name, key in (
+            ("WanVACEPipeline", "reference_images"),
+            ("JoyImageEditPlusPipeline", "images"),
+            ("OmniGenPipeline", "input_images"),
+            ("StableCascadeCombinedPipeline", "images"),
+            ("ZImageOmniPipeline", "image"),
+            ("AnimateDiffControlNetPipeline", "conditioning_frames"),
+        ):
+            self.assertEqual(form(name, **{key: WHITE})[key], [WHITE], name)
+        self.assertEqual(form("FluxKontextPipeline", image=WHITE), {})
+
+    def test_examples_of_a_task_are_rows_and_the_last_cell_is_to_be_made(self) -> None:
+        one, two, three = (Image.new("RGB", (8, 8)) for _ in range(3))
+        self.assertEqual(form("VisualClozePipeline", image=one)["image"], [[one, None]])
+        self.assertEqual(form("VisualClozePipeline", image=[one, two])["image"], [[one, two, None]])
+        self.assertEqual(form("VisualClozePipeline", image=[one, two, three])["image"], [[one, two], [three, None]])
+
+
+class TagsTest(unittest.TestCase):
+    def test_pictures_that_the_prompt_must_name_are_named(self) -> None:
+        self.assertEqual(
+            media_forms.tagged("a dog", {"input_images": [WHITE, WHITE]}),
+            "<img><|image_1|></img> <img><|image_2|></img> a dog",
+        )
+        named = "as <img><|image_1|></img> but red"
+        self.assertEqual(media_forms.tagged(named, {"input_images": [WHITE]}), named)
+        self.assertEqual(media_forms.tagged("a dog", {"image": WHITE}), "a dog")
+
+
+class ConditionsTest(unittest.TestCase):
+    def test_the_first_picture_comes_at_the_start_and_the_last_at_the_end(self) -> None:
+        for name, place, end in (("LTXConditionPipeline", "frame_index", 80), ("LTX2ConditionPipeline", "index", -1)):
+            kinds = signatures.condition_parameters(parameters_of(loader.get_pipeline_registry()[name]))
+            first, last = media_forms.conditions(kinds, [WHITE], WHITE, None, 81)["conditions"]
+            self.assertEqual((getattr(first, place), getattr(last, place)), (0, end), name)
+
+    def test_a_clip_goes_to_the_references_where_there_are_some(self) -> None:
+        kinds = signatures.condition_parameters(parameters_of(loader.get_pipeline_registry()["LTX2InContextPipeline"]))
+        found = media_forms.conditions(kinds, [WHITE], None, FRAMES, 81)
+        self.assertEqual(
+            {name: len(each) for name, each in found.items()}, {"conditions": 1, "reference_conditions": 1}
+        )
+        self.assertEqual(found["reference_conditions"][0].frames, FRAMES)
+
+    def test_known_frames_are_kept_and_the_others_made(self) -> None:
+        found = media_forms.around(WHITE, Image.new("RGB", (4, 4)), 5, parameters_of(diffusers.WanVACEPipeline))
+        self.assertEqual([mask.getpixel((0, 0)) for mask in found["mask"]], [0, 255, 255, 255, 0])
+        self.assertEqual({frame.size for frame in found["video"]}, {(8, 6)})
+
+
+class SoundTest(unittest.TestCase):
+    TRACK = AudioTrack(numpy.zeros((1, 100), numpy.float32), 16000)
+
+    def shape(self, name: str, key: str, channels: int = 2) -> tuple[int, ...]:
+        pipeline = of(name)
+        vae = mock.Mock(config=mock.Mock(audio_channels=channels))
+        with mock.patch.object(type(pipeline), "vae", vae, create=True):
+            return tuple(media_forms.sound(key, self.TRACK, pipeline)[key].shape)
+
+    def test_a_batch_where_the_call_says_so_and_the_models_channels(self) -> None:
+        self.assertEqual(self.shape("AceStepPipeline", "src_audio"), (2, 100))
+        self.assertEqual(self.shape("StableAudio3AudioToAudioPipeline", "audio"), (1, 2, 100))
+        self.assertEqual(self.shape("StableAudioPipeline", "initial_audio_waveforms"), (1, 2, 100))
+
+    def test_an_array_of_one_channel_where_one_is_taken(self) -> None:
+        self.assertEqual(
+            media_forms.sound("raw_audio", self.TRACK, of("AudioDiffusionPipeline"))["raw_audio"].shape, (100,)
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()

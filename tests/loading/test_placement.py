@@ -1,0 +1,256 @@
+"""Device, dtype and offload: obeyed where they are asked for, chosen by rule where not, an error where impossible.
+
+These machines have no accelerator; what would be chosen on one is asked of the rules with torch's answers replaced.
+"""
+
+from __future__ import annotations
+
+import unittest
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile, folder_facts
+from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import placement
+from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.settings import Settings
+from tests.support import SHAPES_MODEL, load, spec_of
+from tests.zoo import checkpoint
+
+GIB = 2**30
+WITHOUT_ACCELERATOR = unittest.skipIf(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), "has an accelerator"
+)
+
+
+def facts(components: dict[str, str] | None = None, size: int = GIB, dtype: str = "BF16") -> ModelFacts:
+    named = {
+        name: ("diffusers", cls) for name, cls in (components or {"transformer": "FluxTransformer2DModel"}).items()
+    }
+    return ModelFacts(
+        Path("model"), "X", components=named, files=(WeightFile("transformer", Path("a.safetensors"), size, dtype),)
+    )
+
+
+def plan(model: ModelFacts | None = None, settings: Settings | None = None, **fields: Any) -> DevicePlan:
+    return placement.plan(spec_of("owner/name", **fields), model or folder_facts(SHAPES_MODEL), settings or Settings())
+
+
+def on_gpu(free: int = 24 * GIB, cards: int = 1) -> mock._patch:
+    """torch as it answers on a machine with CUDA cards."""
+    return mock.patch.multiple(
+        torch.cuda, is_available=lambda: True, device_count=lambda: cards, mem_get_info=lambda _device: (free, free)
+    )
+
+
+def anywhere(**fields: Any) -> dict[str, Any]:
+    """Fields without the device:cpu that spec_of adds: an option without effect, first in line."""
+    return {"Options": ["device:", *fields.pop("Options", [])], **fields}
+
+
+class DeviceTest(unittest.TestCase):
+    @WITHOUT_ACCELERATOR
+    def test_cuda_without_an_accelerator_is_an_error_that_names_the_way_out(self) -> None:
+        with self.assertRaisesRegex(LoadError, "CUDA is true.*options: device:cpu"):
+            plan(**anywhere(CUDA=True))
+
+    @WITHOUT_ACCELERATOR
+    def test_without_an_accelerator_the_cpu_is_taken(self) -> None:
+        self.assertEqual(plan(**anywhere()).device, "cpu")
+        self.assertEqual(plan(settings=Settings(xpu=True), **anywhere()).device, "cpu")
+
+    def test_the_option_overrides_cuda_and_the_environment(self) -> None:
+        with on_gpu():
+            self.assertEqual(plan(settings=Settings(device="cuda:1"), CUDA=True, Options=["device:cpu"]).device, "cpu")
+
+    def test_the_environment_overrides_cuda(self) -> None:
+        with on_gpu():
+            self.assertEqual(plan(settings=Settings(device="cpu"), **anywhere(CUDA=True)).device, "cpu")
+
+    @WITHOUT_ACCELERATOR
+    def test_a_device_that_is_unknown_or_not_there_is_refused(self) -> None:
+        for name, says in (
+            ("gpu", "unknown"),
+            ("cuda", "not available"),
+            ("cuda:1", "not available"),
+            ("mps", "not available"),
+            ("meta", "not available"),
+            ("cpu:x", "unknown"),
+        ):
+            with self.assertRaisesRegex(LoadError, f"device '{name}' is {says}"):
+                plan(Options=[f"device:{name}"])
+
+    def test_main_gpu_picks_the_card(self) -> None:
+        with on_gpu(cards=2):
+            self.assertEqual(plan(**anywhere(CUDA=True, MainGPU="1")).device, "cuda:1")
+            self.assertEqual(plan(**anywhere(CUDA=True)).device, "cuda:0")
+            self.assertEqual(plan(Options=["device:cuda:0"], MainGPU="1").device, "cuda:0")
+            with self.assertRaisesRegex(LoadError, "cuda:2 .*there are 2"):
+                plan(**anywhere(CUDA=True, MainGPU="2"))
+
+    def test_unset_cuda_takes_the_accelerator_if_the_weights_fit(self) -> None:
+        with on_gpu(free=24 * GIB):
+            self.assertEqual(plan(facts(size=10 * GIB), **anywhere()).device, "cuda:0")
+            self.assertEqual(plan(facts(size=40 * GIB), **anywhere(LowVRAM=True)).device, "cuda:0")
+            found = plan(facts(size=40 * GIB), **anywhere())
+        self.assertEqual(found.device, "cpu")
+        self.assertIn("this model runs on the CPU", found.notes[0])
+
+    def test_weights_count_in_the_dtype_that_they_will_have(self) -> None:
+        """20 GiB of fp32 are 10 GiB in bf16."""
+        with on_gpu(free=16 * GIB):
+            self.assertEqual(
+                plan(facts(size=20 * GIB, dtype="F32"), **anywhere(Options=["torch_dtype:bf16"])).device, "cuda:0"
+            )
+            self.assertEqual(plan(facts(size=20 * GIB, dtype="F32"), **anywhere()).device, "cpu")
+
+
+class DtypeTest(unittest.TestCase):
+    def test_what_is_asked_for_is_obeyed(self) -> None:
+        self.assertEqual(plan(Options=["torch_dtype:bf16"]).dtype, "bfloat16")
+        self.assertEqual(plan(DType="float16").dtype, "float16")
+        self.assertEqual(plan(Options=["torch_dtype:fp32"], F16Memory=True).dtype, "float32")
+
+    def test_an_unknown_one_is_refused(self) -> None:
+        for name in ("bf17", "int8", "q4_0"):
+            with self.assertRaisesRegex(LoadError, f"{name}.* is unknown"):
+                plan(Options=[f"torch_dtype:{name}"])
+
+    def test_unset_is_fp32_on_a_cpu_and_the_weights_own_on_an_accelerator(self) -> None:
+        self.assertEqual(plan().dtype, "float32")
+        with on_gpu():
+            self.assertEqual(plan(**anywhere(CUDA=True)).dtype, "float16")
+            self.assertEqual(plan(facts(dtype="BF16"), **anywhere(CUDA=True)).dtype, "bfloat16")
+            self.assertEqual(plan(facts(dtype="F8_E4M3"), **anywhere(CUDA=True)).dtype, "bfloat16")
+
+    def test_f16_on_a_gpu_is_fp16_but_bf16_for_flow_matching(self) -> None:
+        with on_gpu():
+            self.assertEqual(plan(**anywhere(CUDA=True, F16Memory=True)).dtype, "float16")
+            for name in (
+                "FluxPipeline",
+                "StableDiffusion3Pipeline",
+                "ZImagePipeline",
+                "QwenImagePipeline",
+                "SanaPipeline",
+            ):
+                self.assertEqual(
+                    plan(folder_facts(checkpoint(name)), **anywhere(CUDA=True, F16Memory=True)).dtype, "bfloat16", name
+                )
+
+    def test_f16_on_a_cpu_is_bf16_where_the_cpu_has_it(self) -> None:
+        for has, expected in ((True, "bfloat16"), (False, "float32")):
+            with mock.patch.object(placement, "_cpu_has_bf16", lambda has=has: has):
+                self.assertEqual(plan(F16Memory=True).dtype, expected)
+
+    def test_the_wan_vae_stays_in_fp32(self) -> None:
+        wan = folder_facts(checkpoint("WanPipeline"))
+        with on_gpu():
+            found = plan(wan, **anywhere(CUDA=True, F16Memory=True))
+        self.assertEqual((found.dtype, found.component_dtypes), ("bfloat16", {"vae": "float32"}))
+        self.assertEqual(plan(wan).component_dtypes, {})
+
+    def test_a_component_that_the_pipelines_code_hands_bf16_is_in_bf16(self) -> None:
+        where = load(checkpoint("ZImageOmniPipeline")).where
+        self.assertEqual((where.dtype, where.component_dtypes), ("float32", {"vae": "bfloat16"}))
+
+    def test_a_vae_keeps_its_dtype_only_where_the_pipelines_code_casts_to_it(self) -> None:
+        from diffusers import JoyImageEditPipeline, WanPipeline
+
+        planned = DevicePlan("cpu", "bfloat16", {"vae": "float32"})
+        self.assertEqual(placement.as_the_code_casts(planned, WanPipeline).component_dtypes, {"vae": "float32"})
+        self.assertEqual(placement.as_the_code_casts(planned, JoyImageEditPipeline).component_dtypes, {})
+
+    def test_sana_takes_its_bf16_variant_where_there_is_one(self) -> None:
+        sana = facts({"transformer": "SanaTransformer2DModel"})
+        files = (*sana.files, WeightFile("transformer", Path("a.bf16.safetensors"), GIB, "BF16"))
+        self.assertIsNone(placement.preferred_variant(spec_of("a/b"), sana))
+        with_variant = ModelFacts(sana.path, "X", components=sana.components, files=files)
+        self.assertEqual(placement.preferred_variant(spec_of("a/b"), with_variant), "bf16")
+
+
+class VariantTest(unittest.TestCase):
+    def test_f16_takes_fp16_files_if_they_exist_and_never_requires_them(self) -> None:
+        plain = facts()
+        with_fp16 = ModelFacts(
+            plain.path, "X", files=(*plain.files, WeightFile("transformer", Path("a.fp16.safetensors"), GIB, "F16"))
+        )
+        self.assertEqual(placement.preferred_variant(spec_of("a/b", F16Memory=True), with_fp16), "fp16")
+        self.assertIsNone(placement.preferred_variant(spec_of("a/b", F16Memory=True), plain))
+        self.assertIsNone(placement.preferred_variant(spec_of("a/b"), with_fp16))
+
+    def test_a_variant_that_is_asked_for_must_exist(self) -> None:
+        with self.assertRaisesRegex(LoadError, "variant:fp8 has no weight files.*variants none"):
+            placement.preferred_variant(spec_of("a/b", Options=["variant:fp8"]), facts())
+
+
+class OffloadTest(unittest.TestCase):
+    def test_low_vram_means_model_offload_on_an_accelerator(self) -> None:
+        with on_gpu():
+            self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True)).offload, "model")
+            self.assertEqual(plan(**anywhere(CUDA=True)).offload, "none")
+            self.assertEqual(
+                plan(settings=Settings(disable_cpu_offload=True), **anywhere(CUDA=True, LowVRAM=True)).offload, "none"
+            )
+            self.assertEqual(
+                plan(**anywhere(CUDA=True, LowVRAM=True, Options=["offload:sequential"])).offload, "sequential"
+            )
+
+    def test_low_vram_is_harmless_on_a_cpu(self) -> None:
+        found = plan(LowVRAM=True)
+        self.assertEqual((found.offload, found.notes), ("none", ()))
+
+    def test_an_unknown_mode_is_refused_and_one_without_effect_noted(self) -> None:
+        with self.assertRaisesRegex(LoadError, "offload:disk"):
+            plan(Options=["offload:disk"])
+        self.assertIn("offload:model", plan(Options=["offload:model"]).notes[0])
+
+    def test_an_offloaded_pipeline_is_never_moved_afterwards(self) -> None:
+        """The incumbent undid its offload by .to("cuda")."""
+        pipeline = mock.Mock()
+        placement.place(pipeline, DevicePlan("cuda:0", "float16", offload="model"))
+        pipeline.enable_model_cpu_offload.assert_called_once_with(device="cuda:0")
+        pipeline.to.assert_not_called()
+
+    def test_several_gpus_need_several_gpus(self) -> None:
+        with on_gpu(cards=1):
+            found = plan(**anywhere(CUDA=True, TensorParallelSize=2))
+        self.assertIsNone(found.device_map)
+        self.assertIn("there are 1", found.notes[-1])
+        with on_gpu(cards=2):
+            self.assertEqual(plan(**anywhere(CUDA=True, TensorParallelSize=2)).device_map, "balanced")
+        with self.assertRaisesRegex(LoadError, "device_map:auto"):
+            plan(Options=["device_map:auto"])
+
+
+class SwitchesTest(unittest.TestCase):
+    def test_switches_reach_the_components(self) -> None:
+        model = load(
+            SHAPES_MODEL, Options=["vae_tiling:true", "vae_slicing", "channels_last:true", "attention_slicing:false"]
+        )
+        self.assertTrue(model.pipeline.vae.use_tiling and model.pipeline.vae.use_slicing)
+        weight = model.pipeline.unet.conv_in.weight
+        self.assertTrue(weight.is_contiguous(memory_format=torch.channels_last))
+
+    def test_one_that_the_pipeline_lacks_is_noted(self) -> None:
+        model = load(checkpoint("DDPMPipeline"), Options=["vae_tiling:true", "fuse_qkv:true"])
+        self.assertIn("vae_tiling is not supported by DDPMPipeline", " ".join(model.notes))
+
+    def test_a_generator_on_a_device_that_is_not_there_is_refused_at_the_load(self) -> None:
+        with self.assertRaisesRegex(LoadError, "generator_device: device 'xpu:7'"):
+            plan(Options=["device:cpu", "generator_device:xpu:7"])
+
+    def test_an_unknown_attention_backend_is_refused(self) -> None:
+        with self.assertRaisesRegex(LoadError, "attention_backend:warp"):
+            load(SHAPES_MODEL, Options=["attention_backend:warp"])
+
+    def test_every_switch_is_a_placement_option(self) -> None:
+        from localai_diffusers.wire.load_spec import PLACEMENT_OPTIONS
+
+        self.assertLessEqual(placement._SWITCHES.keys(), PLACEMENT_OPTIONS.keys())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,116 @@
+"""Where a guidance scale goes, and what it is when nobody says: asked of real tiny pipelines."""
+
+from __future__ import annotations
+
+import unittest
+from types import SimpleNamespace
+from typing import Any
+
+from localai_diffusers.pipeline.guidance import embeds_guidance, guidance_arguments, is_distilled
+from tests.support import arguments_of, load, zoo_model
+from tests.zoo import checkpoint
+
+
+def part(**config: Any) -> SimpleNamespace:
+    return SimpleNamespace(config=SimpleNamespace(**config))
+
+
+class DistilledTest(unittest.TestCase):
+    def test_a_whole_token_of_the_name_tells(self) -> None:
+        for name in (
+            "sdxl-turbo",
+            "Z-Image-Turbo",
+            "FLUX.1-schnell",
+            "SDXL-Lightning",
+            "dreamshaper_8LCM.lcm",
+            "Hyper-SD15-1step",
+        ):
+            self.assertTrue(is_distilled([name], {}), name)
+
+    def test_a_part_of_a_token_does_not(self) -> None:
+        for name in ("turbocharged", "hyperion", "z-image", "lightningbug", "FLUX.1-dev", ""):
+            self.assertFalse(is_distilled([name], {}), name)
+
+    def test_a_flag_in_the_index_tells(self) -> None:
+        self.assertTrue(is_distilled(["flux2-klein"], {"is_distilled": True}))
+        self.assertFalse(is_distilled(["flux2-klein"], {"is_distilled": False}))
+
+
+class EmbeddedTest(unittest.TestCase):
+    def test_the_denoisers_config_tells(self) -> None:
+        self.assertTrue(embeds_guidance(SimpleNamespace(transformer=part(guidance_embeds=True))))
+        self.assertTrue(embeds_guidance(SimpleNamespace(unet=part(time_cond_proj_dim=256))))
+        self.assertFalse(embeds_guidance(SimpleNamespace(transformer=part(guidance_embeds=False), unet=None)))
+        self.assertFalse(embeds_guidance(SimpleNamespace(unet=part(time_cond_proj_dim=None))))
+
+
+class PipelinesTest(unittest.TestCase):
+    """The zoo's pipelines: Stable Diffusion, Flux, Qwen-Image (true CFG), Z-Image, LCM (embedded in the UNet)."""
+
+    def guidance(self, name: str, chosen: float | None, distilled: bool = False) -> dict[str, float]:
+        return guidance_arguments(zoo_model(name).pipeline, chosen, distilled)
+
+    def test_without_a_choice_the_pipelines_own_default_stands(self) -> None:
+        for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline"):
+            self.assertEqual(self.guidance(name, None), {}, name)
+
+    def test_a_choice_goes_to_guidance_scale(self) -> None:
+        for name in ("StableDiffusionPipeline", "ZImagePipeline", "WanPipeline", "LatentConsistencyModelPipeline"):
+            self.assertEqual(self.guidance(name, 3.5), {"guidance_scale": 3.5}, name)
+
+    def test_a_distilled_model_gets_0(self) -> None:
+        self.assertEqual(self.guidance("StableDiffusionXLPipeline", None, True), {"guidance_scale": 0.0})
+        self.assertEqual(self.guidance("ZImagePipeline", None, True), {"guidance_scale": 0.0})
+
+    def test_a_choice_is_before_the_distilled_rule(self) -> None:
+        self.assertEqual(self.guidance("ZImagePipeline", 2.0, True), {"guidance_scale": 2.0})
+
+    def test_embedded_guidance_is_left_to_its_default_though_distilled(self) -> None:
+        self.assertEqual(self.guidance("LatentConsistencyModelPipeline", None, True), {})
+        self.assertEqual(self.guidance("SanaSprintPipeline", None, True), {})
+
+    def test_qwen_means_true_cfg_by_it(self) -> None:
+        self.assertEqual(self.guidance("QwenImagePipeline", 4.0), {"true_cfg_scale": 4.0})
+
+
+class GalleryTest(unittest.TestCase):
+    """YAMLs of LocalAI's gallery, as they arrive on the wire."""
+
+    def test_qwen_images_cfg_scale_0_leaves_true_cfg_scale_to_its_option(self) -> None:
+        model = load(checkpoint("QwenImagePipeline"), Options=["true_cfg_scale:4.0"], CFGScale=0)
+        arguments = arguments_of(model, "a cat", negative_prompt="")
+        self.assertEqual(arguments["true_cfg_scale"], 4.0)
+        self.assertEqual(arguments["negative_prompt"], "")
+        self.assertNotIn("guidance_scale", arguments)
+
+    def test_flux_dev_gets_its_cfg_scale_as_embedded_guidance(self) -> None:
+        arguments = arguments_of(load(checkpoint("FluxPipeline"), CFGScale=1), "a cat")
+        self.assertEqual(arguments["guidance_scale"], 1.0)
+        self.assertNotIn("negative_prompt", arguments)
+
+    def test_a_schedule_has_a_scale_for_each_step_and_gives_way_to_one_for_all(self) -> None:
+        ideogram = zoo_model("Ideogram4Pipeline")
+        self.assertEqual(arguments_of(ideogram, step=3)["guidance_schedule"], [7.0, 7.0, 7.0])
+        self.assertEqual(arguments_of(ideogram, step=48)["guidance_schedule"][-4:], [7.0, 3.0, 3.0, 3.0])
+        chosen = arguments_of(load(checkpoint("Ideogram4Pipeline"), CFGScale=2.5), step=3)
+        self.assertEqual((chosen["guidance_scale"], chosen["guidance_schedule"]), (2.5, None))
+
+    def test_a_choice_goes_to_the_guidance_by_another_name_where_there_is_no_plain_one(self) -> None:
+        for name, argument in (
+            ("HunyuanImagePipeline", "distilled_guidance_scale"),
+            ("StableCascadeCombinedPipeline", "prior_guidance_scale"),
+        ):
+            self.assertEqual(arguments_of(load(checkpoint(name), CFGScale=2.5))[argument], 2.5)
+
+    def test_a_real_0_comes_by_option(self) -> None:
+        for option in ("guidance_scale:0", "cfg_scale:0"):
+            model = load(checkpoint("StableDiffusionPipeline"), Options=[option], CFGScale=7)
+            self.assertEqual(arguments_of(model, "a cat")["guidance_scale"], 0.0)
+
+    def test_the_option_is_before_cfg_scale(self) -> None:
+        model = load(checkpoint("StableDiffusionPipeline"), Options=["guidance_scale:3"], CFGScale=7)
+        self.assertEqual(arguments_of(model, "a cat")["guidance_scale"], 3.0)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,43 @@
+"""A class without a call of its own runs its method for what the request brings."""
+
+from __future__ import annotations
+
+import unittest
+
+from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.pipeline.signatures import has_call, parameters_of
+from tests.support import FolderCase, generate, zoo_model
+
+PROMPT = "a red circle on a blue background"
+FIELDS = {"width": 64, "height": 64, "step": 2, "seed": 3}
+
+
+class MethodCallsTest(FolderCase):
+    def test_text_a_picture_and_both_run_three_methods(self) -> None:
+        model, source = zoo_model("VersatileDiffusionPipeline"), self.picture()
+        pictures = {
+            generate(model, prompt, **FIELDS, **more)[0].tobytes()
+            for prompt, more in ((PROMPT, {}), ("", {"src": source}), (PROMPT, {"src": source}))
+        }
+        self.assertEqual(len(pictures), 3)
+
+    def test_a_method_that_fails_leaves_the_shared_modules_as_they_were(self) -> None:
+        model, source = zoo_model("VersatileDiffusionPipeline"), self.picture()
+        before = generate(model, PROMPT, **FIELDS)[0].tobytes()
+        for prompt in (PROMPT, ""):  # two pictures are too many, for methods that have exchanged modules by then
+            with self.assertRaisesRegex(InvalidRequest, "2 pictures"):
+                generate(model, prompt, **FIELDS, src=source, ref_images=[self.picture("other", color="blue")])
+            self.assertEqual(generate(model, PROMPT, **FIELDS)[0].tobytes(), before)
+
+    def test_what_no_method_does_is_refused_with_what_they_do(self) -> None:
+        with self.assertRaisesRegex(InvalidRequest, r"text_to_image \(prompt\)"):
+            generate(zoo_model("VersatileDiffusionPipeline"), PROMPT, **self.inpainting())
+
+    def test_its_signature_is_that_of_all_its_methods(self) -> None:
+        pipeline = zoo_model("VersatileDiffusionPipeline").pipeline
+        self.assertFalse(has_call(type(pipeline)))
+        self.assertLessEqual({"prompt", "image", "text_to_image_strength"}, parameters_of(pipeline).keys())
+
+
+if __name__ == "__main__":
+    unittest.main()
