@@ -12,11 +12,13 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 _FILES = "files and words that people bring: not yet"
 _REQUESTS = "what the YAML says, and what was served: not yet"
+# Those that print PASS now, by name, one a line.
+_MENDED: set[str] = set()
 # A script that prints PASS again leaves this table: its test says so.
 EXPECTED_FAILURES = {
     name: _REQUESTS if name.startswith(("with_", "after_")) else _FILES
     for name in (path.stem for path in FOLDER.glob("[a-z]*.py"))
-    if not name.startswith("test_")
+    if not name.startswith("test_") and name not in _MENDED
 }
 
 
