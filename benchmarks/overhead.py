@@ -96,7 +96,8 @@ def main() -> None:
         with Backend() as backend:
             starts.append(backend.seconds_to_health)
     say(
-        f"exec to first Health: {statistics.median(starts):.2f} s (of {len(starts)} starts, {min(starts):.2f} to {max(starts):.2f})"
+        f"exec to first Health: {statistics.median(starts):.2f} s "
+        f"(of {len(starts)} starts, {min(starts):.2f} to {max(starts):.2f})"
     )
     with Backend(OMP_NUM_THREADS="1") as backend:
         first = seconds(lambda: backend.load(SHAPES_MODEL))
@@ -107,7 +108,8 @@ def main() -> None:
     for what, ours, plain in (("load", loads, plain_loads), (f"picture of {STEPS} steps", made, plain_made)):
         mine, theirs = statistics.median(ours), statistics.median(plain)
         say(
-            f"{what}: {mine:.3f} s through the server, {theirs:.3f} s plain, {(mine - theirs) * 1000:+.0f} ms ({mine / theirs:.2f}x)"
+            f"{what}: {mine:.3f} s through the server, {theirs:.3f} s plain, "
+            f"{(mine - theirs) * 1000:+.0f} ms ({mine / theirs:.2f}x)"
         )
 
 

@@ -128,7 +128,8 @@ def ip_adapter(path: Path, width: int = 32, name: str = "StableDiffusionPipeline
 
 
 def gguf(weights: Weights, path: Path, **texts: str) -> Path:
-    """The weights as a GGUF: what is wide enough in blocks of 8 bits, the rest in fp32; ``texts`` are general.* metadata."""
+    """The weights as a GGUF: what is wide enough in blocks of 8 bits, the rest in fp32;
+    ``texts`` are general.* metadata."""
     from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
     writer, blocks = GGUFWriter(str(path), "test"), GGMLQuantizationType.Q8_0

@@ -1,4 +1,5 @@
-"""LocalAI's half of the conversation: its documented and gallery YAMLs, and what its core makes of them and of a request.
+"""LocalAI's half of the conversation: its documented and gallery YAMLs, and what its core makes of them and of a
+request.
 
 The YAMLs are ours, reduced to the keys that reach a backend; a gallery entry is the file that its `url` names with its
 overrides. The translations follow LocalAI's core/backend/options.go and core/http/endpoints (openai/image.go,
@@ -208,8 +209,8 @@ def _diffusers(config: Config) -> Config:
 
 
 def install(stand_in: Path, config: Config, models: Path) -> Path:
-    """Put ``stand_in`` where the core keeps the model of ``config`` in the folder ``models``: a file under its own name, a
-    Hub repo as a managed artifact. Returns what ModelFile will be."""
+    """Put ``stand_in`` where the core keeps the model of ``config`` in the folder ``models``: a file under its own
+    name, a Hub repo as a managed artifact. Returns what ModelFile will be."""
     model = config["parameters"]["model"]
     if stand_in.is_file():
         return Path(shutil.copy(stand_in, models / model))
@@ -221,8 +222,8 @@ def install(stand_in: Path, config: Config, models: Path) -> Path:
 def model_options(config: Config, models: Path, model_file: Path | None = None) -> Any:
     """ModelOptions as core/backend/options.go fills it, language models' defaults included.
 
-    ``model_file``: a managed artifact's snapshot; without one ModelFile is the model's name below ``models``, there or not.
-    Where the YAML says cuda, ``device:cpu`` is added, which no user would.
+    ``model_file``: a managed artifact's snapshot; without one ModelFile is the model's name below ``models``, there or
+    not. Where the YAML says cuda, ``device:cpu`` is added, which no user would.
     """
     own, model = _diffusers(config), config["parameters"]["model"]
     cuda = bool(config.get("cuda") or own.get("cuda"))

@@ -255,7 +255,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def limit_memory(test: ServerCase, more: int) -> None:
-    """Let the test's server have ``more`` bytes beside what it has: a machine with little memory, until the test ends."""
+    """Let the test's server have ``more`` bytes beside what it has: a machine with little memory,
+    until the test ends."""
     pid = test.backend.process.pid
     limits = resource.prlimit(pid, resource.RLIMIT_AS)
     used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()

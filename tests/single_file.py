@@ -47,7 +47,8 @@ def write_checkpoint(folder: Path, file: Path) -> Path:
 
 
 def write_configs(folder: Path, target: Path) -> Path:
-    """Everything of the pipeline in ``folder`` but its weights: what ``options: config:`` may name. Returns ``target``."""
+    """Everything of the pipeline in ``folder`` but its weights: what ``options: config:`` may name.
+    Returns ``target``."""
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
     return target
 
@@ -71,7 +72,8 @@ def _swapped(key: str, names: Mapping[str, str]) -> str:
 
 
 def _unet(config: Mapping[str, Any]) -> Callable[[str], str]:
-    """Blocks in one row: each of the way down has its layers and then its downsampler, up layers + 1 and the upsampler."""
+    """Blocks in one row: each of the way down has its layers and then its downsampler,
+    up layers + 1 and the upsampler."""
     row = config["layers_per_block"] + 1
 
     def rename(key: str) -> str:

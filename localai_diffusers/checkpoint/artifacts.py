@@ -99,8 +99,8 @@ def fetch(
 
 
 def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual: Iterable[str]) -> Path:
-    """The one file of weights that ``location`` stands for: itself, ``wanted`` in it, one of the ``usual`` names, or its
-    only one. Raises LoadError listing what there is where that does not decide."""
+    """The one file of weights that ``location`` stands for: itself, ``wanted`` in it, one of the ``usual`` names, or
+    its only one. Raises LoadError listing what there is where that does not decide."""
     if location.kind in ("file", "repo_file"):
         return fetch(spec, location, field)
     name = wanted or _the_weight(list(_listed(spec, location, field)), str(location), field, usual)
@@ -111,7 +111,7 @@ def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual
 
 
 def weight_names(spec: LoadSpec, option: str, count: int, what: str) -> list[str]:
-    """A ``*_weight_name`` option for each of ``count`` adapters: one name for all, a comma-separated list, or a JSON list.
+    """A ``*_weight_name`` option for each of ``count`` adapters: one name for all, a list by commas or in JSON.
 
     Raises LoadError for another number of names.
     """

@@ -64,7 +64,8 @@ def locate(model: str, model_file: str, model_path: str) -> Location:
 
 
 def hub_location(model: str) -> Location:
-    """The Hub repo, or file of one, that ``model`` (repo id, huggingface:// or URL) names. LoadError for anything else."""
+    """The Hub repo, or file of one, that ``model`` (repo id, huggingface:// or URL) names.
+    LoadError for anything else."""
     url = _HUB_URL.fullmatch(model.partition("?")[0])
     if url:
         return Location("repo_file", repo=url["repo"], file=url["file"], revision=url["revision"])
@@ -137,7 +138,8 @@ class ModelFacts:
         return frozenset(set.intersection(*lone)) if lone and self.path.is_dir() else frozenset()
 
     def chosen_files(self, variant: str | None) -> list[WeightFile]:
-        """The files that a load with ``variant`` reads: per component the variant's where it has any, else the plain."""
+        """The files that a load with ``variant`` reads: per component the variant's where it has any,
+        else the plain."""
         chosen = []
         for component in dict.fromkeys(weights.component for weights in self.files):
             own = [weights for weights in self.files if weights.component == component]
@@ -269,7 +271,8 @@ def _check_shards(index: Path) -> None:
 
 
 def variant_of(file_name: str) -> str:
-    """The variant in the name of a weight file or its index ("fp16" in model.fp16-00001-of-00002.safetensors), "" if none."""
+    """The variant in the name of a weight file or its index ("fp16" in model.fp16-00001-of-00002.safetensors),
+    "" if none."""
     stem = re.sub(r"\.safetensors\.index|\.bin\.index|-\d{5}-of-\d{5}", "", file_name.rpartition(".")[0])
     return stem.partition(".")[2]
 
@@ -373,7 +376,8 @@ _GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 1
 
 
 def _refuse_language_model(path: Path) -> None:
-    """Raise LoadError for a GGUF that is broken or a language model: only those carry a tokenizer or a context length."""
+    """Raise LoadError for a GGUF that is broken or a language model:
+    only those carry a tokenizer or a context length."""
     try:
         keys = list(gguf_keys(path))
     except (OSError, ValueError, struct.error, UnicodeDecodeError) as error:

@@ -178,7 +178,8 @@ def _common_prefix(keys: Collection[str]) -> str:
 
 
 def _dequantize_others(model: Any, dtype: Any) -> None:
-    """Only linear layers compute on GGUF's blocks: any other quantized parameter (a table, a convolution) is unpacked."""
+    """Only linear layers compute on GGUF's blocks: any other quantized parameter (a table, a convolution)
+    is unpacked."""
     import torch
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 

@@ -1,4 +1,4 @@
-"""The same backend for a person at a terminal: ``python -m localai_diffusers.cli.__main__ demo | generate | catalogue``.
+"""The same backend for a person at a terminal: ``python -m localai_diffusers.cli demo | generate | catalogue``.
 
 ``demo`` and ``generate`` start the real server on a free port and talk gRPC to it, so that they show what LocalAI gets.
 """
@@ -33,9 +33,7 @@ _START_SECONDS = 60.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m localai_diffusers.cli.__main__", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m localai_diffusers.cli", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     demo = commands.add_parser("demo", help="load the shipped model and draw a sheet of pictures")
     demo.add_argument("--output", default="demo.png", help="the sheet (default: %(default)s)")

@@ -1,4 +1,5 @@
-"""Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it, or why none does."""
+"""Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it,
+or why none does."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _RPCS: Mapping[str, tuple[str, ...]] = {
     "prediction": ("Depth", "GenerateImage"),
 }
 _TEXT_INPUTS = ("prompt", "negative_prompt", "lyrics")
-# What no signature says, and the server tells only when the class is loaded or called: why diffusers 0.42.1 cannot run it.
+# What no signature says, and the server tells only when the class is loaded or called: why diffusers 0.42.1 cannot run
+# it.
 _CANNOT_RUN: Mapping[str, str] = {
     "BlipDiffusionPipeline": "its image encoder calls a function that transformers 5 no longer has",
     "BlipDiffusionControlNetPipeline": "its image encoder calls a function that transformers 5 no longer has",
@@ -89,7 +91,8 @@ def _zoo_names() -> frozenset[str] | None:
 
 
 def row(name: str) -> Row:
-    """The row of the class ``name``, whose module is imported. Raises KeyError for a name that diffusers does not have."""
+    """The row of the class ``name``, whose module is imported.
+    Raises KeyError for a name that diffusers does not have."""
     registry, zoo = loader.get_pipeline_registry(), _zoo_names()
     traits, done = loader.pipeline_traits(name), loader.pipeline_tasks(name)
     in_zoo = None if zoo is None else name in zoo

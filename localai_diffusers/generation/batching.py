@@ -4,8 +4,8 @@ Each keeps its own prompt and seed and is answered by itself. A member that was 
 the call fails, or memory is too short for all at once, every member runs alone, so that one bad member does not spoil
 the others.
 
-No signature tells whether a pipeline gives each its own picture: some pad short prompts to the longest without a mask, or
-mix up what they batch by themselves. So a model's first call is compared with one member's picture made alone.
+No signature tells whether a pipeline gives each its own picture: some pad short prompts to the longest without a mask,
+or mix up what they batch by themselves. So a model's first call is compared with one member's picture made alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an error inside a pipeline says about its call, read from the very expression that failed.
 
-``check_inputs`` says what it refuses. Many pipelines check nothing, or elsewhere, and then fail on their way to the first
-step: on a None that they take for a number, an index beyond a list, code that is not there.
+``check_inputs`` says what it refuses. Many pipelines check nothing, or elsewhere, and then fail on their way to the
+first step: on a None that they take for a number, an index beyond a list, code that is not there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _SHAPES = re.compile(
 _SHAPE_MAKERS = ("torch.cat()", "height and width must be")
 # What torch says of tensors of another dtype than the weights.
 _DTYPES = re.compile(
-    r"[Ii]nput type \(.*should be the same|same dtype|expected scalar type|must match dtype|not implemented for '(?:BFloat16|Half)'"
+    r"[Ii]nput type \(.*should be the same|same dtype|expected scalar type|must match dtype|"
+    r"not implemented for '(?:BFloat16|Half)'"
 )
 # What every request has: no suspects.
 _USUAL = frozenset(
@@ -83,8 +84,8 @@ def of_refusal(error: Exception, pipeline: Any, call: Call, step: int) -> Except
 def of_weights(error: Exception, pipeline: Any, own: type, call: Call, step: int) -> InvalidRequest | None:
     """The error as ours where the weights, loaded as ``own``, do not fit what the request made of them; None otherwise.
 
-    They may fit a sibling's components and not its input (Wan's for text have 16 channels in, those for pictures 36): no
-    config tells beforehand, so what fails before the first step is told as the request's.
+    They may fit a sibling's components and not its input (Wan's for text have 16 channels in, those for pictures 36):
+    no config tells beforehand, so what fails before the first step is told as the request's.
     """
     several = _several_pictures(pipeline, call.arguments)
     if is_out_of_memory(error) or (isinstance(error, BackendError) and not several):
@@ -116,7 +117,8 @@ def _several_pictures(pipeline: Any, arguments: Mapping[str, Any]) -> tuple[str,
 
 
 def of_code(error: Exception, pipeline: Any) -> NotSupported | None:
-    """The error as ours where diffusers' own code cannot run: a package, an attribute or an argument that is not there."""
+    """The error as ours where diffusers' own code cannot run: a package,
+    an attribute or an argument that is not there."""
     missing = missing_code(error) or _absent_component(error, pipeline)
     return NotSupported(f"{type(pipeline).__name__} cannot do this: {missing}") if missing else None
 
@@ -141,8 +143,8 @@ def missing_code(error: Exception) -> str:
 
 
 def of_arguments(error: Exception, pipeline: Any, arguments: Mapping[str, Any]) -> InvalidRequest | None:
-    """The error as ours where it is about the call's arguments: what diffusers raises on purpose, and what a method of the
-    pipeline fails to compute with them. Only for an error before the first step."""
+    """The error as ours where it is about the call's arguments: what diffusers raises on purpose, and what a method of
+    the pipeline fails to compute with them. Only for an error before the first step."""
     failure = site_of(error)
     if failure is None:
         return None
@@ -157,8 +159,8 @@ def of_arguments(error: Exception, pipeline: Any, arguments: Mapping[str, Any]) 
 
 
 def _suspected(parameters: Parameters, arguments: Mapping[str, Any]) -> str:
-    """What the request or the model's options set beyond the usual, where a method of the pipeline fails and does not say
-    of what (Helios unpacks its ``history_sizes`` far from where they come in); "" where nothing is."""
+    """What the request or the model's options set beyond the usual, where a method of the pipeline fails and does not
+    say of what (Helios unpacks its ``history_sizes`` far from where they come in); "" where nothing is."""
     unusual = [
         f"{name}={arguments[name]!r}"
         for name in parameters.keys() & arguments.keys() - _USUAL
@@ -174,7 +176,8 @@ def _is_text(name: str) -> bool:
 
 
 def of_shapes(error: Exception, pipeline: Any, arguments: Mapping[str, Any]) -> InvalidRequest | None:
-    """The error as ours where torch's tensors did not fit one another: then by the sizes that were asked for, or came."""
+    """The error as ours where torch's tensors did not fit one another: then by the sizes that were asked for,
+    or came."""
     by_torch = isinstance(error, RuntimeError) or any(maker in str(error) for maker in _SHAPE_MAKERS)
     what = measures(arguments) or "what the request brings"
     if isinstance(error, ZeroDivisionError):  # a size that is a part of a patch, a schedule of one step
@@ -197,8 +200,8 @@ def measures(arguments: Mapping[str, Any]) -> str:
 
 
 def of_dtypes(error: Exception, pipeline: Any) -> InvalidRequest | None:
-    """The error as ours where the pipeline's code makes tensors of another dtype than its weights were loaded in (Karras
-    VE draws its noise in fp32, whatever they are)."""
+    """The error as ours where the pipeline's code makes tensors of another dtype than its weights were loaded in
+    (Karras VE draws its noise in fp32, whatever they are)."""
     if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
         return None
     name = type(pipeline).__name__
@@ -235,8 +238,8 @@ def _missing(failure: FailureSite, used: list[str], parameters: Parameters, argu
 
 
 def _unusable(failure: FailureSite, used: list[str]) -> str:
-    """The plain values of the call that a method of the pipeline computed with: Text2Video-Zero counts ``t1`` steps from
-    the end."""
+    """The plain values of the call that a method of the pipeline computed with: Text2Video-Zero counts ``t1`` steps
+    from the end."""
     plain = [name for name in used if isinstance(failure.values[name], _PLAIN) and not _is_text(name)]
     said = ", ".join(f"{name}={failure.values[name]!r}" for name in plain)
     return (
@@ -253,8 +256,8 @@ def _is_missing_code(error: Exception) -> bool:
 
 
 def _what_is_missing(error: Exception, failure: FailureSite) -> str:
-    """The package that is missing, or that the failing name is imported from where it is installed; else what Python says
-    of diffusers' code."""
+    """The package that is missing, or that the failing name is imported from where it is installed; else what Python
+    says of diffusers' code."""
     package = error.name if isinstance(error, ModuleNotFoundError) else None
     if isinstance(error, NameError):
         package = _package_of(str(error.name), failure)

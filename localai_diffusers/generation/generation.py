@@ -90,8 +90,8 @@ def _check_one(payload: Payload, pipeline: Any, call: Call) -> None:
         given = call.arguments.get(name)
         if isinstance(given, list) and 1 < len(given) == len(payload.images or ()):
             raise InvalidRequest(
-                f"the request brings {len(given)} pictures for {name}, of which {type(pipeline).__name__} takes 1: it makes "
-                "a picture of each"
+                f"the request brings {len(given)} pictures for {name}, of which {type(pipeline).__name__} takes 1: "
+                "it makes a picture of each"
             )
 
 
@@ -115,8 +115,8 @@ def write(
 
 
 def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:
-    """Frames a second: the request's, what the call was told (an option or param), the model's own, for a video made through
-    GenerateImage the FPS variable; of a clip that a model without a rate of its own works on, the clip's."""
+    """Frames a second: the request's, what the call was told (an option or param), the model's own, for a video made
+    through GenerateImage the FPS variable; of a clip that a model without a rate of its own works on, the clip's."""
     from localai_diffusers.media import payloads
 
     own = payloads.frame_rate_of(pipeline)

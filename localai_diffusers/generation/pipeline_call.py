@@ -57,7 +57,8 @@ def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the error judges values: one of Python's, or huggingface_hub's of a processor's arguments (no ValueError)."""
+    """Whether the error judges values: one of Python's, or huggingface_hub's of a processor's arguments (no
+    ValueError)."""
     strict = any(kind.__name__ == "StrictDataclassError" for kind in type(error).__mro__)
     return isinstance(error, _REFUSALS) or strict
 

@@ -69,8 +69,8 @@ def _resized_inversion(picture: Any, multiple: int) -> Amendment | None:
 
 
 def _coarse(error: Exception, _pipeline: Any, call: Call) -> Amendment | None:
-    """Width, height and references to a multiple that every model takes, where tensors of the first call did not fit one
-    another."""
+    """Width, height and references to a multiple that every model takes, where tensors of the first call did not fit
+    one another."""
     if not isinstance(error, RuntimeError) or not _SHAPES.search(str(error)):
         return None
     change = _resized(call.arguments, _COARSE)
@@ -108,7 +108,8 @@ def _resized(arguments: Mapping[str, Any], multiple: int) -> Amendment | None:
 
 
 def _with_negative_prompt(error: Exception, pipeline: Any, call: Call) -> Amendment | None:
-    """An empty negative prompt where the texts could not be encoded without (EasyAnimate iterates over its default, None)."""
+    """An empty negative prompt where the texts could not be encoded without (EasyAnimate iterates over its default,
+    None)."""
     takes_one = "negative_prompt" in parameters_of(pipeline) and call.arguments.get("negative_prompt") is None
     wanted = (
         isinstance(error, TypeError) and "NoneType" in str(error) and "encode_prompt" in _through(error) and takes_one
@@ -117,8 +118,8 @@ def _with_negative_prompt(error: Exception, pipeline: Any, call: Call) -> Amendm
 
 
 def _two_steps(error: Exception, pipeline: Any, call: Call) -> Amendment | None:
-    """Two steps where a schedule from the first to the last cannot be one step long (UnCLIP, Mochi divide by zero), or one
-    step is another method altogether (PixArt's distilled form, by a scheduler that it does not have)."""
+    """Two steps where a schedule from the first to the last cannot be one step long (UnCLIP, Mochi divide by zero), or
+    one step is another method altogether (PixArt's distilled form, by a scheduler that it does not have)."""
     if not isinstance(error, (ZeroDivisionError, IndexError)):
         return None
     steps = {

@@ -42,8 +42,8 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
 
 
 def _callbacks(parameters: Any, job: Job) -> dict[str, Any]:
-    """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of them
-    (Paradigms) breaks when it is given one."""
+    """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of
+    them (Paradigms) breaks when it is given one."""
 
     def on_step_end(_pipeline: Any, _step: int, _timestep: Any, _values: dict[str, Any]) -> dict[str, Any]:
         job.check()

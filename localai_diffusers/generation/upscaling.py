@@ -90,8 +90,8 @@ class Tile:
 
 
 def tiles(width: int, height: int, side: int) -> list[Tile]:
-    """Squares of ``side`` that cover a picture of at least that size, neighbors overlapping by at least _OVERLAP pixels, or a
-    quarter of a small tile."""
+    """Squares of ``side`` that cover a picture of at least that size, neighbors overlapping by at least _OVERLAP
+    pixels, or a quarter of a small tile."""
     return [Tile(left, top, side) for top, left in itertools.product(_starts(height, side), _starts(width, side))]
 
 
@@ -133,8 +133,8 @@ def _by_model(
 def _tile_side(pipeline: Any) -> int:
     """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model takes.
 
-    Where the signature has a size, the pipeline makes that one of any source (DeepFloyd IF, in pixels, four times as large
-    as what it was trained on): a tile is a quarter of it.
+    Where the signature has a size, the pipeline makes that one of any source (DeepFloyd IF, in pixels, four times as
+    large as what it was trained on): a tile is a quarter of it.
     """
     trained = config_value(getattr(pipeline, "unet", None), "sample_size")
     if isinstance(trained, int) and "height" in parameters_of(pipeline):
@@ -176,8 +176,8 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None,
 
 
 def _blend(total: np.ndarray, weights: np.ndarray, pixels: np.ndarray, at: tuple[int, int]) -> None:
-    """Add ``pixels`` at ``at`` (left, top), weighted down toward their edges: the weight of two neighbors is theirs in one
-    direction alone, so their share is the same all along the edge."""
+    """Add ``pixels`` at ``at`` (left, top), weighted down toward their edges: the weight of two neighbors is theirs in
+    one direction alone, so their share is the same all along the edge."""
     import numpy as np
 
     height, width = pixels.shape[:2]

@@ -213,7 +213,8 @@ def check_agreement(config: Mapping[str, Any], own: Mapping[str, Any], what: str
 
 
 def _check_sort(component: type, own: tuple[str, str] | None, wish: Wish) -> None:
-    """Raise LoadError for a class of another sort than the model's own: a U-Net for a VAE, by where the classes live."""
+    """Raise LoadError for a class of another sort than the model's own: a U-Net for a VAE,
+    by where the classes live."""
     replaced = component_class(*own) if own else None
     if replaced is not None and _sort(replaced) and _sort(component) and _sort(component) != _sort(replaced):
         raise LoadError(
@@ -222,7 +223,8 @@ def _check_sort(component: type, own: tuple[str, str] | None, wish: Wish) -> Non
 
 
 def _sort(cls: type) -> tuple[str, ...]:
-    """("diffusers", "models", "autoencoders"), ("diffusers", "schedulers"), ("transformers",); () for a pipeline's own part."""
+    """("diffusers", "models", "autoencoders"), ("diffusers", "schedulers"), ("transformers",); ()
+    for a pipeline's own part."""
     parts = cls.__module__.split(".")
     if parts[0] != "diffusers":
         return (parts[0],)
@@ -256,7 +258,8 @@ def component_class(library: str, class_name: str) -> type | None:
 
 
 def _config_root(spec: LoadSpec, facts: ModelFacts) -> str | None:
-    """The pipeline folder (or repo) whose config of that component a lone file goes with, None where diffusers knows."""
+    """The pipeline folder (or repo) whose config of that component a lone file goes with,
+    None where diffusers knows."""
     if facts.path.is_dir():
         return str(facts.path)
     config = spec.load_options.get("config")

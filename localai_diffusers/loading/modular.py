@@ -1,6 +1,7 @@
 """Modular pipelines: a row of blocks in the place of a class's ``__call__``, served by the same rules.
 
-One class does all of its tasks: the inputs decide. Its components come from its own folder, or from repos that it names.
+One class does all of its tasks: the inputs decide. Its components come from its own folder, or from repos that it
+names.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _check_code(spec: LoadSpec, facts: ModelFacts) -> None:
 
 
 def _type_hints(facts: ModelFacts) -> Iterator[str]:
-    """The libraries in the third part of a modular index's entries: diffusers imports those, whatever the first part says."""
+    """The libraries in the third part of a modular index's entries: diffusers imports those,
+    whatever the first part says."""
     for value in facts.index.values():
         hint = value[2].get("type_hint") if isinstance(value, list) and len(value) > 2 else None
         if isinstance(hint, (list, tuple)) and hint and hint[0]:
@@ -106,7 +108,8 @@ def _with_manager(where: DevicePlan) -> DevicePlan:
     """Of the ways to offload there is one for modular pipelines, their manager's, which is like ``model``."""
     if where.offload in ("none", "model") and not where.device_map:
         return where
-    note = f"a modular pipeline knows no {'device_map' if where.device_map else f'offload:{where.offload}'}: offload:model is used"
+    wanted = "device_map" if where.device_map else f"offload:{where.offload}"
+    note = f"a modular pipeline knows no {wanted}: offload:model is used"
     return replace(where, offload="model", device_map=None, notes=(*where.notes, note))
 
 
@@ -203,7 +206,8 @@ def _subfolders(facts: ModelFacts, name: str, part: Any) -> Iterator[str]:
 
 
 def _variants(spec: LoadSpec, part: Any) -> list[str | None]:
-    """Variants of a component's weights, the best first: what the YAML or the model asks for, fp16 for f16, else plain."""
+    """Variants of a component's weights, the best first: what the YAML or the model asks for, fp16 for f16,
+    else plain."""
     asked = spec.load_options.get("variant")
     wanted = [str(asked) if asked else part.variant, "fp16" if spec.f16 else None]
     return [*dict.fromkeys(one for one in wanted if one), None]

@@ -32,7 +32,8 @@ def described(pipeline: Any) -> type:
 
 
 def served(pipeline: Any) -> Any:
-    """``pipeline`` as one of a class for it alone: its own, with a call that has a signature, and a classic pipeline's ways."""
+    """``pipeline`` as one of a class for it alone: its own, with a call that has a signature,
+    and a classic pipeline's ways."""
     own, results = type(pipeline), [output.name for output in pipeline.blocks.outputs]
     parameters = {parameter.name: parameter for parameter in _parameters(pipeline)}
     taken = {entry.name for entry in pipeline.blocks.inputs}

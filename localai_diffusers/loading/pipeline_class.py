@@ -65,8 +65,8 @@ def _own_class(facts: ModelFacts, is_named: bool) -> type | None:
         if facts.remote_code or is_named:
             return None
         raise LoadError(
-            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have (pipeline_type: can "
-            f"name one that it has): {error}"
+            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have (pipeline_type: "
+            f"can name one that it has): {error}"
         ) from None
 
 
@@ -279,8 +279,8 @@ def _check_complete(cls: type, facts: ModelFacts, replaced: Collection[str]) -> 
     missing = required_components(cls) - {*facts.components, *facts.index, *replaced, *_DISPENSABLE}
     if missing and not getattr(cls, "_load_connected_pipes", False):
         raise LoadError(
-            f"{facts.path} lacks {', '.join(sorted(missing))}, which {cls.__name__} needs: its {model_files.INDEX_FILE} "
-            f"names {', '.join(sorted(facts.components))}"
+            f"{facts.path} lacks {', '.join(sorted(missing))}, which {cls.__name__} needs: its "
+            f"{model_files.INDEX_FILE} names {', '.join(sorted(facts.components))}"
         )
 
 

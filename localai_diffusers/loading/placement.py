@@ -84,7 +84,8 @@ COMPONENT_RULES: Mapping[str, ComponentRule] = {
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it."""
+    """Where and how: ``device`` as torch names it, ``dtype`` by torch name,
+    ``component_dtypes`` that differ from it."""
 
     device: str
     dtype: str
@@ -128,7 +129,8 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
 
 
 def _check_names(spec: LoadSpec) -> None:
-    """Raise LoadError for a generator's device that is not there and an attention backend that diffusers does not have."""
+    """Raise LoadError for a generator's device that is not there and an attention backend that diffusers does not
+    have."""
     asked, backend = (spec.placement_options.get(name) for name in ("generator_device", "attention_backend"))
     if asked:
         try:
@@ -144,9 +146,9 @@ def _check_names(spec: LoadSpec) -> None:
 
 
 def as_the_code_casts(where: DevicePlan, cls: type) -> DevicePlan:
-    """The plan with those components in bf16 to which the pipeline's own code hands nothing else (Z-Image Omni casts the
-    pictures that its VAE encodes), and with none in a dtype of its own that the code does not ask for before it hands over
-    its latents (Bria Fibo and JoyImage Edit have Wan's VAE in the dtype of the rest)."""
+    """The plan with those components in bf16 to which the pipeline's own code hands nothing else (Z-Image Omni casts
+    the pictures that its VAE encodes), and with none in a dtype of its own that the code does not ask for before it
+    hands over its latents (Bria Fibo and JoyImage Edit have Wan's VAE in the dtype of the rest)."""
     try:
         source = inspect.getsource(cls)
     except (OSError, TypeError):  # no source to read
@@ -196,8 +198,8 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
     if free is None or needed <= free or spec.low_vram:
         return device
     notes.append(
-        f"the weights need about {needed / 2**30:.1f} GiB with room to work and {device} has {free / 2**30:.1f} GiB free: "
-        "this model runs on the CPU (cuda: true or low_vram: true would use the accelerator)"
+        f"the weights need about {needed / 2**30:.1f} GiB with room to work and {device} has {free / 2**30:.1f} GiB "
+        "free: this model runs on the CPU (cuda: true or low_vram: true would use the accelerator)"
     )
     return "cpu"
 

@@ -32,8 +32,8 @@ def _dpm(algorithm: str) -> Mapping[str, Any]:
     return MappingProxyType({"algorithm_type": algorithm, "solver_order": 2})
 
 
-# The first twelve are the incumbent's (names from A1111 and k-diffusion, see huggingface/diffusers#4167), then the model
-# editor's three that the incumbent refuses, then what came later.
+# The first twelve are the incumbent's (names from A1111 and k-diffusion, see huggingface/diffusers#4167), then the
+# model editor's three that the incumbent refuses, then what came later.
 NAMES: Mapping[str, Scheduler] = MappingProxyType(
     {
         "ddim": Scheduler("DDIMScheduler"),

@@ -40,7 +40,8 @@ def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
 
 
 def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
-    """A checkpoint's facts, with those of the folder that ``options: config:`` names or of the class its weights show."""
+    """A checkpoint's facts, with those of the folder that ``options:
+    config:`` names or of the class its weights show."""
     facts = model_files.file_facts(path)
     config = spec.load_options.get("config")
     folder = Path(paths.resolve(str(config), spec.model_path, "option config")) if config else None
@@ -98,8 +99,8 @@ def with_weights(
 
 
 def _in_a_variant(download: Callable[[str | None], str], spec: LoadSpec) -> str:
-    """The folder that ``download`` makes of the variant that is asked for, which must exist; else of the first that does:
-    f16 asks for fp16 files and does not need them, and a repo may hold nothing else."""
+    """The folder that ``download`` makes of the variant that is asked for, which must exist; else of the first that
+    does: f16 asks for fp16 files and does not need them, and a repo may hold nothing else."""
     asked = spec.load_options.get("variant")
     if asked:
         return download(str(asked))

@@ -21,8 +21,8 @@ def settle_transformers() -> None:
     """Before any pipeline is imported: what diffusers' packages add to transformers must stay.
 
     transformers 5.23 runs its ``__init__`` a second time, and puts another module in its place, when its
-    ``processing_utils`` is first imported. PRX's package has set ``transformers.T5GemmaEncoder`` by then, which its text
-    encoder is loaded by: where it is the first pipeline of the process, the class would be gone.
+    ``processing_utils`` is first imported. PRX's package has set ``transformers.T5GemmaEncoder`` by then, which its
+    text encoder is loaded by: where it is the first pipeline of the process, the class would be gone.
     """
     importlib.import_module("transformers.processing_utils")
 
@@ -70,9 +70,9 @@ def clap_text_features() -> AbstractContextManager[None]:
 def absent_flags() -> AbstractContextManager[None]:
     """A component's config answers None for a flag of other models that it lacks.
 
-    ChromaInpaintPipeline of diffusers 0.42.1, copied from Flux's, asks its transformer's config for ``guidance_embeds``,
-    which ChromaTransformer2DModel has not, and fails: "'FrozenDict' object has no attribute 'guidance_embeds'". An entry
-    of a config is an attribute of its own and comes first.
+    ChromaInpaintPipeline of diffusers 0.42.1, copied from Flux's, asks its transformer's config for
+    ``guidance_embeds``, which ChromaTransformer2DModel has not, and fails: "'FrozenDict' object has no attribute
+    'guidance_embeds'". An entry of a config is an attribute of its own and comes first.
     """
     from diffusers.configuration_utils import FrozenDict
 
@@ -98,8 +98,9 @@ def dual_attention() -> AbstractContextManager[None]:
 def glm_image_rows() -> AbstractContextManager[None]:
     """GLM-Image's features of pictures are rows, (patches, channels) a picture.
 
-    So its pipeline of diffusers 0.42.1 joins them; transformers 5.23 gives (channels, height, width), and the pictures to
-    edit fail with "expected input[1, 1, 2, 2] to have 16 channels". The tokens are made patch by patch: any form will do.
+    So its pipeline of diffusers 0.42.1 joins them; transformers 5.23 gives (channels, height, width), and the pictures
+    to edit fail with "expected input[1, 1, 2, 2] to have 16 channels". The tokens are made patch by patch: any form
+    will do.
     """
     module: Any = sys.modules.get("transformers.models.glm_image.modeling_glm_image")
     if module is None:  # not loaded, so not called
@@ -148,7 +149,8 @@ def named_variants() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """``owner`` with other attributes inside the block; afterwards with its own again, and without those it only inherits."""
+    """``owner`` with other attributes inside the block; afterwards with its own again,
+    and without those it only inherits."""
     own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
         setattr(owner, name, value)

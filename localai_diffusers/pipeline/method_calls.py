@@ -35,8 +35,8 @@ def _needs(method: Callable[..., Any]) -> set[str]:
 
 @functools.cache
 def _with_call(pipeline_class: type, method: Callable[..., Any]) -> type:
-    """``pipeline_class`` with ``method`` as its call. What the method exchanges in the shared modules is put back where it
-    fails (Versatile Diffusion swaps attention blocks between its UNets, and back at the end)."""
+    """``pipeline_class`` with ``method`` as its call. What the method exchanges in the shared modules is put back where
+    it fails (Versatile Diffusion swaps attention blocks between its UNets, and back at the end)."""
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -149,7 +149,8 @@ class Condition:
 
 
 def condition_parameters(parameters: Parameters) -> dict[str, Condition]:
-    """Parameters that take pictures and clips inside such objects (LTX-Video's ``conditions``), in the signature's order."""
+    """Parameters that take pictures and clips inside such objects (LTX-Video's ``conditions``),
+    in the signature's order."""
     found = {name: _condition(parameter.annotation) for name, parameter in parameters.items()}
     return {name: kind for name, kind in found.items() if kind is not None}
 
@@ -235,7 +236,8 @@ def takes_a_picture(parameter: inspect.Parameter) -> bool:
 
 
 def is_optional(parameter: inspect.Parameter) -> bool:
-    """Whether the annotation admits None: diffusers leaves that out where None is only there to be told from a value."""
+    """Whether the annotation admits None: diffusers leaves that out where None is only there to be told from a
+    value."""
     return type(None) in _members(parameter.annotation)
 
 
@@ -255,7 +257,8 @@ def takes_only_tensor(parameter: inspect.Parameter) -> bool:
 
 @lru_cache(maxsize=512)
 def unpacked_shape(call: Callable[..., Any], name: str) -> tuple[str, ...]:
-    """What ``call`` names the sides of its argument ``name`` where it takes its shape apart ("batch_size, channels, ..."), else ()."""
+    """What ``call`` names the sides of its argument ``name`` where it takes its shape apart, else ()
+    ("batch_size, channels, ...")."""
     try:
         found = re.search(rf"([\w, ]+?) = {name}\.shape\b", inspect.getsource(call))
     except (OSError, TypeError):  # no source to read
@@ -351,7 +354,8 @@ TENSOR_WORDS = ("embeds", "embeddings", "latents", "hint")
 
 
 def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_name: str, hint: str = "") -> None:
-    """Raise InvalidRequest naming the required parameters that nothing fills; ``hint`` says which class makes tensors itself."""
+    """Raise InvalidRequest naming the required parameters that nothing fills;
+    ``hint`` says which class makes tensors itself."""
     missing = [name for name, parameter in parameters.items() if parameter.default is EMPTY and name not in arguments]
     tensors = [name for name in missing if name.endswith(TENSOR_WORDS)]
     if tensors:
@@ -377,7 +381,8 @@ _FOREIGN = frozenset({"torch", "numpy", "PIL", "diffusers", "transformers"})
 
 
 def _is_foreign(kind: Any) -> bool:
-    """Whether an annotation's member is a tensor, a picture or an object of the libraries, or a list of nothing else."""
+    """Whether an annotation's member is a tensor, a picture or an object of the libraries,
+    or a list of nothing else."""
     if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
         return all(_is_foreign(part) for part in typing.get_args(kind))
     return isinstance(kind, type) and kind.__module__.partition(".")[0] in _FOREIGN

@@ -78,8 +78,9 @@ def _downsampling(unet: Any) -> int:
 
 @lru_cache(maxsize=64)
 def _restores_odd_sides(unet: type) -> bool:
-    """Whether the UNet brings a side that it halved to an odd number back to what it was: those of diffusers that do tell
-    their upsamplers a size, and to the others (ControlNet-XS, Kandinsky 3) only sides that stay even can be given."""
+    """Whether the UNet brings a side that it halved to an odd number back to what it was: those of diffusers that do
+    tell their upsamplers a size, and to the others (ControlNet-XS, Kandinsky 3) only sides that stay even can be
+    given."""
     try:
         return "upsample_size" in inspect.getsource(unet.forward)  # type: ignore[attr-defined]
     except (OSError, TypeError, AttributeError):  # no source to read
@@ -135,7 +136,8 @@ def fit_frames(frames: int, pipeline: Any) -> int:
 
 
 def fit_tiles(width: int, height: int, pipeline: Any) -> tuple[int, int]:
-    """The size nearest to what is asked for that a VAE fills which decodes whole tiles alone; any other takes it as it is."""
+    """The size nearest to what is asked for that a VAE fills which decodes whole tiles alone;
+    any other takes it as it is."""
     grid = _tiles(pipeline)
     return (_on_grid(width, grid[2]), _on_grid(height, grid[1])) if grid else (width, height)
 

@@ -68,8 +68,8 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
 
 
 def takes_pictures_as_it_is(pipeline_class: type) -> bool:
-    """Whether a class without a parameter for pictures takes them otherwise: inside condition objects, by its inversion,
-    or as frames of its video."""
+    """Whether a class without a parameter for pictures takes them otherwise: inside condition objects, by its
+    inversion, or as frames of its video."""
     parameters = parameters_of(pipeline_class)
     videos = video_parameters(parameters)
     as_frames = (
@@ -81,7 +81,8 @@ def takes_pictures_as_it_is(pipeline_class: type) -> bool:
 
 
 def inverts(pipeline_class: type) -> bool:
-    """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call, which takes none."""
+    """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call,
+    which takes none."""
     return "image" in inversion_parameters(pipeline_class) and not image_parameters(parameters_of(pipeline_class))
 
 
@@ -227,8 +228,8 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
 
 
 def _sibling_by_params(request: GenerationRequest, pipeline_class: type) -> type | None:
-    """The sibling that takes the video or picture which only ``params`` name (a text-to-video model given ``video``); None
-    where the class takes it itself, or no sibling does."""
+    """The sibling that takes the video or picture which only ``params`` name (a text-to-video model given ``video``);
+    None where the class takes it itself, or no sibling does."""
     parameters = parameters_of(pipeline_class)
     name = next((name for name in (VIDEO, "image") if name in request.params and name not in parameters), None)
     if name is None or request.images or request.video:
@@ -250,8 +251,8 @@ def _starts_from_text_too(pipeline_class: type) -> bool:
 
 
 def _sound_sibling(request: GenerationRequest, pipeline_class: type) -> type | None:
-    """The sibling that works on the request's sound where the class takes none, or that does without one; None where the
-    class is right, or alone."""
+    """The sibling that works on the request's sound where the class takes none, or that does without one; None where
+    the class is right, or alone."""
     done, takes = tasks_of(pipeline_class), audio_parameters(parameters_of(pipeline_class))
     wanted = ""
     if request.audio is not None and not takes and "text-to-audio" in done:
@@ -279,9 +280,9 @@ def takes_last_image(pipeline_class: type) -> bool:
 
 @functools.cache
 def relatives(pipeline_class: type, task: str) -> tuple[type, ...]:
-    """Classes of the same package that do ``task`` with the components that ``pipeline_class`` has, of the same types, and
-    that ask for nothing but text and media. What most others are modeled on comes first (the class for conditions is none
-    of LTX-Video's name family, and runs on its weights); () for code of a model's own.
+    """Classes of the same package that do ``task`` with the components that ``pipeline_class`` has, of the same types,
+    and that ask for nothing but text and media. What most others are modeled on comes first (the class for conditions
+    is none of LTX-Video's name family, and runs on its weights); () for code of a model's own.
     """
     if not tasks_of(pipeline_class):
         return ()
@@ -336,8 +337,8 @@ def described_inputs(pipeline_class: type) -> str:
 
 
 def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any], optional_too: bool = False) -> str:
-    """ "X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does not
-    call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them.
+    """ "X takes image, mask_image, and the request brings ..." where a picture, mask or video that the signature does
+    not call optional ("| None") is not among the arguments; "" where all are, or where a condition stands in for them.
 
     ``optional_too``: those called optional as well, for a call that failed on a None (QwenImageEdit's picture).
     """
@@ -373,8 +374,8 @@ def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> st
     if request.images and missing:
         return f"{pipeline_class.__name__} also needs {', '.join(missing)}: name the file of each in params"
     return (
-        f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), {pipeline_class.__name__} "
-        f"{described_inputs(pipeline_class)}, and its family has no other pipeline for {task}"
+        f"the request brings {' and '.join(brought) or 'no picture'} (src, ref_images, start_image), "
+        f"{pipeline_class.__name__} {described_inputs(pipeline_class)}, and its family has no other pipeline for {task}"
     )
 
 
@@ -396,7 +397,8 @@ def share_components(pipeline: Any, cls: type) -> Any:
     }
     if absent - may_lack:
         raise InvalidRequest(
-            f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs {', '.join(sorted(absent - may_lack))}"
+            f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs "
+            f"{', '.join(sorted(absent - may_lack))}"
         )
     _check_channels(pipeline, cls)
     for name in absent:
@@ -406,7 +408,8 @@ def share_components(pipeline: Any, cls: type) -> Any:
         return cls(**components, **config)
     except ValueError as error:  # a constructor that looks at its components (Z-Image's ControlNets)
         raise InvalidRequest(
-            f"these weights run as {type(pipeline).__name__} and not as {cls.__name__}, which the request needs: {error}"
+            f"these weights run as {type(pipeline).__name__} and not as {cls.__name__}, which the request needs: "
+            f"{error}"
         ) from error
 
 

@@ -26,7 +26,7 @@ LOAD_OPTIONS: dict[str, str] = {
     "original_config": "original YAML config of a single-file checkpoint",
     "custom_pipeline": "community pipeline (needs trust_remote_code: true)",
     "base_model": "folder or repo with everything but the transformer of a transformer-only file",
-    "safety_checker": "true loads the pipeline's safety checker; false also switches off a guard that is built in (Cosmos 3)",
+    "safety_checker": "true loads the pipeline's safety checker; false also switches off a built-in guard (Cosmos 3)",
     "clip_model": "text encoder that replaces the model's own",
     "vae": "VAE that replaces the model's own",
     "controlnet_config": "folder or repo with the config.json of a single-file ControlNet",
@@ -87,7 +87,8 @@ _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 class LegacyType(NamedTuple):
-    """A pipeline_type of the incumbent that is no class of diffusers: what it stands for, and its default frame count."""
+    """A pipeline_type of the incumbent that is no class of diffusers: what it stands for,
+    and its default frame count."""
 
     class_name: str
     frames: int | None = None
@@ -142,8 +143,8 @@ def from_model_options(request: Any) -> LoadSpec:
     _check_switches(options.load | options.placement)
     if request.Quantization.strip():
         notes += (
-            f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a Flux "
-            "transformer with pipeline_type FluxTransformer2DModel",
+            f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a "
+            "Flux transformer with pipeline_type FluxTransformer2DModel",
         )
     pipeline_type = request.PipelineType.strip()
     legacy = LEGACY_TYPES.get(pipeline_type, LegacyType(pipeline_type))

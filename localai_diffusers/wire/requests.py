@@ -218,7 +218,8 @@ def upscale_factor(request: Any) -> int | None:
 
 
 def from_depth_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
-    """DepthRequest: src is the picture itself in base64 (or a path); there is no file unless ``exports`` asks for one."""
+    """DepthRequest: src is the picture itself in base64 (or a path);
+    there is no file unless ``exports`` asks for one."""
     intake = intake or Intake(settings)
     image = intake.picture("src", request.src)
     if image is None:

@@ -1,4 +1,5 @@
-"""Models in the forms that people publish and copy them: one variant alone, nulls, other class names, files beside, parts."""
+"""Models in the forms that people publish and copy them: one variant alone, nulls, other class names, files beside,
+parts."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from tests.hub_server import FakeHub
 from tests.support import Backend, generate, load
 from tests.zoo import checkpoint
 
-# A transformer with a converter of its own, one that diffusers reads from folders alone, one that keeps tables beside its
-# linear layers, and a U-Net.
+# A transformer with a converter of its own, one that diffusers reads from folders alone, one that keeps tables beside
+# its linear layers, and a U-Net.
 FAMILIES = {
     "FluxPipeline": "transformer",
     "LuminaPipeline": "transformer",

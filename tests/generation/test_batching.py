@@ -1,5 +1,5 @@
-"""max_batch: queued requests of equal shape run as one call, each with its own prompt, seed and answer, whatever becomes
-of the others.
+"""max_batch: queued requests of equal shape run as one call, each with its own prompt, seed and answer, whatever
+becomes of the others.
 """
 
 from __future__ import annotations
@@ -247,7 +247,8 @@ class FaultsTest(BatchCase):
         self.assert_serves()
 
     def test_where_memory_is_too_short_for_all_at_once_each_runs_alone(self) -> None:
-        """Guidance takes two samples a request: memory for two of them is enough for each alone, for one not even so."""
+        """Guidance takes two samples a request: memory for two of them is enough for each alone,
+        for one not even so."""
         self.backend.short_of_memory_at("step", 2)
         self.assert_all_right(self.queued({}, {}, {}, {}))
         self.assertIn(ALONE, self.new_log)

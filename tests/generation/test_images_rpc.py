@@ -88,10 +88,10 @@ class ControlTest(PicturesCase):
 
     def test_one_of_two_says_what_is_missing(self) -> None:
         said = {
-            "StableDiffusionControlNetImg2ImgPipeline": "1 ControlNet and the request brings 0 pictures for control: send one "
-            "for each, after the source",
-            "FluxControlImg2ImgPipeline": "FluxControlImg2ImgPipeline takes image, control_image, and the request brings "
-            "only what fills image",
+            "StableDiffusionControlNetImg2ImgPipeline": "1 ControlNet and the request brings 0 pictures for control: "
+            "send one for each, after the source",
+            "FluxControlImg2ImgPipeline": "FluxControlImg2ImgPipeline takes image, control_image, and the request "
+            "brings only what fills image",
         }
         for model, message in said.items():
             self.load(model)

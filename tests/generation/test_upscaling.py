@@ -96,7 +96,8 @@ class TilesTest(unittest.TestCase):
         self.assertEqual(result.size, (2800, 2000))
 
     def test_no_seam_shows(self) -> None:
-        """Of a model that enlarges faithfully, save that each tile comes out a little lighter or darker than its neighbor."""
+        """Of a model that enlarges faithfully, save that each tile comes out a little lighter or darker than its
+        neighbor."""
         _, result = self.enlarged(gradient(300, 200))
         reference = numpy.asarray(gradient(300, 200).resize((1200, 800), Image.Resampling.BICUBIC), float)
         error = numpy.asarray(result, float) - reference

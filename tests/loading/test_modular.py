@@ -1,4 +1,5 @@
-"""Modular pipelines load and run by the rules of every other pipeline: from their own index, by name, with code if trusted."""
+"""Modular pipelines load and run by the rules of every other pipeline: from their own index, by name,
+with code if trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From a LoadSpec to a placed pipeline: which class, which files, what is refused, what becomes of the earlier model."""
+"""From a LoadSpec to a placed pipeline: which class, which files, what is refused,
+what becomes of the earlier model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""SchedulerType: every name of LocalAI's docs and editor gives a scheduler that drives the model, others are refused."""
+"""SchedulerType: every name of LocalAI's docs and editor gives a scheduler that drives the model,
+others are refused."""
 
 from __future__ import annotations
 
@@ -148,7 +149,8 @@ class FlowTest(unittest.TestCase):
 
 class PicturesTest(unittest.TestCase):
     def test_every_name_makes_the_right_picture_of_the_trained_model(self) -> None:
-        """A wrong scheduler shows: the shape or the colors go. Low guidance, for PLMS and LMS swing far at a high one."""
+        """A wrong scheduler shows: the shape or the colors go. Low guidance,
+        for PLMS and LMS swing far at a high one."""
         model = load(SHAPES_MODEL, Options=["cfg_scale:1.5"])
         own, prompt, wrong = model.pipeline.scheduler, "a red circle on a blue background", []
         for name in sorted({*DOCUMENTED, *EDITOR, "k_dpmpp_2m", "k_euler", "deis", "lcm", "tcd", "sa_solver"}):

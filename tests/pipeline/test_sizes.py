@@ -81,7 +81,8 @@ class PipelinesTest(unittest.TestCase):
         )
 
     def test_frames_are_what_the_model_makes(self) -> None:
-        """CogVideoX decodes latents in pairs, LTX-Video only behind a switch; Latte knows one length, AnimateDiff a longest."""
+        """CogVideoX decodes latents in pairs, LTX-Video only behind a switch; Latte knows one length,
+        AnimateDiff a longest."""
         for name, asked, made in (
             ("CogVideoXPipeline", 5, 9),
             ("CogVideoXPipeline", 49, 49),

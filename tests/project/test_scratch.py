@@ -1,4 +1,5 @@
-"""The tests leave nothing behind: what a test process and its children put into the temporary folder goes when it ends."""
+"""The tests leave nothing behind: what a test process and its children put into the temporary folder goes when it
+ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every YAML of LocalAI's documentation and gallery, as its core sends it, on a tiny stand-in, through a real server."""
+"""Every YAML of LocalAI's documentation and gallery, as its core sends it, on a tiny stand-in,
+through a real server."""
 
 from __future__ import annotations
 

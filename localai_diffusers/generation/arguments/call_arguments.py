@@ -44,7 +44,8 @@ _BY_SIZE = ("attn_res",)
 # Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {
     "Generate3D": "mesh",  # Shap-E's default is a video of its renders
-    # Its PIL conversion of the depth map passes a mode that Pillow 13 refuses (diffusers 0.42.1, VaeImageProcessorLDM3D).
+    # Its PIL conversion of the depth map passes a mode that Pillow 13 refuses
+    # (diffusers 0.42.1, VaeImageProcessorLDM3D).
     "StableDiffusionLDM3DPipeline": "np",
 }
 
@@ -138,7 +139,8 @@ def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str
 
 
 def _area(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, int]:
-    """The area of the size that is asked for, where a pipeline would scale every size to an area of its own (Kontext)."""
+    """The area of the size that is asked for, where a pipeline would scale every size to an area of its own
+    (Kontext)."""
     width, height = arguments.get("width"), arguments.get("height")
     if "max_area" not in parameters or "max_area" in arguments or not (width and height):
         return {}
@@ -195,8 +197,8 @@ def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any
 
 
 def _other_text(prompt: str, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is edited),
-    or the class that it names, by number or label. What the options say of them stays."""
+    """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is
+    edited), or the class that it names, by number or label. What the options say of them stays."""
     parameters = parameters_of(pipeline)
     names = [
         name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))

@@ -33,7 +33,8 @@ def _nets_of(pipeline: Any, kind: _Kind = _CONTROLNET) -> list[Any]:
 
 
 def pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any) -> dict[str, list[Any]]:
-    """The request's last pictures, one for each ControlNet, where these have an argument beside the source's; {} where not.
+    """The request's last pictures, one for each ControlNet, where these have an argument beside the source's; {} where
+    not.
 
     They come first where there are too few, since a ControlNet is loaded to be used; but not before the main picture of
     a class that must start from one.
@@ -105,8 +106,8 @@ def _check_mode(nets: list[Any], arguments: Mapping[str, Any], parameters: Param
     count = _modes(nets[0])
     if count and _MODE in parameters and arguments.get(_MODE) is None:
         raise InvalidRequest(
-            f"the ControlNet is a union of {count}: say what the picture is by options: {_MODE}:0 (0 to {count - 1}, see "
-            "the net's own page)"
+            f"the ControlNet is a union of {count}: say what the picture is by options: {_MODE}:0 (0 to {count - 1}, "
+            "see the net's own page)"
         )
 
 

@@ -86,8 +86,8 @@ def _pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any)
 
 
 def _second_is_mask(images: list[Any], names: list[str], mask: str, parameters: Parameters, cls: type) -> bool:
-    """Whether the second picture is the mask: it is, but where a pipeline edits several pictures at once and may be given
-    a mask for one (Bria Fibo), there only a gray one of two."""
+    """Whether the second picture is the mask: it is, but where a pipeline edits several pictures at once and may be
+    given a mask for one (Bria Fibo), there only a gray one of two."""
     several = bool(names) and takes_list(parameters[names[0]]) and is_optional(parameters[mask])
     return needs_mask(cls) or not several or (len(images) == 2 and _is_gray(images[1]))
 
@@ -106,7 +106,8 @@ def _too_many(request: GenerationRequest, parameters: Parameters, cls: type) -> 
     every = [*(["a picture to edit"] if inverts(cls) else image_parameters(parameters)), *mask_parameters(parameters)]
     takes = f"{len(every)} ({', '.join(every)})" if every else "none"
     return InvalidRequest(
-        f"the request brings {len(request.images)} pictures (src, ref_images, start_image): {cls.__name__} takes {takes}"
+        f"the request brings {len(request.images)} pictures (src, ref_images, start_image): "
+        f"{cls.__name__} takes {takes}"
     )
 
 
@@ -172,7 +173,8 @@ def _mask_for_each_frame(found: Mapping[str, Any], parameters: Parameters) -> di
 
 
 def _mask_of_latents(found: Mapping[str, Any], size: tuple[int, int], pipeline: Any) -> dict[str, Any]:
-    """A mask beside inverted latents is of their size (DiffEdit), which is that of the picture over the VAE's factor."""
+    """A mask beside inverted latents is of their size (DiffEdit),
+    which is that of the picture over the VAE's factor."""
     factor = getattr(pipeline, "vae_scale_factor", 1)
     side = (max(1, size[0] // factor), max(1, size[1] // factor))
     return {name: found[name].resize(side) for name in mask_parameters(parameters_of(pipeline)) if name in found}
@@ -198,8 +200,8 @@ def _heard(name: str, data: bytes, field: str, request: GenerationRequest, pipel
 
 
 def _named(request: GenerationRequest, pipeline: Any) -> dict[str, Any]:
-    """``params`` that name a media argument of the signature with a path or base64 text, or a list of them: read as what
-    it takes."""
+    """``params`` that name a media argument of the signature with a path or base64 text, or a list of them: read as
+    what it takes."""
     parameters = parameters_of(pipeline)
     by_frame = (*video_parameters(parameters), *video_masks(parameters))
     readers = {
@@ -329,7 +331,8 @@ def _source_size(main: Any, request: GenerationRequest, pipeline: Any, notes: li
 def output_size(
     request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]
 ) -> dict[str, int]:
-    """Width and height where the signature has them: the main image's, else what is asked for to the nearest multiple."""
+    """Width and height where the signature has them: the main image's,
+    else what is asked for to the nearest multiple."""
     parameters = parameters_of(pipeline)
     names = next((pair for pair in sizes.OUTPUT_SIDES if parameters.keys() >= set(pair)), None)
     if names is None:

@@ -53,7 +53,8 @@ def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
 
 
 def _takes_alpha(vae: Any) -> bool:
-    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered), which a picture without must be given."""
+    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered),
+    which a picture without must be given."""
     return 4 in (config_value(vae, "input_channels"), config_value(vae, "in_channels"))
 
 
@@ -147,8 +148,8 @@ def around(first: Image.Image | None, last: Image.Image | None, frames: int, par
 
 
 def sound(name: str, track: Any, pipeline: Any) -> dict[str, Any]:
-    """``track`` for the parameter ``name``: an array or a tensor (channels, samples), a batch of one where the call says
-    so, in the channels of the model's autoencoder, with the rate where the signature asks for that too."""
+    """``track`` for the parameter ``name``: an array or a tensor (channels, samples), a batch of one where the call
+    says so, in the channels of the model's autoencoder, with the rate where the signature asks for that too."""
     import torch
 
     parameters = parameters_of(pipeline)

@@ -1,4 +1,5 @@
-"""ControlNets: found by the YAML's ``control_net``, of the class that their own config names, in the pipeline that takes it.
+"""ControlNets: found by the YAML's ``control_net``, of the class that their own config names, in the pipeline that
+takes it.
 
 No family is known here: which pipeline takes a net is read from the types in its constructor's signature, and whether
 it fits the model from the model's other components.
@@ -89,7 +90,8 @@ def component_of(nets: tuple[Net, ...]) -> str:
 
 
 def with_controlnet(facts: ModelFacts, nets: tuple[Net, ...]) -> ModelFacts:
-    """The facts with a ControlNet of no particular class among the components, so that classes that need one may fit."""
+    """The facts with a ControlNet of no particular class among the components,
+    so that classes that need one may fit."""
     part = Replacement(component_of(nets), ("diffusers", ""), (), lambda _dtype: None)
     return components.amended(facts, [part] if nets else [])
 
@@ -201,7 +203,8 @@ def prepare(
 def prepare_modular(
     spec: LoadSpec, facts: ModelFacts, cls: type, nets: tuple[Net, ...], settings: Settings
 ) -> tuple[Replacement, ...]:
-    """As :func:`prepare` for a modular class, which is its own sibling. Raises LoadError where its blocks take no such net."""
+    """As :func:`prepare` for a modular class, which is its own sibling.
+    Raises LoadError where its blocks take no such net."""
     accepted = _accepted(cls)
     for net in nets:
         if not _is_accepted(net, accepted):
@@ -259,6 +262,7 @@ def _reader(spec: LoadSpec, cls: type, net: Net, settings: Settings) -> Callable
 
 
 def _of_lone_files(cls: type) -> type:
-    """The class that a lone file without a config is taken for: the one among those accepted that diffusers reads so."""
+    """The class that a lone file without a config is taken for:
+    the one among those accepted that diffusers reads so."""
     kinds = sorted(_accepted(cls), key=lambda kind: kind.__name__)
     return next(kind for kind in kinds if hasattr(kind, "from_single_file"))

@@ -1,4 +1,5 @@
-"""IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights, a request's last pictures feed them."""
+"""IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights,
+a request's last pictures feed them."""
 
 from __future__ import annotations
 
@@ -116,8 +117,8 @@ def _keys(file: Path) -> list[str]:
 
 
 def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
-    """The image encoder (and its feature extractor) beside the weights, as components of a pipeline that has a place for
-    them. ``options: image_encoder:`` names another one."""
+    """The image encoder (and its feature extractor) beside the weights, as components of a pipeline that has a place
+    for them. ``options: image_encoder:`` names another one."""
     adapter = plan(spec, cls, settings)
     if adapter is None:
         return {}
@@ -145,7 +146,8 @@ def _no_encoder(name: str) -> LoadError:
 
 
 def apply(pipeline: Any, adapter: IPAdapter | None) -> None:
-    """Put the adapter's layers on the denoiser. Raises LoadError for one that does not fit, or without an image encoder."""
+    """Put the adapter's layers on the denoiser. Raises LoadError for one that does not fit,
+    or without an image encoder."""
     if adapter is None:
         return
     if getattr(pipeline, _ENCODER, None) is None:
@@ -183,8 +185,8 @@ def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[Ge
     spare = len(request.images) - own
     if 0 < spare < count:
         raise InvalidRequest(
-            f"the model has {count} IP-Adapters, and the request brings {spare} picture(s) for them: send one for each, "
-            "last, or none"
+            f"the model has {count} IP-Adapters, and the request brings {spare} picture(s) for them: send one for "
+            "each, last, or none"
         )
     if spare > 0:
         pipeline.set_ip_adapter_scale(scale_of(spec))

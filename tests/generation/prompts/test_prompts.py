@@ -200,8 +200,8 @@ class SdEmbedTest(unittest.TestCase):
 
 
 class _Functions:
-    """sd_embed's functions, by the signatures of the commit that requirements-sd-embed.txt names. Of each text the length
-    is in the tensors."""
+    """sd_embed's functions, by the signatures of the commit that requirements-sd-embed.txt names. Of each text the
+    length is in the tensors."""
 
     @staticmethod
     @torch.inference_mode()

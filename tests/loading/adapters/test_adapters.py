@@ -1,4 +1,5 @@
-"""LoRAs, IP-Adapters and textual inversions: each changes the picture by its scale, and what does not fit is an error."""
+"""LoRAs, IP-Adapters and textual inversions: each changes the picture by its scale,
+and what does not fit is an error."""
 
 from __future__ import annotations
 
