@@ -31,6 +31,7 @@ from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.patches import compat
+from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work.jobs import Job
@@ -151,7 +152,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
         schedulers.check(spec.scheduler, facts.scheduler_config)
     adapters.plan(spec, cls, settings)
     ip_adapter.check_encoder(spec, facts)
-    where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls)
+    where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
     options, more = model_defaults(spec, cls, facts, settings)
     notes = [*spec.notes, *choice.notes, *where.notes]
     job.check()
@@ -240,7 +241,7 @@ def _without_safety_checker(spec: LoadSpec, cls: type) -> dict[str, Any]:
     if asked or not hasattr(cls, "_get_signature_keys"):
         return {}
     expected, optional = cls._get_signature_keys(cls)
-    if asked is False and "enable_safety_checker" in optional:  # a guard that is off only for who says so (Cosmos 3)
-        return {"enable_safety_checker": False, "safety_checker": None}
+    if asked is False and (guards := quirks.effects_of(quirks.GUARDS, quirks.Subject(cls))):
+        return dict(guards[0])
     switches = {"safety_checker": None} if "safety_checker" in expected else {}
     return switches | ({"requires_safety_checker": False} if "requires_safety_checker" in optional else {})

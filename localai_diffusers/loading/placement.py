@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
+from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
 
-_CAST = re.compile(r"self\.(\w+)\.encode\(\w+\.bfloat16\(\)\)")
 OFFLOADS = ("none", "model", "sequential", "group")
 # Weights that just fit leave no room for activations: what must stay free beside them.
 _ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
@@ -53,32 +51,6 @@ _ITEM_SIZES = {
     "float32": 4,
     "float16": 2,
     "bfloat16": 2,
-}
-
-
-class ComponentRule(NamedTuple):
-    """What the authors of a component class want of its numbers, and why."""
-
-    reason: str
-    dtype: str = ""
-    half: str = ""
-    variant: str = ""
-    tiling: bool = False
-
-
-# By the class of a component, as model_index.json names it. Most models need no row: diffusers keeps the layers that
-# a model class lists in _keep_in_fp32_modules itself.
-COMPONENT_RULES: Mapping[str, ComponentRule] = {
-    "AutoencoderKLWan": ComponentRule(
-        "the Wan authors decode in fp32: in half precision the VAE's long causal convolutions band and flicker",
-        dtype="float32",
-    ),
-    "SanaTransformer2DModel": ComponentRule(
-        "Sana's linear attention overflows in fp16, so its repos ship a bf16 variant of the weights",
-        half="bfloat16",
-        variant="bf16",
-    ),
-    "AutoencoderKLAllegro": ComponentRule("diffusers implements its decoding in tiles only", tiling=True),
 }
 
 
@@ -119,9 +91,10 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
     device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype), notes)
     _check_names(spec)
     dtype = choose_dtype(spec, facts, device, stored_dtype)
-    rules = {name: rule for name, (_library, cls) in facts.components.items() if (rule := COMPONENT_RULES.get(cls))}
     differing = {
-        name: rule.dtype for name, rule in rules.items() if rule.dtype and rule.dtype != dtype and not spec.dtype
+        name: numbers.dtype
+        for name, numbers in _numbers(facts).items()
+        if numbers.dtype and numbers.dtype != dtype and not spec.dtype
     }
     offload = _offload(spec, settings, device, notes)
     device_map = _device_map(spec, device, notes)
@@ -145,16 +118,22 @@ def _check_names(spec: LoadSpec) -> None:
             raise LoadError(f"option attention_backend:{backend} is unknown: use one of {', '.join(names)}")
 
 
-def as_the_code_casts(where: DevicePlan, cls: type) -> DevicePlan:
-    """The plan with those components in bf16 to which the pipeline's own code hands nothing else (Z-Image Omni casts
-    the pictures that its VAE encodes), and with none in a dtype of its own that the code does not ask for before it
-    hands over its latents (Bria Fibo and JoyImage Edit have Wan's VAE in the dtype of the rest)."""
-    try:
-        source = inspect.getsource(cls)
-    except (OSError, TypeError):  # no source to read
-        return where
-    kept = {name: dtype for name, dtype in where.component_dtypes.items() if f"self.{name}.dtype" in source}
-    return replace(where, component_dtypes={**kept, **dict.fromkeys(sorted(set(_CAST.findall(source))), "bfloat16")})
+def _numbers(facts: ModelFacts) -> dict[str, quirks.Numbers]:
+    """What the rows of quirks want of the model's components, by component."""
+    return quirks.numbers_of(_subject(facts))
+
+
+def _subject(facts: ModelFacts, cls: type = object) -> quirks.Subject:
+    return quirks.Subject(cls, {name: kind for name, (_library, kind) in facts.components.items()})
+
+
+def as_the_code_casts(where: DevicePlan, cls: type, facts: ModelFacts) -> DevicePlan:
+    """The plan with the components' dtypes that the pipeline's own code can work with."""
+    subject = _subject(facts, cls)
+    dtypes: Mapping[str, str] = where.component_dtypes
+    for amended in quirks.effects_of(quirks.CASTS, subject):
+        dtypes = amended(dtypes, subject)
+    return replace(where, component_dtypes=dtypes)
 
 
 def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
@@ -168,8 +147,7 @@ def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
             have = ", ".join(sorted(facts.variants)) or "none"
             raise LoadError(f"option variant:{asked} has no weight files in {facts.path}: there are variants {have}")
         return str(asked)
-    rules = (COMPONENT_RULES.get(cls) for _library, cls in facts.components.values())
-    wanted = [rule.variant for rule in rules if rule and rule.variant]
+    wanted = [numbers.variant for numbers in _numbers(facts).values() if numbers.variant]
     wanted += ["fp16"] if spec.f16 else []
     wanted += sorted(facts.only_variants)
     return next((variant for variant in wanted if variant in facts.variants), None)
@@ -274,8 +252,7 @@ def choose_dtype(spec: LoadSpec, facts: ModelFacts, device: str, stored_dtype: s
         return "bfloat16" if spec.f16 and _cpu_has_bf16() else "float32"
     if not spec.f16:
         return stored_dtype
-    rules = (COMPONENT_RULES.get(cls) for _library, cls in facts.components.values())
-    half = next((rule.half for rule in rules if rule and rule.half), "")
+    half = next((numbers.half for numbers in _numbers(facts).values() if numbers.half), "")
     return half or ("bfloat16" if facts.is_flow_matching else "float16")
 
 
@@ -409,7 +386,7 @@ def switch_on(pipeline: Any, options: Mapping[str, Any]) -> list[str]:
     Raises LoadError for a value that diffusers refuses.
     """
     notes = []
-    if any(rule.tiling for part in pipeline.components.values() if (rule := COMPONENT_RULES.get(type(part).__name__))):
+    if any(numbers.tiling for numbers in quirks.numbers_of(quirks.subject_of(pipeline)).values()):
         pipeline.vae.enable_tiling()
     for name, switch in _SWITCHES.items():
         value = options.get(name)

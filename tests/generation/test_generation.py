@@ -248,11 +248,6 @@ class FamiliesTest(FolderCase):
         self.assertIsNone(second_arguments("prompt is empty", width=65, height=96))
 
     def test_a_refusal_that_says_what_would_do_is_done(self) -> None:
-        picture = Image.new("RGB", (64, 64))
-        listed = second_arguments(TypeError("object of type 'Image' has no len()"), image=picture)
-        self.assertEqual(listed, {"image": [picture]})
-        form = second_arguments("`prompt` has to be a valid edit JSON string/dict", prompt="make it blue")
-        self.assertEqual(form, {"prompt": '{"edit_instruction": "make it blue"}'})
         coarse = second_arguments(
             RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"),
             width=80,
@@ -265,25 +260,25 @@ class FamiliesTest(FolderCase):
         image, _ = generate(load(checkpoint("PixArtAlphaPipeline")), "a cat", step=2, seed=1, width=48, height=64)
         self.assertEqual(image.size, (48, 64))
 
-    def test_one_refusal_may_follow_another(self) -> None:
-        """Sana's video knows no sizes for this model, and then wants multiples of 32."""
+    def test_a_refused_size_is_rounded_where_the_model_has_no_sizes_of_its_own(self) -> None:
+        """Sana's video knows no sizes for this model, and wants multiples of 32."""
         model = load(checkpoint("SanaVideoPipeline"), Options=["frames:5"])
         request = image_request("a cat", dst=str(self.folder / "out.mp4"), width=48, height=64, step=2, seed=1)
         self.assertIn("64x64", generation.generate(model, request, new_job()).message())
-
-    def test_two_steps_are_made_where_one_is_none(self) -> None:
-        for error in (ZeroDivisionError("float division by zero"), IndexError("tuple index out of range")):
-            self.assertEqual(second_arguments(error, num_inference_steps=1), {"num_inference_steps": 2})
-            self.assertIsNone(second_arguments(error, num_inference_steps=2))
 
     def test_a_prompt_that_is_too_long_to_be_encoded_is_the_requests_fault(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, "cannot take a prompt of 6000 characters"):
             generate(load(checkpoint("LongCatImageEditPipeline")), "a cat " * 1000, src=self.picture(), step=1)
 
-    def test_the_area_is_that_of_the_size_which_is_asked_for(self) -> None:
-        """Kontext would scale any size to a megapixel."""
+    def test_what_single_models_need_is_in_the_first_call(self) -> None:
+        """Rows of quirks, each tested by itself in tests/pipeline/test_quirks.py."""
         self.assertEqual(
             arguments_of(zoo_model("FluxKontextPipeline"), "a cat", width=64, height=32)["max_area"], 64 * 32
+        )
+        listed = arguments_of(zoo_model("GlmImagePipeline"), "a cat", src=self.picture())["image"]
+        self.assertEqual([picture.size for picture in listed], [(64, 64)])
+        self.assertIn(
+            "edit_instruction", arguments_of(zoo_model("BriaFiboEditPipeline"), "red", src=self.picture())["prompt"]
         )
 
     def test_a_prior_names_the_pipeline_to_load_whatever_the_request_brings(self) -> None:

@@ -159,9 +159,9 @@ class DtypeTest(unittest.TestCase):
     def test_a_vae_keeps_its_dtype_only_where_the_pipelines_code_casts_to_it(self) -> None:
         from diffusers import JoyImageEditPipeline, WanPipeline
 
-        planned = DevicePlan("cpu", "bfloat16", {"vae": "float32"})
-        self.assertEqual(placement.as_the_code_casts(planned, WanPipeline).component_dtypes, {"vae": "float32"})
-        self.assertEqual(placement.as_the_code_casts(planned, JoyImageEditPipeline).component_dtypes, {})
+        planned, wan = DevicePlan("cpu", "bfloat16", {"vae": "float32"}), folder_facts(checkpoint("WanPipeline"))
+        self.assertEqual(placement.as_the_code_casts(planned, WanPipeline, wan).component_dtypes, {"vae": "float32"})
+        self.assertEqual(placement.as_the_code_casts(planned, JoyImageEditPipeline, wan).component_dtypes, {})
 
     def test_sana_takes_its_bf16_variant_where_there_is_one(self) -> None:
         sana = facts({"transformer": "SanaTransformer2DModel"})

@@ -15,9 +15,9 @@ from typing import Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
-from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline import quirks, sizes
 from localai_diffusers.pipeline.defaults import ModelDefaults
-from localai_diffusers.pipeline.guidance import GUIDANCE_SCHEDULE, guidance_arguments
+from localai_diffusers.pipeline.guidance import guidance_arguments
 from localai_diffusers.pipeline.signatures import (
     Parameters,
     accepted_types,
@@ -77,17 +77,14 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
     arguments |= _text(request, pipeline, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
     arguments |= _numbers(request, pipeline, defaults)
-    arguments |= _enough_steps(arguments, parameters, notes) or _more_than_one_step(arguments, pipeline, notes)
-    arguments |= _schedule(arguments, parameters)
+    arguments |= _enough_steps(arguments, parameters, notes)
     arguments |= _frames(request, pipeline, notes)
     arguments |= _fields(request, parameters, notes)
     arguments |= _output_type(request, parameters, class_name)
     arguments |= output_size(request, pipeline, arguments, notes)
-    arguments |= _area(arguments, parameters)
     arguments |= control_arguments.completed(arguments, pipeline)
     arguments |= media_forms.in_form(arguments, pipeline)
-    if isinstance(arguments.get("prompt"), str):
-        arguments["prompt"] = media_forms.tagged(arguments["prompt"], arguments)
+    arguments |= _for_this_model(arguments, pipeline, notes)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if "generator" in parameters:
         arguments["generator"] = _generator(seed, defaults.generator_device)
@@ -95,6 +92,17 @@ def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) ->
         arguments["seed"] = seed
     check_complete(arguments, parameters, class_name, combined_hint(class_name))
     return Call(arguments, seed, notes, _inversion(request, pipeline, {**defaults.options, **arguments}))
+
+
+def _for_this_model(arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
+    """What the rows of quirks that are true of the pipeline change."""
+    changed: dict[str, Any] = {}
+    subject = quirks.subject_of(pipeline)
+    for effect in quirks.effects_of(quirks.CALLS, subject):
+        if (change := effect({**arguments, **changed}, subject)) is not None:
+            changed |= change.arguments
+            notes.extend([change.note] if change.note else [])
+    return changed
 
 
 def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
@@ -116,16 +124,6 @@ def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: l
     return {"num_inference_steps": math.ceil(1 / strength)}
 
 
-def _more_than_one_step(arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, int]:
-    """Two steps for one where the scheduler stretches its steps to a last value (Qwen-Image's ``shift_terminal``): by a
-    single step it divides by zero, and the picture is black."""
-    stretched = sizes.config_value(getattr(pipeline, "scheduler", None), "shift_terminal")
-    if not stretched or arguments.get("num_inference_steps") != 1:
-        return {}
-    notes.append("step=1 is too few for this model's scheduler: 2 are taken")
-    return {"num_inference_steps": 2}
-
-
 def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """What ``invert`` takes of the request: the picture, and the options and call arguments that it has too (the steps
     among them: there are as many back as there were forth)."""
@@ -136,24 +134,6 @@ def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str
     steps = {"num_inversion_steps": count} if "num_inversion_steps" in names and count else {}
     shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
     return {**shared, **steps, "image": picture_to_invert(request, pipeline)}
-
-
-def _area(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, int]:
-    """The area of the size that is asked for, where a pipeline would scale every size to an area of its own
-    (Kontext)."""
-    width, height = arguments.get("width"), arguments.get("height")
-    if "max_area" not in parameters or "max_area" in arguments or not (width and height):
-        return {}
-    return {"max_area": width * height}
-
-
-def _schedule(arguments: Mapping[str, Any], parameters: Parameters) -> dict[str, list[float]]:
-    """The default schedule of guidance stretched to the number of steps that is asked for: it has a scale for each."""
-    default = parameters[GUIDANCE_SCHEDULE].default if GUIDANCE_SCHEDULE in parameters else None
-    steps = arguments.get("num_inference_steps")
-    if not isinstance(default, (list, tuple)) or not isinstance(steps, int) or GUIDANCE_SCHEDULE in arguments:
-        return {}
-    return {GUIDANCE_SCHEDULE: [default[step * len(default) // steps] for step in range(steps)]}
 
 
 def _guidance(

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # Where a condition object counts its place: pixel frames, or latent ones, of which -1 is the last.
 _LAST_PLACE: Mapping[str, Any] = {"frame_index": lambda frames: frames - 1, "index": lambda frames: -1}
 _UNKNOWN = (128, 128, 128)  # of a frame that is to be made anew, as the documentation of Wan VACE has it
-# Pictures that the prompt must speak of, by the parameter that takes them (OmniGen's tokenizer insists).
-_TAGS: Mapping[str, str] = {"input_images": "<img><|image_{}|></img>"}
 
 
 def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
@@ -93,20 +91,6 @@ def _grid(value: Any) -> list[list[Any]]:
         [pictures[index], pictures[index + 1] if index + 1 < len(pictures) else None]
         for index in range(0, len(pictures), 2)
     ]
-
-
-def tagged(prompt: str, media: Mapping[str, Any]) -> str:
-    """The prompt with a tag for each picture that must have one and lacks it."""
-    for name, tag in _TAGS.items():
-        pictures = media.get(name) or []
-        tags = (
-            [tag.format(number + 1) for number in range(len(pictures) if isinstance(pictures, list) else 1)]
-            if pictures
-            else []
-        )
-        missing = [text for text in tags if text not in prompt]
-        prompt = " ".join([*missing, prompt]) if missing else prompt
-    return prompt
 
 
 def conditions(

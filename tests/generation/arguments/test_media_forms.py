@@ -68,17 +68,6 @@ class FormTest(unittest.TestCase):
         self.assertEqual(form("VisualClozePipeline", image=[one, two, three])["image"], [[one, two], [three, None]])
 
 
-class TagsTest(unittest.TestCase):
-    def test_pictures_that_the_prompt_must_name_are_named(self) -> None:
-        self.assertEqual(
-            media_forms.tagged("a dog", {"input_images": [WHITE, WHITE]}),
-            "<img><|image_1|></img> <img><|image_2|></img> a dog",
-        )
-        named = "as <img><|image_1|></img> but red"
-        self.assertEqual(media_forms.tagged(named, {"input_images": [WHITE]}), named)
-        self.assertEqual(media_forms.tagged("a dog", {"image": WHITE}), "a dog")
-
-
 class ConditionsTest(unittest.TestCase):
     def test_the_first_picture_comes_at_the_start_and_the_last_at_the_end(self) -> None:
         for name, place, end in (("LTXConditionPipeline", "frame_index", 80), ("LTX2ConditionPipeline", "index", -1)):

@@ -1,0 +1,396 @@
+"""What single models need and no rule finds: one row each, so that the flow holds no ``if`` for a model.
+
+A row (:class:`Quirk`) is a name, a predicate over a :class:`Subject` (the class, its signature, its components' classes
+and configs), an effect, the reason, a class that it is true of, and when it may go. Rows of one kind of effect stand in
+one table; who has a use for the kind asks :func:`effects_of` with the table and the subject:
+
+- ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
+- ``NUMBERS``: in which dtype a component's class computes (:class:`Numbers`); ask :func:`numbers_of` before the load.
+- ``CASTS``: (dtypes by component, subject) -> those that the pipeline's own code can work with; before the load.
+- ``GUARDS``: what a constructor is told where the user switches the safety checker off.
+
+A new kind is a new table, named in ``TABLES``. A new row needs a test of its name in tests/pipeline/test_quirks.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
+from localai_diffusers.pipeline.sizes import config_value
+
+E = TypeVar("E")
+Arguments = Mapping[str, Any]
+Dtypes = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a predicate and an effect may ask about: a pipeline class, its components' class names, and the pipeline
+    where it is loaded already."""
+
+    cls: type
+    components: Mapping[str, str] = field(default_factory=dict)
+    pipeline: Any = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """What its call takes."""
+        return parameters_of(self.cls)
+
+    def config(self, component: str, entry: str) -> Any:
+        """An entry of a component's config, None where either is not there, or nothing is loaded."""
+        return config_value(getattr(self.pipeline, component, None), entry)
+
+
+def subject_of(pipeline: Any) -> Subject:
+    """The subject that a loaded pipeline is."""
+    parts = getattr(pipeline, "components", {})
+    names = {name: type(part).__name__ for name, part in parts.items() if part is not None}
+    return Subject(type(pipeline), names, pipeline)
+
+
+@dataclass(frozen=True)
+class Quirk(Generic[E]):
+    """A row. ``applies`` is asked once a model; ``example`` is a class of tests/zoo that it is true of."""
+
+    name: str
+    applies: Callable[[Subject], bool]
+    effect: E
+    reason: str
+    example: str
+    until: str
+
+
+def effects_of(table: tuple[Quirk[E], ...], subject: Subject) -> tuple[E, ...]:
+    """The effects of the rows that are true of ``subject``, in the table's order."""
+    return tuple(row.effect for row in table if row.applies(subject))
+
+
+# --- predicates ----------------------------------------------------------------------------------------------------
+
+
+def takes(*names: str) -> Callable[[Subject], bool]:
+    """Whether the call has all these parameters."""
+    return lambda subject: subject.parameters.keys() >= set(names)
+
+
+def has(*classes: str) -> Callable[[Subject], bool]:
+    """Whether a component is of one of these classes."""
+    return lambda subject: not set(classes).isdisjoint(subject.components.values())
+
+
+@functools.lru_cache(maxsize=64)
+def source_of(code: Any) -> str:
+    """The source of a class or function, "" where there is none to read."""
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return ""
+
+
+# --- changes of a call ---------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """Arguments that replace those of a call, and what to tell the user of it, "" for nothing."""
+
+    arguments: Arguments
+    note: str = ""
+
+
+CallEffect = Callable[[Arguments, Subject], Change | None]
+
+
+def _two_steps(arguments: Arguments, subject: Subject) -> Change | None:
+    if arguments.get("num_inference_steps") != 1:
+        return None
+    return Change({"num_inference_steps": 2}, "step=1 is too few for this model's scheduler: 2 are taken")
+
+
+def _two_steps_of_parts(arguments: Arguments, subject: Subject) -> Change | None:
+    """``prior_num_inference_steps`` are those of the component ``prior_scheduler``."""
+    prefixes = [name.removesuffix("scheduler") for name, kind in subject.components.items() if kind == _UNCLIP]
+    steps = {f"{prefix}num_inference_steps" for prefix in prefixes}
+    few = {name: 2 for name in sorted(steps) if arguments.get(name) == 1}
+    return Change(few, f"{', '.join(few)} of 1 is too few for the scheduler: 2 are taken") if few else None
+
+
+def _own_size(arguments: Arguments, subject: Subject) -> Change | None:
+    sides = ("width", "height")
+    if all(arguments.get(name) for name in sides) or any(
+        arguments.get(name) for name in image_parameters(subject.parameters)
+    ):
+        return None
+    side = subject.pipeline.default_sample_size * subject.pipeline.vae_scale_factor
+    return Change(
+        {name: arguments.get(name) or side for name in sides},
+        f"no size was asked for: the model's own, {side}x{side}, is taken",
+    )
+
+
+def _in_lists(arguments: Arguments, subject: Subject) -> Change | None:
+    given = {name: arguments.get(name) for name in image_parameters(subject.parameters)}
+    single = {name: [value] for name, value in given.items() if value is not None and not isinstance(value, list)}
+    return Change(single) if single else None
+
+
+def _area(arguments: Arguments, subject: Subject) -> Change | None:
+    width, height = arguments.get("width"), arguments.get("height")
+    return Change({"max_area": width * height}) if "max_area" not in arguments and width and height else None
+
+
+def _stretched_schedule(arguments: Arguments, subject: Subject) -> Change | None:
+    """The default schedule stretched to the number of steps that is asked for."""
+    default, steps = subject.parameters[_SCHEDULE].default, arguments.get("num_inference_steps")
+    if not isinstance(default, (list, tuple)) or not isinstance(steps, int) or _SCHEDULE in arguments:
+        return None
+    return Change({_SCHEDULE: [default[step * len(default) // steps] for step in range(steps)]})
+
+
+def _edit_instruction(arguments: Arguments, subject: Subject) -> Change | None:
+    prompt = arguments.get("prompt")
+    if not isinstance(prompt, str) or "edit_instruction" in prompt:
+        return None
+    form = json.dumps({"edit_instruction": prompt})
+    return Change({"prompt": form}, "the prompt is put into the JSON that this pipeline takes")
+
+
+def _empty_negative_prompt(arguments: Arguments, subject: Subject) -> Change | None:
+    given = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
+    return None if given else Change({"negative_prompt": ""})
+
+
+def _tagged(arguments: Arguments, subject: Subject) -> Change | None:
+    """The prompt with a tag for each picture that it does not speak of."""
+    pictures, prompt = arguments.get("input_images") or [], arguments.get("prompt")
+    count = len(pictures) if isinstance(pictures, list) else 1
+    tags = [f"<img><|image_{number + 1}|></img>" for number in range(count)]
+    missing = [tag for tag in tags if isinstance(prompt, str) and tag not in prompt]
+    return Change({"prompt": " ".join([*missing, str(prompt)])}) if missing else None
+
+
+def _knows_no_bin(subject: Subject) -> bool:
+    """Whether the call moves sizes to a family's published ones and knows none for this model: its code names the
+    sample sizes that it does know, or its module has a table of them."""
+    if _BINNING not in subject.parameters:
+        return False
+    call = inspect.unwrap(subject.cls.__call__)
+    table = getattr(call, "__globals__", {}).get("ASPECT_RATIO_BINS")
+    if table is not None:
+        return getattr(subject.pipeline, "default_sample_size", None) not in table
+    known = re.findall(r"config\.sample_size == (\d+)", source_of(subject.cls))
+    return bool(known) and str(subject.config("transformer", "sample_size")) not in known
+
+
+def _returns_one(subject: Subject) -> bool:
+    """Whether the scheduler's step returns the sample alone, not the predicted original beside it."""
+    step = getattr(type(getattr(subject.pipeline, "scheduler", None)), "step", None)
+    return bool(re.search(r"return \(\w+,\)", source_of(step)))
+
+
+_CAST = re.compile(r"self\.(\w+)\.encode\(\w+\.bfloat16\(\)\)")
+_BINNING, _SCHEDULE, _UNCLIP = "use_resolution_binning", "guidance_schedule", "UnCLIPScheduler"
+_FIXED = "diffusers does so itself"
+
+CALLS: tuple[Quirk[CallEffect], ...] = (
+    Quirk(
+        "two_steps_for_a_terminal_shift",
+        lambda subject: bool(subject.config("scheduler", "shift_terminal")),
+        _two_steps,
+        "The scheduler stretches its steps to a last value, and divides by zero for one: the picture is black.",
+        "QwenImagePipeline",
+        "FlowMatchEulerDiscreteScheduler takes one step with shift_terminal",
+    ),
+    Quirk(
+        "two_steps_for_a_linear_quadratic_schedule",
+        lambda subject: (
+            "linear_quadratic_schedule" in source_of(subject.cls) and has("MochiTransformer3DModel")(subject)
+        ),
+        _two_steps,
+        "Mochi's schedule is half linear and half quadratic: half of one step is none, by which it divides.",
+        "MochiPipeline",
+        "diffusers' linear_quadratic_schedule takes 1",
+    ),
+    Quirk(
+        "two_steps_without_a_distilled_scheduler",
+        lambda subject: "num_inference_steps == 1" in source_of(subject.cls) and _returns_one(subject),
+        _two_steps,
+        "One step means PixArt's distilled form, which reads the second value that its scheduler returns.",
+        "PixArtAlphaPipeline",
+        "the pipeline looks at its scheduler",
+    ),
+    Quirk(
+        "two_steps_of_unclip",
+        has(_UNCLIP),
+        _two_steps_of_parts,
+        "UnCLIPScheduler divides by the number of steps less one.",
+        "UnCLIPPipeline",
+        "UnCLIPScheduler.set_timesteps takes 1",
+    ),
+    Quirk(
+        "own_size_of_glm_image",
+        lambda subject: takes("width", "height")(subject) and has("GlmImageTransformer2DModel")(subject),
+        _own_size,
+        "The call has None for a size and computes with it.",
+        "GlmImagePipeline",
+        f"{_FIXED} by default_sample_size",
+    ),
+    Quirk(
+        "pictures_of_glm_image_in_lists",
+        has("GlmImageTransformer2DModel"),
+        _in_lists,
+        "The annotation admits one picture, the code takes its length.",
+        "GlmImagePipeline",
+        "_validate_and_normalize_images takes a picture",
+    ),
+    Quirk(
+        "area_of_the_size",
+        takes("width", "height", "max_area"),
+        _area,
+        "Kontext scales every size to an area of its own, a megapixel, unless it is told another.",
+        "FluxKontextPipeline",
+        "never: it is what the model is made for",
+    ),
+    Quirk(
+        "schedule_of_guidance",
+        takes(_SCHEDULE),
+        _stretched_schedule,
+        "The schedule must hold a scale for each step, and its default is of one length.",
+        "Ideogram4Pipeline",
+        _FIXED,
+    ),
+    Quirk(
+        "no_bin_for_an_unknown_sample_size",
+        _knows_no_bin,
+        lambda arguments, subject: None if _BINNING in arguments else Change({_BINNING: False}),
+        "The call moves a size to the nearest of its family's, and refuses other sample sizes than the published.",
+        "PixArtAlphaPipeline",
+        "the pipelines leave sizes alone where they know no table",
+    ),
+    Quirk(
+        "edit_instruction_of_bria_fibo",
+        lambda subject: "is_valid_edit_json" in source_of(subject.cls),
+        _edit_instruction,
+        "The prompt must be JSON; documented is an object of the one key edit_instruction.",
+        "BriaFiboEditPipeline",
+        "the pipeline takes a plain text",
+    ),
+    Quirk(
+        "negative_prompt_of_easyanimate",
+        has("EasyAnimateTransformer3DModel"),
+        _empty_negative_prompt,
+        "encode_prompt iterates over the negative prompt, whose default is None.",
+        "EasyAnimatePipeline",
+        "encode_prompt takes None",
+    ),
+    Quirk(
+        "tags_of_omnigen",
+        takes("input_images"),
+        _tagged,
+        "The tokenizer insists that the prompt speaks of each picture.",
+        "OmniGenPipeline",
+        "never: the model was trained so",
+    ),
+)
+
+# --- before the load -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the authors of a component's class want: ``dtype`` for it whatever the rest is in, ``half`` in place of fp16
+    for the whole model, the files' ``variant``, decoding in tiles."""
+
+    cls: str
+    dtype: str = ""
+    half: str = ""
+    variant: str = ""
+    tiling: bool = False
+
+
+def numbers_of(subject: Subject) -> dict[str, Numbers]:
+    """By component: what its row says. Most need none: diffusers keeps the layers that a model class lists in
+    _keep_in_fp32_modules itself."""
+    rows = {effect.cls: effect for effect in effects_of(NUMBERS, subject)}
+    return {name: rows[kind] for name, kind in subject.components.items() if kind in rows}
+
+
+NUMBERS: tuple[Quirk[Numbers], ...] = (
+    Quirk(
+        "wan_decodes_in_fp32",
+        has("AutoencoderKLWan"),
+        Numbers("AutoencoderKLWan", dtype="float32"),
+        "The Wan authors decode in fp32: in half precision the VAE's long causal convolutions band and flicker.",
+        "WanPipeline",
+        "never: the authors want it",
+    ),
+    Quirk(
+        "sana_in_bf16",
+        has("SanaTransformer2DModel"),
+        Numbers("SanaTransformer2DModel", half="bfloat16", variant="bf16"),
+        "Sana's linear attention overflows in fp16, so its repos ship a bf16 variant of the weights.",
+        "SanaPipeline",
+        "never: the weights are so",
+    ),
+    Quirk(
+        "allegro_decodes_in_tiles",
+        has("AutoencoderKLAllegro"),
+        Numbers("AutoencoderKLAllegro", tiling=True),
+        "diffusers implements its decoding in tiles only.",
+        "AllegroPipeline",
+        "diffusers decodes it whole",
+    ),
+)
+
+
+def _unasked(subject: Subject) -> set[str]:
+    """Components of a dtype of their own that the pipeline's code does not ask for."""
+    source = source_of(subject.cls)
+    return {
+        name
+        for name, found in numbers_of(subject).items()
+        if found.dtype and f"self.{name}.dtype" not in source and source
+    }
+
+
+CASTS: tuple[Quirk[Callable[[Dtypes, Subject], dict[str, str]]], ...] = (
+    Quirk(
+        "own_dtype_that_the_code_does_not_ask_for",
+        lambda subject: bool(_unasked(subject)),
+        lambda dtypes, subject: {name: kind for name, kind in dtypes.items() if name not in _unasked(subject)},
+        "Bria Fibo and JoyImage Edit hand Wan's VAE their latents in the dtype of the rest: it must be in that.",
+        "JoyImageEditPipeline",
+        "the pipelines cast to self.vae.dtype",
+    ),
+    Quirk(
+        "pictures_cast_to_bf16",
+        lambda subject: bool(_CAST.search(source_of(subject.cls))),
+        lambda dtypes, subject: {
+            **dtypes,
+            **dict.fromkeys(sorted(set(_CAST.findall(source_of(subject.cls)))), "bfloat16"),
+        },
+        "Z-Image Omni casts the pictures that its VAE encodes to bf16, whatever dtype the VAE is in.",
+        "ZImageOmniPipeline",
+        "the pipeline casts to self.vae.dtype",
+    ),
+)
+
+GUARDS: tuple[Quirk[Arguments], ...] = (
+    Quirk(
+        "guard_of_cosmos",
+        lambda subject: "enable_safety_checker" in inspect.signature(subject.cls.__init__).parameters,
+        {"enable_safety_checker": False, "safety_checker": None},
+        "The guard is made by the constructor, and off only for who says so.",
+        "Cosmos3OmniPipeline",
+        "never: its license asks for the guard",
+    ),
+)
+
+TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, NUMBERS, CASTS, GUARDS)

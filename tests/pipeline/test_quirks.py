@@ -1,0 +1,150 @@
+"""The rows of quirks: each is whole, true of its example and not of an ordinary model, and does what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import unittest
+from typing import Any
+from unittest import mock
+
+import diffusers
+from PIL import Image
+
+from localai_diffusers.pipeline import quirks
+from localai_diffusers.pipeline.quirks import Quirk, Subject, subject_of
+from tests.support import zoo_model
+from tests.zoo import ENTRIES
+
+ROWS: dict[str, Quirk[Any]] = {row.name: row for table in quirks.TABLES for row in table}
+ORDINARY = "StableDiffusionPipeline"
+
+
+def subject(name: str) -> Subject:
+    """The zoo's model of that class; the class alone where the zoo has none."""
+    return subject_of(zoo_model(name).pipeline) if name in ENTRIES else Subject(getattr(diffusers, name))
+
+
+class RowsTest(unittest.TestCase):
+    def test_every_row_is_whole(self) -> None:
+        self.assertEqual(len(ROWS), sum(map(len, quirks.TABLES)), "two rows have one name")
+        for row in ROWS.values():
+            for known in dataclasses.fields(row):
+                self.assertTrue(getattr(row, known.name), f"{row.name} has no {known.name}")
+
+    def test_every_row_is_true_of_its_example_and_not_of_an_ordinary_model(self) -> None:
+        ordinary = subject(ORDINARY)
+        for row in ROWS.values():
+            with self.subTest(row.name):
+                self.assertTrue(row.applies(subject(row.example)))
+                self.assertFalse(row.applies(ordinary))
+
+    def test_every_row_has_a_test_of_its_name(self) -> None:
+        tests = {name.removeprefix("test_") for case in (CallsTest, LoadTest) for name in dir(case)}
+        self.assertEqual(ROWS.keys() - tests, set())
+
+
+class CallsTest(unittest.TestCase):
+    def changed(self, row: str, **arguments: Any) -> dict[str, Any]:
+        """What the row changes in such a call of its example, {} for nothing."""
+        known = ROWS[row]
+        change = known.effect(arguments, subject(known.example))
+        return {} if change is None else dict(change.arguments)
+
+    def assert_two_steps(self, row: str, name: str = "num_inference_steps") -> None:
+        self.assertEqual(self.changed(row, **{name: 1}), {name: 2})
+        self.assertEqual(self.changed(row, **{name: 3}), {})
+
+    def test_two_steps_for_a_terminal_shift(self) -> None:
+        self.assert_two_steps("two_steps_for_a_terminal_shift")
+
+    def test_two_steps_for_a_linear_quadratic_schedule(self) -> None:
+        self.assert_two_steps("two_steps_for_a_linear_quadratic_schedule")
+
+    def test_two_steps_without_a_distilled_scheduler(self) -> None:
+        self.assert_two_steps("two_steps_without_a_distilled_scheduler")
+
+    def test_two_steps_of_unclip(self) -> None:
+        self.assert_two_steps("two_steps_of_unclip", "decoder_num_inference_steps")
+        self.assertFalse(ROWS["two_steps_of_unclip"].applies(subject("StableDiffusionPipeline")))
+
+    def test_own_size_of_glm_image(self) -> None:
+        pipeline = zoo_model("GlmImagePipeline").pipeline
+        side = pipeline.default_sample_size * pipeline.vae_scale_factor
+        self.assertEqual(self.changed("own_size_of_glm_image", width=64), {"width": 64, "height": side})
+        self.assertEqual(self.changed("own_size_of_glm_image", width=64, height=32), {})
+        self.assertEqual(self.changed("own_size_of_glm_image", image=[Image.new("RGB", (8, 8))]), {})
+
+    def test_pictures_of_glm_image_in_lists(self) -> None:
+        picture = Image.new("RGB", (8, 8))
+        self.assertEqual(self.changed("pictures_of_glm_image_in_lists", image=picture), {"image": [picture]})
+        self.assertEqual(self.changed("pictures_of_glm_image_in_lists", image=[picture]), {})
+
+    def test_area_of_the_size(self) -> None:
+        """Kontext would scale any size to a megapixel."""
+        self.assertEqual(self.changed("area_of_the_size", width=64, height=32), {"max_area": 64 * 32})
+        self.assertEqual(self.changed("area_of_the_size", width=64, height=32, max_area=9), {})
+
+    def test_schedule_of_guidance(self) -> None:
+        default = subject("Ideogram4Pipeline").parameters["guidance_schedule"].default
+        found = self.changed("schedule_of_guidance", num_inference_steps=4)["guidance_schedule"]
+        self.assertEqual(found, [default[len(default) * step // 4] for step in range(4)])
+        self.assertEqual(self.changed("schedule_of_guidance", num_inference_steps=4, guidance_schedule=[1.0]), {})
+
+    def test_no_bin_for_an_unknown_sample_size(self) -> None:
+        row = "no_bin_for_an_unknown_sample_size"
+        self.assertEqual(self.changed(row), {"use_resolution_binning": False})
+        self.assertEqual(self.changed(row, use_resolution_binning=True), {})
+        for name, expected in (("SanaVideoPipeline", True), ("PixArtSigmaPAGPipeline", True), ("SanaPipeline", False)):
+            self.assertIs(ROWS[row].applies(subject(name)), expected, name)  # SanaPipeline's is a published size
+        self.assertFalse(ROWS[row].applies(subject("PRXPipeline")))
+        with mock.patch.object(zoo_model("PRXPipeline").pipeline, "default_sample_size", 48):
+            self.assertTrue(ROWS[row].applies(subject("PRXPipeline")))
+
+    def test_edit_instruction_of_bria_fibo(self) -> None:
+        made = {"prompt": '{"edit_instruction": "make it \\"blue\\""}'}
+        self.assertEqual(self.changed("edit_instruction_of_bria_fibo", prompt='make it "blue"'), made)
+        self.assertEqual(self.changed("edit_instruction_of_bria_fibo", **made), {})
+
+    def test_negative_prompt_of_easyanimate(self) -> None:
+        self.assertEqual(self.changed("negative_prompt_of_easyanimate"), {"negative_prompt": ""})
+        self.assertEqual(self.changed("negative_prompt_of_easyanimate", negative_prompt="fog"), {})
+
+    def test_tags_of_omnigen(self) -> None:
+        pictures, tag = [Image.new("RGB", (8, 8))] * 2, "<img><|image_{}|></img>"
+        found = self.changed("tags_of_omnigen", prompt=f"{tag.format(1)} in red", input_images=pictures)
+        self.assertEqual(found, {"prompt": f"{tag.format(2)} {tag.format(1)} in red"})
+        self.assertEqual(self.changed("tags_of_omnigen", prompt="a cat"), {})
+
+
+class LoadTest(unittest.TestCase):
+    def numbers(self, row: str, component: str = "vae") -> quirks.Numbers:
+        return quirks.numbers_of(subject(ROWS[row].example))[component]
+
+    def test_wan_decodes_in_fp32(self) -> None:
+        self.assertEqual(self.numbers("wan_decodes_in_fp32").dtype, "float32")
+
+    def test_sana_in_bf16(self) -> None:
+        found = self.numbers("sana_in_bf16", "transformer")
+        self.assertEqual((found.half, found.variant, found.dtype), ("bfloat16", "bf16", ""))
+
+    def test_allegro_decodes_in_tiles(self) -> None:
+        self.assertTrue(zoo_model("AllegroPipeline").pipeline.vae.use_tiling)
+        self.assertTrue(self.numbers("allegro_decodes_in_tiles").tiling)
+
+    def test_own_dtype_that_the_code_does_not_ask_for(self) -> None:
+        row = ROWS["own_dtype_that_the_code_does_not_ask_for"]
+        self.assertEqual(row.effect({"vae": "float32"}, subject("JoyImageEditPipeline")), {})
+        self.assertFalse(row.applies(subject("WanPipeline")))
+
+    def test_pictures_cast_to_bf16(self) -> None:
+        found = ROWS["pictures_cast_to_bf16"].effect({"x": "float32"}, subject("ZImageOmniPipeline"))
+        self.assertEqual(found, {"x": "float32", "vae": "bfloat16"})
+
+    def test_guard_of_cosmos(self) -> None:
+        row = ROWS["guard_of_cosmos"]
+        self.assertLessEqual(row.effect.keys(), inspect.signature(subject(row.example).cls.__init__).parameters.keys())
+
+
+if __name__ == "__main__":
+    unittest.main()
