@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from localai_diffusers.checkpoint.model_files import variant_of
+from localai_diffusers.patches.singular_covariance import singular_covariance
 
 
 def settle_transformers() -> None:
@@ -29,7 +30,15 @@ def settle_transformers() -> None:
 
 def during_calls() -> AbstractContextManager[Any]:
     """All that holds while a pipeline is called."""
-    gaps = (clip_text_model, clap_text_features, absent_flags, dual_attention, numbers_for_numpy, glm_image_rows)
+    gaps = (
+        clip_text_model,
+        clap_text_features,
+        absent_flags,
+        dual_attention,
+        numbers_for_numpy,
+        glm_image_rows,
+        singular_covariance,
+    )
     closed = contextlib.ExitStack()
     for gap in gaps:
         closed.enter_context(gap())
