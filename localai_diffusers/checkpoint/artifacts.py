@@ -86,7 +86,7 @@ def fetch(
         return location.path
     import huggingface_hub
 
-    options = {"revision": location.revision, "local_files_only": bool(spec.load_options.get("local_files_only"))}
+    options = {"revision": location.revision, "local_files_only": spec.options.local_files_only}
     try:
         if location.kind == "repo_file":
             return Path(huggingface_hub.hf_hub_download(location.repo, location.file, **options))
@@ -110,13 +110,12 @@ def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual
     return folder / name
 
 
-def weight_names(spec: LoadSpec, option: str, count: int, what: str) -> list[str]:
-    """A ``*_weight_name`` option for each of ``count`` adapters: one name for all, a list by commas or in JSON.
+def weight_names(said: tuple[str, ...], option: str, count: int, what: str) -> list[str]:
+    """What a ``*_weight_name`` option says for each of ``count`` adapters: one name for all, or one each.
 
     Raises LoadError for another number of names.
     """
-    value = spec.load_options.get(option) or ""
-    names = [str(name).strip() for name in (value if isinstance(value, list) else str(value).split(","))]
+    names = list(said) or [""]
     if len(names) not in (1, count):
         raise LoadError(f"option {option} names {len(names)} files for {count} {what}: give one for all, or one each")
     return names * count if len(names) == 1 else names
@@ -134,7 +133,7 @@ def _listed(spec: LoadSpec, location: Location, field: str) -> Iterator[str]:
 def _listed_on_hub(spec: LoadSpec, location: Location, field: str) -> list[str]:
     import huggingface_hub
 
-    if not spec.load_options.get("local_files_only"):
+    if not spec.options.local_files_only:
         try:
             return huggingface_hub.list_repo_files(location.repo, revision=location.revision)
         except OSError:
@@ -164,4 +163,4 @@ def check_weights(path: Path, spec: LoadSpec, settings: Settings) -> None:
 
 def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
     """Whether weights that are not safetensors may be read: pickles can carry code."""
-    return not settings.safetensors or spec.trust_remote_code or spec.load_options.get("use_safetensors") is False
+    return not settings.safetensors or spec.trust_remote_code or spec.options.use_safetensors is False

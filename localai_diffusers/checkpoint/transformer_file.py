@@ -46,7 +46,7 @@ def base_of(spec: LoadSpec, path: Path) -> tuple[Location, dict[str, Wish]] | No
 
     Raises LoadError naming ``options: base_model`` where neither that nor the file's metadata says it.
     """
-    named = str(spec.load_options.get("base_model") or "")
+    named = spec.options.base_model
     if not named and not _holds_one_component(path):
         return None
     if not named:
@@ -66,7 +66,7 @@ def base_of(spec: LoadSpec, path: Path) -> tuple[Location, dict[str, Wish]] | No
 def _denoiser_of(spec: LoadSpec, location: Location, named: str) -> str:
     """Name of the base's component that denoises, by its model_index.json."""
     folder = artifacts.fetch(spec, location, "option base_model", [model_files.INDEX_FILE])
-    name = model_files.indexed_facts(folder / str(spec.load_options.get("subfolder") or "")).denoiser
+    name = model_files.indexed_facts(folder / spec.options.subfolder).denoiser
     if not name:
         raise LoadError(f"option base_model {named!r} has no transformer, unet or prior that a file could replace")
     return name

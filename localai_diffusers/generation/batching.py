@@ -54,7 +54,7 @@ def batch_for(model: LoadedModel | None, request: GenerationRequest, identity: s
     It may where the model's options allow it, the request is text alone, and the loaded class makes a picture of that
     and takes lists of prompts and of generators. ``identity``: the model that the request names.
     """
-    limit = 1 if model is None else int(model.spec.placement_options.get("max_batch") or 1)
+    limit = 1 if model is None else model.spec.options.max_batch
     if model is None or limit < 2 or not _is_text_alone(request) or not _takes_lists(model, request):
         return None
     key = _Key(
@@ -79,7 +79,7 @@ def _takes_lists(model: LoadedModel, request: GenerationRequest) -> bool:
     cls = type(model.pipeline)
     parameters = parameters_of(cls)
     # These embed one prompt at a time, or bring a picture of their own.
-    by_hand = model.settings.compel or model.settings.sd_embed or model.spec.load_options.get("ip_adapter")
+    by_hand = model.settings.compel or model.settings.sd_embed or model.spec.options.ip_adapter
     return (
         not by_hand
         and all(name in parameters and takes_list(parameters[name]) for name in ("prompt", "generator"))

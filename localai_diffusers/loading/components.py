@@ -64,11 +64,11 @@ def wishes(spec: LoadSpec, cls: type) -> dict[str, Wish]:
         for name, value in spec.call_arguments.items()
         if name in names and isinstance(value, str)
     }
-    vae, clip = spec.load_options.get("vae"), spec.load_options.get("clip_model") or spec.clip_model
+    vae, clip = spec.options.vae, spec.options.clip_model or spec.clip_model
     if vae:
-        found["vae"] = Wish("option vae", str(vae))
+        found["vae"] = Wish("option vae", vae)
     if clip:
-        found["text_encoder"] = Wish("CLIPModel", str(clip), spec.clip_subfolder)
+        found["text_encoder"] = Wish("CLIPModel", clip, spec.clip_subfolder)
     for name, wish in found.items():
         if names and name not in names:
             raise LoadError(
@@ -262,11 +262,11 @@ def _config_root(spec: LoadSpec, facts: ModelFacts) -> str | None:
     None where diffusers knows."""
     if facts.path.is_dir():
         return str(facts.path)
-    config = spec.load_options.get("config")
+    config = spec.options.config
     return (
         str(
             artifacts.fetch(
-                spec, artifacts.find(spec, str(config), "option config"), "option config", artifacts.CONFIG_PATTERNS
+                spec, artifacts.find(spec, config, "option config"), "option config", artifacts.CONFIG_PATTERNS
             )
         )
         if config

@@ -47,9 +47,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     facts = model_files.file_facts(location.path) if location.kind == "file" else None
     if facts is None:
         _check_folder(location.path, sources.allows_pickle(spec, settings))
-    base = paths.resolve(
-        str(spec.load_options.get("base_model") or settings.bfl_repo), spec.model_path, "option base_model"
-    )
+    base = paths.resolve(spec.options.base_model or settings.bfl_repo, spec.model_path, "option base_model")
     base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)

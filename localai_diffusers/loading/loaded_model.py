@@ -10,8 +10,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
-from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import placement, schedulers
+from localai_diffusers.loading import placement, schedulers, switches
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.pipeline import tasks
@@ -84,7 +83,7 @@ def finish(
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
     _bound_tokenizers(pipeline)
-    said += placement.switch_on(pipeline, spec.placement_options)
+    said += switches.switch_on(pipeline, spec.options)
     placement.place(pipeline, where)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
@@ -117,12 +116,11 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
     Raises InvalidRequest for an option of a wrong type.
     """
     options = {name: value for name, value in spec.call_arguments.items() if name not in facts.components}
-    scale = options.pop("guidance_scale", None)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float, type(None))):
-        raise LoadError(f"option guidance_scale:{scale!r} must be a number")
+    options |= _steps(spec.options.num_inference_steps, cls)
+    scale = spec.options.guidance_scale
     parameters = _family_parameters(cls, options)
     known = {name: value for name, value in options.items() if name in parameters}
-    argument_limits.check(known | ({} if scale is None else {"guidance_scale": scale}), settings, "option {}")
+    argument_limits.check(known, settings, "option {}")
     argument_limits.check_texts(without_media(known, parameters), settings, "option {}")
     checked = check_options(options, parameters, cls.__name__)
     names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
@@ -133,8 +131,16 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
         clip_skip=spec.clip_skip,
         use_clip_skip=settings.clip_skip,
         chunk_size=settings.chunk_size,
-        generator_device=str(spec.placement_options.get("generator_device") or "cpu"),
+        said=spec.options,
+        generator_device=spec.options.generator_device or "cpu",
     ), checked.notes
+
+
+def _steps(count: int | None, cls: type) -> dict[str, int]:
+    """The number of steps by the name that the signature has for it."""
+    plain, short = "num_inference_steps", "steps"
+    known = parameters_of(cls)
+    return {} if count is None else {short if short in known and plain not in known else plain: count}
 
 
 def _family_parameters(cls: type, options: Iterable[str]) -> Parameters:

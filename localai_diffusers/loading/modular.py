@@ -75,7 +75,7 @@ def _on_disk(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Se
         return facts
     pickles = [] if sources.allows_pickle(spec, settings) else [f"*{suffix}" for suffix in model_files.PICKLE_SUFFIXES]
     folder = sources.snapshot(spec, location, pickles)
-    return model_files.folder_facts(folder, str(spec.load_options.get("subfolder") or ""))
+    return model_files.folder_facts(folder, spec.options.subfolder)
 
 
 def _check_code(spec: LoadSpec, facts: ModelFacts) -> None:
@@ -208,8 +208,7 @@ def _subfolders(facts: ModelFacts, name: str, part: Any) -> Iterator[str]:
 def _variants(spec: LoadSpec, part: Any) -> list[str | None]:
     """Variants of a component's weights, the best first: what the YAML or the model asks for, fp16 for f16,
     else plain."""
-    asked = spec.load_options.get("variant")
-    wanted = [str(asked) if asked else part.variant, "fp16" if spec.f16 else None]
+    wanted = [spec.options.variant or part.variant, "fp16" if spec.f16 else None]
     return [*dict.fromkeys(one for one in wanted if one), None]
 
 

@@ -30,9 +30,9 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
         raise LoadError(
             f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true"
         )
-    if spec.load_options.get("custom_pipeline") and not spec.trust_remote_code:
+    if spec.options.custom_pipeline and not spec.trust_remote_code:
         raise LoadError(
-            f"option custom_pipeline:{spec.load_options['custom_pipeline']} is code, which is run only with "
+            f"option custom_pipeline:{spec.options.custom_pipeline} is code, which is run only with "
             "trust_remote_code: true"
         )
     asked = spec.pipeline_type

@@ -39,18 +39,6 @@ from localai_diffusers.work.progress import watched_loading
 
 log = logging.getLogger(__name__)
 
-# Passed to from_pretrained or from_single_file as they are.
-_PASSED_ON = (
-    "revision",
-    "local_files_only",
-    "custom_pipeline",
-    "low_cpu_mem_usage",
-    "disable_mmap",
-    "max_memory",
-    "offload_folder",
-    "original_config",
-)
-
 
 def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
     """Check all that can be checked (downloading what must be) and return what builds the model.
@@ -76,7 +64,7 @@ def refuse_early(spec: LoadSpec) -> None:
     if location.kind == "file":
         model_files.file_facts(location.path)
     elif location.kind == "folder" and spec.pipeline_type != flux_quantized.PIPELINE_TYPE:
-        model_files.folder_facts(location.path, str(spec.load_options.get("subfolder") or ""))
+        model_files.folder_facts(location.path, spec.options.subfolder)
 
 
 def _guarded(spec: LoadSpec, first: Callable[[], Callable[[], LoadedModel]]) -> Callable[[], LoadedModel]:
@@ -214,8 +202,17 @@ def _arguments(
     """Keyword arguments for from_pretrained or from_single_file."""
     import torch
 
-    options = spec.load_options
-    arguments: dict[str, Any] = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
+    options = spec.options
+    arguments: dict[str, Any] = {
+        "revision": options.revision or None,
+        "local_files_only": options.local_files_only or None,
+        "custom_pipeline": options.custom_pipeline or None,
+        "low_cpu_mem_usage": options.low_cpu_mem_usage,
+        "disable_mmap": options.disable_mmap,
+        "max_memory": options.max_memory or None,
+        "offload_folder": options.offload_folder or None,
+        "original_config": options.original_config or None,
+    }
     dtype = where.torch_dtype()
     if facts.path.is_dir():
         arguments |= {
@@ -228,8 +225,8 @@ def _arguments(
             arguments["device_map"] = where.device_map
     else:
         arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
-        if options.get("config"):
-            arguments["config"] = paths.resolve(str(options["config"]), spec.model_path, "option config")
+        if options.config:
+            arguments["config"] = paths.resolve(options.config, spec.model_path, "option config")
     arguments = {name: value for name, value in arguments.items() if value is not None}
     return arguments | dict.fromkeys(pipeline_class.declared_absent(cls, facts)) | _without_safety_checker(spec, cls)
 
@@ -237,7 +234,7 @@ def _arguments(
 def _without_safety_checker(spec: LoadSpec, cls: type) -> dict[str, Any]:
     """The checker is not loaded unless ``options: safety_checker:true`` asks for it: the incumbent switches it off too,
     but loads its 1.2 GB first."""
-    asked = spec.load_options.get("safety_checker")
+    asked = spec.options.safety_checker
     if asked or not hasattr(cls, "_get_signature_keys"):
         return {}
     expected, optional = cls._get_signature_keys(cls)

@@ -16,7 +16,6 @@ from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
 
-OFFLOADS = ("none", "model", "sequential", "group")
 # Weights that just fit leave no room for activations: what must stay free beside them.
 _ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
 
@@ -104,17 +103,17 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
 def _check_names(spec: LoadSpec) -> None:
     """Raise LoadError for a generator's device that is not there and an attention backend that diffusers does not
     have."""
-    asked, backend = (spec.placement_options.get(name) for name in ("generator_device", "attention_backend"))
+    asked, backend = spec.options.generator_device, spec.options.attention_backend
     if asked:
         try:
-            _checked_device(str(asked), spec.main_gpu)
+            _checked_device(asked, spec.main_gpu)
         except LoadError as error:
             raise LoadError(f"option generator_device: {error}") from None
     if backend:
         from diffusers.models.attention_dispatch import AttentionBackendName
 
         names = sorted(known.value for known in AttentionBackendName)
-        if str(backend) not in names:
+        if backend not in names:
             raise LoadError(f"option attention_backend:{backend} is unknown: use one of {', '.join(names)}")
 
 
@@ -141,12 +140,12 @@ def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
 
     A model that was published in one variant alone is loaded from that.
     """
-    asked = spec.load_options.get("variant")
+    asked = spec.options.variant
     if asked:
-        if str(asked) not in facts.variants:
+        if asked not in facts.variants:
             have = ", ".join(sorted(facts.variants)) or "none"
             raise LoadError(f"option variant:{asked} has no weight files in {facts.path}: there are variants {have}")
-        return str(asked)
+        return asked
     wanted = [numbers.variant for numbers in _numbers(facts).values() if numbers.variant]
     wanted += ["fp16"] if spec.f16 else []
     wanted += sorted(facts.only_variants)
@@ -158,7 +157,7 @@ def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
 
 def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[], int], notes: list[str]) -> str:
     """``options: device:``, else the environment, else what CUDA says, else the accelerator if the weights fit."""
-    asked = str(spec.placement_options.get("device") or settings.device)
+    asked = spec.options.device or settings.device
     if asked:
         return _checked_device(asked, spec.main_gpu)
     accelerator = _accelerator(settings)
@@ -279,16 +278,10 @@ def _cpu_has_bf16() -> bool:
 
 
 def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) -> str:
-    asked = spec.placement_options.get("offload")
-    if asked is None:
-        asked = "model" if spec.low_vram and not settings.disable_cpu_offload else "none"
-    mode = (
-        {True: "model", False: "none"}.get(asked, str(asked).lower()) if isinstance(asked, bool) else str(asked).lower()
-    )
-    if mode not in OFFLOADS:
-        raise LoadError(f"option offload:{asked} is unknown: use one of {', '.join(OFFLOADS)}")
+    asked = spec.options.offload
+    mode = asked or ("model" if spec.low_vram and not settings.disable_cpu_offload else "none")
     if mode != "none" and device == "cpu":
-        if "offload" in spec.placement_options:
+        if asked:
             notes.append(f"option offload:{mode} has nothing to do on a CPU and is ignored")
         return "none"
     return mode
@@ -296,11 +289,8 @@ def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) 
 
 def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
     """ "balanced" over several GPUs, where asked for and where there are several; diffusers takes no other spread."""
-    asked = spec.placement_options.get("device_map") or ("balanced" if spec.multi_gpu else None)
-    if asked is None:
+    if not (spec.options.device_map or spec.multi_gpu):
         return None
-    if asked != "balanced":
-        raise LoadError(f"option device_map:{asked} is not supported: use balanced, or option device for one device")
     import torch
 
     module = getattr(torch, device.partition(":")[0], None)
@@ -330,72 +320,3 @@ def place(pipeline: Any, where: DevicePlan) -> None:
         pipeline.enable_group_offload(
             onload_device=where.device, offload_type="leaf_level", use_stream=where.kind == "cuda"
         )
-
-
-def _denoisers(pipeline: Any) -> list[Any]:
-    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
-    return [module for name in names if (module := getattr(pipeline, name, None)) is not None]
-
-
-def _on_vae(method: str) -> Callable[[Any, Any], None]:
-    def switch(pipeline: Any, _value: Any) -> None:
-        getattr(pipeline.vae, method)()
-
-    return switch
-
-
-def _set_attention_backend(pipeline: Any, value: Any) -> None:
-    for denoiser in _denoisers(pipeline):
-        denoiser.set_attention_backend(str(value))
-
-
-def _compile(pipeline: Any, _value: Any) -> None:
-    for denoiser in _denoisers(pipeline):
-        denoiser.compile_repeated_blocks()
-
-
-def _fuse_qkv(pipeline: Any, _value: Any) -> None:
-    """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
-    if any(getattr(denoiser, "peft_config", None) for denoiser in _denoisers(pipeline)):
-        raise NotImplementedError("its attention carries a LoRA")
-    pipeline.fuse_qkv_projections()
-
-
-def _channels_last(pipeline: Any, _value: Any) -> None:
-    import torch
-
-    for denoiser in _denoisers(pipeline):
-        denoiser.to(memory_format=torch.channels_last)
-
-
-# Option -> what switches it on. The same word is the key in load_spec.PLACEMENT_OPTIONS.
-_SWITCHES: Mapping[str, Callable[[Any, Any], None]] = {
-    "vae_tiling": _on_vae("enable_tiling"),
-    "vae_slicing": _on_vae("enable_slicing"),
-    "attention_slicing": lambda pipeline, _value: pipeline.enable_attention_slicing(),
-    "attention_backend": _set_attention_backend,
-    "channels_last": _channels_last,
-    "fuse_qkv": _fuse_qkv,
-    "compile": _compile,
-}
-
-
-def switch_on(pipeline: Any, options: Mapping[str, Any]) -> list[str]:
-    """Apply the switches among the placement options; a note for each that this pipeline does not support.
-
-    Raises LoadError for a value that diffusers refuses.
-    """
-    notes = []
-    if any(numbers.tiling for numbers in quirks.numbers_of(quirks.subject_of(pipeline)).values()):
-        pipeline.vae.enable_tiling()
-    for name, switch in _SWITCHES.items():
-        value = options.get(name)
-        if value in (None, False):
-            continue
-        try:
-            switch(pipeline, value)
-        except (AttributeError, NotImplementedError) as error:
-            notes.append(f"option {name} is not supported by {type(pipeline).__name__} ({error}) and is ignored")
-        except ValueError as error:
-            raise LoadError(f"option {name}:{value} is refused: {error}") from None
-    return notes

@@ -24,7 +24,7 @@ _NO_WEIGHTS = "Could not find the necessary"  # how diffusers 0.42.1 says that a
 
 def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
     """What is known of the model before its weights are here: for a repo, its own index."""
-    subfolder = str(spec.load_options.get("subfolder") or "")
+    subfolder = spec.options.subfolder
     if location.kind == "folder":
         return model_files.folder_facts(location.path, subfolder)
     if location.kind == "file":
@@ -34,7 +34,7 @@ def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
     known = loader.inspect_model(
         location.repo,
         revision=_revision(spec, location),
-        local_files_only=bool(spec.load_options.get("local_files_only")),
+        local_files_only=spec.options.local_files_only,
     )
     return ModelFacts(Path(location.repo), known.class_name, known.modular, known.custom)
 
@@ -43,8 +43,8 @@ def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
     """A checkpoint's facts, with those of the folder that ``options:
     config:`` names or of the class its weights show."""
     facts = model_files.file_facts(path)
-    config = spec.load_options.get("config")
-    folder = Path(paths.resolve(str(config), spec.model_path, "option config")) if config else None
+    config = spec.options.config
+    folder = Path(paths.resolve(config, spec.model_path, "option config")) if config else None
     if folder is not None and (folder / model_files.INDEX_FILE).is_file():
         index = model_files.indexed_facts(folder)
         return replace(
@@ -63,7 +63,7 @@ def _class_of_weights(spec: LoadSpec, path: Path) -> type | None:
 
     None where it cannot be asked and the model's YAML names a class; LoadError where it names none.
     """
-    where = {name: spec.load_options[name] for name in ("config", "local_files_only") if spec.load_options.get(name)}
+    where = {"config": spec.options.config or None, "local_files_only": spec.options.local_files_only}
     try:
         return loader.resolve_checkpoint_class(str(path), **where)
     except (loader.HubError, ValueError) as error:
@@ -86,7 +86,7 @@ def with_weights(
 
     options = {
         "revision": _revision(spec, location),
-        "local_files_only": spec.load_options.get("local_files_only"),
+        "local_files_only": spec.options.local_files_only,
         "use_safetensors": use_safetensors(spec, settings),
         "trust_remote_code": spec.trust_remote_code,
     }
@@ -95,15 +95,14 @@ def with_weights(
     download = (diffusers.DiffusionPipeline if known else cls).download
     folder = _in_a_variant(lambda variant: download(location.repo, variant=variant, **options), spec)
     _download_configs(spec, location, replaced)
-    return model_files.folder_facts(Path(folder), str(spec.load_options.get("subfolder") or ""))
+    return model_files.folder_facts(Path(folder), spec.options.subfolder)
 
 
 def _in_a_variant(download: Callable[[str | None], str], spec: LoadSpec) -> str:
     """The folder that ``download`` makes of the variant that is asked for, which must exist; else of the first that
     does: f16 asks for fp16 files and does not need them, and a repo may hold nothing else."""
-    asked = spec.load_options.get("variant")
-    if asked:
-        return download(str(asked))
+    if spec.options.variant:
+        return download(spec.options.variant)
     first, second = ("fp16", None) if spec.f16 else (None, "fp16")
     try:
         return download(first)
@@ -130,7 +129,7 @@ def snapshot(spec: LoadSpec, location: Location, ignored: Iterable[str] = ()) ->
             location.repo,
             revision=_revision(spec, location),
             ignore_patterns=list(ignored),
-            local_files_only=bool(spec.load_options.get("local_files_only")),
+            local_files_only=spec.options.local_files_only,
         )
     )
 
@@ -145,14 +144,14 @@ def _download_configs(spec: LoadSpec, location: Location, names: Iterable[str]) 
                 location.repo,
                 f"{name}/config.json",
                 revision=_revision(spec, location),
-                local_files_only=bool(spec.load_options.get("local_files_only")),
+                local_files_only=spec.options.local_files_only,
             )
 
 
 def download_file(spec: LoadSpec, location: Location) -> Path:
     import huggingface_hub
 
-    only_local = bool(spec.load_options.get("local_files_only"))
+    only_local = spec.options.local_files_only
     return Path(
         huggingface_hub.hf_hub_download(
             location.repo, location.file, revision=_revision(spec, location), local_files_only=only_local
@@ -161,12 +160,11 @@ def download_file(spec: LoadSpec, location: Location) -> Path:
 
 
 def _revision(spec: LoadSpec, location: Location) -> str | None:
-    asked = spec.load_options.get("revision")
-    return str(asked) if asked else location.revision
+    return spec.options.revision or location.revision
 
 
 def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
-    return not settings.safetensors or spec.trust_remote_code or spec.load_options.get("use_safetensors") is False
+    return not settings.safetensors or spec.trust_remote_code or spec.options.use_safetensors is False
 
 
 def use_safetensors(spec: LoadSpec, settings: Settings) -> bool | None:

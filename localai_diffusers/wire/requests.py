@@ -16,7 +16,7 @@ from localai_diffusers.settings import Settings
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE
 from localai_diffusers.wire.intake import Intake
-from localai_diffusers.wire.load_spec import parse_value
+from localai_diffusers.wire.values import parse_value
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,17 +8,12 @@ import unittest
 import backend_pb2_grpc
 from localai_diffusers import settings
 from localai_diffusers.loading import schedulers
-from localai_diffusers.wire import load_spec
 from tests.support import HOME
 
 README = (HOME / "README.md").read_text()
 
 
 class Readme(unittest.TestCase):
-    def test_every_option_has_its_row(self) -> None:
-        for name, meaning in {**load_spec.LOAD_OPTIONS, **load_spec.PLACEMENT_OPTIONS}.items():
-            self.assertIn(f"| `{name}` | {meaning} |", README)
-
     def test_every_environment_variable_has_its_row(self) -> None:
         for variable in settings.VARIABLES:
             self.assertRegex(README, rf"\| `{variable.name}` \| [^|]* \| {re.escape(variable.meaning)} \|")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import backend_pb2
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.wire import load_spec
-from localai_diffusers.wire.load_spec import LoadSpec, from_model_options, parse_option, parse_value
+from localai_diffusers.wire.load_spec import LoadSpec, from_model_options, split_option
+from localai_diffusers.wire.values import parse_value
 
 
 def spec(*options: str, **fields: Any) -> LoadSpec:
@@ -64,13 +64,6 @@ class ValueTest(unittest.TestCase):
         """The incumbent made every integer a float, which max_sequence_length refuses."""
         self.assertIs(type(spec("max_sequence_length:256").call_arguments["max_sequence_length"]), int)
 
-    def test_a_switch_is_on_or_off_and_nothing_else(self) -> None:
-        """``off`` is text, and text would switch it on."""
-        self.assertIs(spec("vae_tiling:false").placement_options["vae_tiling"], False)
-        for option in ("vae_tiling:off", "compile:no", "safety_checker:maybe", "low_cpu_mem_usage:[]"):
-            with self.assertRaisesRegex(InvalidRequest, f"option {option.partition(':')[0]}:.* must be true or false"):
-                spec(option)
-
     def test_broken_json_is_refused_with_its_text(self) -> None:
         for text in ("[1,", "x:[1 2]", "x:{'a': 1}"):
             option = text if text.startswith("x:") else f"x:{text}]"
@@ -99,34 +92,36 @@ class OptionsTest(unittest.TestCase):
             ("config:https://hf.co/a/b", ("config", "https://hf.co/a/b")),
             (r"vae:C:\models\x", ("vae", r"C:\models\x")),
             ("start:1:30", ("start", "1:30")),
-            (" eta : 0.5 ", ("eta", 0.5)),
+            (" eta : 0.5 ", ("eta", "0.5")),
         ):
-            self.assertEqual(parse_option(text), expected)
+            self.assertEqual(split_option(text), expected)
 
     def test_each_option_goes_to_its_group(self) -> None:
         found = spec("variant:fp16", "vae_tiling:true", "eta:0.5", "config:a/b")
-        self.assertEqual(dict(found.load_options), {"variant": "fp16", "config": "a/b"})
-        self.assertEqual(dict(found.placement_options), {"vae_tiling": True})
+        self.assertEqual((found.options.variant, found.options.config, found.options.vae_tiling), ("fp16", "a/b", True))
         self.assertEqual(dict(found.call_arguments), {"eta": 0.5})
-
-    def test_no_option_is_in_two_groups(self) -> None:
-        self.assertFalse(load_spec.LOAD_OPTIONS.keys() & load_spec.PLACEMENT_OPTIONS.keys())
 
     def test_other_spellings_mean_the_same(self) -> None:
         found = spec("cfg_scale:6", "steps:9", "cpu_offload:model", "dtype:bf16")
-        self.assertEqual(dict(found.call_arguments), {"guidance_scale": 6, "num_inference_steps": 9})
-        self.assertEqual((found.placement_options["offload"], found.dtype), ("model", "bf16"))
+        self.assertEqual((found.options.guidance_scale, found.options.num_inference_steps), (6, 9))
+        self.assertEqual((found.options.offload, found.dtype, found.call_arguments), ("model", "bf16", {}))
+
+    def test_what_was_written_for_an_argument_is_kept(self) -> None:
+        found = spec("prompt:007", "eta:1e-4", EngineArgs='{"eta": 2, "strength": 0.5}')
+        self.assertEqual((found.call_arguments["prompt"], found.argument_texts["prompt"]), (7, "007"))
+        self.assertEqual(dict(found.argument_texts), {"prompt": "007", "eta": "1e-4"})
+        self.assertEqual(found.lenient, {"strength"})
 
     def test_a_text_without_a_colon_is_a_flag_and_noted(self) -> None:
         found = spec("vae_tiling", "  ")
-        self.assertEqual(dict(found.placement_options), {"vae_tiling": True})
+        self.assertIs(found.options.vae_tiling, True)
         self.assertEqual(len(found.notes), 1)
         self.assertIn("vae_tiling", found.notes[0])
 
     def test_the_last_of_two_options_wins_and_options_win_over_engine_args(self) -> None:
         found = spec("eta:1", "eta:2", EngineArgs='{"eta": 3, "strength": 0.5, "variant": "fp16"}')
         self.assertEqual(dict(found.call_arguments), {"eta": 2, "strength": 0.5})
-        self.assertEqual(found.load_options["variant"], "fp16")
+        self.assertEqual(found.options.variant, "fp16")
 
     def test_engine_args_must_be_a_json_object(self) -> None:
         for text in ("[1]", "3", "{", "eta: 3"):

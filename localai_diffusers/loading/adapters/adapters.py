@@ -69,7 +69,7 @@ def _loras(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Lora, ...]:
         raise LoadError(
             f"LoraAdapter(s) {', '.join(name for name, _scale in spec.loras)}: {cls.__name__} takes no LoRA"
         )
-    wanted = artifacts.weight_names(spec, "lora_weight_name", len(spec.loras), "LoRAs")
+    wanted = artifacts.weight_names(spec.options.lora_weight_name, "lora_weight_name", len(spec.loras), "LoRAs")
     return tuple(
         _lora(spec, index, name, scale, wanted[index], settings) for index, (name, scale) in enumerate(spec.loras)
     )

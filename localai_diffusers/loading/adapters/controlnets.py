@@ -73,14 +73,14 @@ def _net(spec: LoadSpec, name: str, settings: Settings) -> Net:
 
 def _config_root(spec: LoadSpec, file: Path) -> Path | None:
     """The folder with a lone file's config.json: the option's, else its own. LoadError for one of no ControlNet."""
-    option = spec.load_options.get("controlnet_config")
+    option = spec.options.controlnet_config
     if not option:
         named = str(components.config_of(file.parent).get("_class_name") or "")
         return file.parent if "ControlNet" in named else None
     field = "option controlnet_config"
-    root = artifacts.fetch(spec, artifacts.find(spec, str(option), field), field, ("config.json",))
+    root = artifacts.fetch(spec, artifacts.find(spec, option, field), field, ("config.json",))
     if not root.is_dir() or not (root / "config.json").is_file():
-        raise LoadError(f"{field} {str(option)!r} has no config.json: give the folder or repo of such a ControlNet")
+        raise LoadError(f"{field} {option!r} has no config.json: give the folder or repo of such a ControlNet")
     return root
 
 

@@ -53,21 +53,21 @@ def plan(spec: LoadSpec, cls: type, settings: Settings) -> IPAdapter | None:
         return None
     if not hasattr(cls, "load_ip_adapter"):
         raise LoadError(f"{_FIELD} {', '.join(names)}: {cls.__name__} takes no IP-Adapter")
-    wanted = artifacts.weight_names(spec, "ip_adapter_weight_name", len(names), "IP-Adapters")
+    wanted = artifacts.weight_names(
+        spec.options.ip_adapter_weight_name, "ip_adapter_weight_name", len(names), "IP-Adapters"
+    )
     files = tuple(_checked(spec, name, weight, settings) for name, weight in zip(names, wanted, strict=True))
     return IPAdapter(files, scale_of(spec))
 
 
 def names_of(spec: LoadSpec) -> list[str]:
     """What ``options: ip_adapter:`` names: one, a comma-separated list, or a JSON list."""
-    option = spec.load_options.get("ip_adapter") or []
-    texts = option if isinstance(option, list) else str(option).split(",")
-    return [str(text).strip() for text in texts if str(text).strip()]
+    return [name for name in spec.options.ip_adapter if name]
 
 
 def scale_of(spec: LoadSpec) -> Any:
     """``options: ip_adapter_scale:`` in the form that diffusers takes. Raises LoadError for what is no scale."""
-    scale, count = spec.load_options.get("ip_adapter_scale", 1.0), len(names_of(spec))
+    scale, count = spec.options.ip_adapter_scale, len(names_of(spec))
     several = scale if isinstance(scale, list) else [scale] * count
     if len(several) != count:
         raise LoadError(f"option ip_adapter_scale:{scale!r} holds {len(several)} scales for {count} IP-Adapters")
@@ -134,8 +134,8 @@ def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
 
 def check_encoder(spec: LoadSpec, facts: ModelFacts) -> None:
     """Raise LoadError for an IP-Adapter without an image encoder, where the model's components are known."""
-    if spec.load_options.get("ip_adapter") and facts.components and _ENCODER not in facts.components:
-        raise _no_encoder(str(spec.load_options["ip_adapter"]))
+    if names_of(spec) and facts.components and _ENCODER not in facts.components:
+        raise _no_encoder(", ".join(names_of(spec)))
 
 
 def _no_encoder(name: str) -> LoadError:

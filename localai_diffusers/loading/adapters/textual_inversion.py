@@ -34,9 +34,7 @@ def plan(spec: LoadSpec, cls: type, settings: Settings) -> tuple[Inversion, ...]
 
     Raises LoadError for a missing or broken file, and for a pipeline class that takes none.
     """
-    option = spec.load_options.get("textual_inversion") or []
-    texts = option if isinstance(option, list) else str(option).split(",")
-    names = [str(text).strip() for text in texts if str(text).strip()]
+    names = [name for name in spec.options.textual_inversion if name]
     if names and not hasattr(cls, "load_textual_inversion"):
         raise LoadError(f"{_FIELD} {', '.join(names)}: {cls.__name__} takes no textual inversion")
     return tuple(_inversion(spec, name, settings) for name in names)

@@ -1,0 +1,88 @@
+"""Options that switch something on in a loaded pipeline: a function each, found by the option's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from localai_diffusers.errors import LoadError
+from localai_diffusers.pipeline import quirks
+from localai_diffusers.wire.options import OPTIONS, Options
+
+SWITCHES: dict[str, Callable[[Any, Any], None]] = {}
+
+
+def switch(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Enter ``function(pipeline, value)`` under its own name, which is the option's."""
+    SWITCHES[function.__name__] = function
+    return function
+
+
+def switch_on(pipeline: Any, options: Options) -> list[str]:
+    """Apply the switches that ``options`` say; a note for each that this pipeline does not support.
+
+    Raises LoadError for a value that diffusers refuses.
+    """
+    notes = []
+    if any(numbers.tiling for numbers in quirks.numbers_of(quirks.subject_of(pipeline)).values()):
+        pipeline.vae.enable_tiling()
+    for name, function in SWITCHES.items():
+        value = getattr(options, name)
+        if value == OPTIONS[name].default:
+            continue
+        try:
+            function(pipeline, value)
+        except (AttributeError, NotImplementedError) as error:
+            notes.append(f"option {name} is not supported by {type(pipeline).__name__} ({error}) and is ignored")
+        except ValueError as error:
+            raise LoadError(f"option {name}:{value} is refused: {error}") from None
+    return notes
+
+
+def denoisers(pipeline: Any) -> list[Any]:
+    """The models that denoise, of which a pipeline may have several."""
+    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
+    return [module for name in names if (module := getattr(pipeline, name, None)) is not None]
+
+
+@switch
+def vae_tiling(pipeline: Any, _value: bool) -> None:
+    pipeline.vae.enable_tiling()
+
+
+@switch
+def vae_slicing(pipeline: Any, _value: bool) -> None:
+    pipeline.vae.enable_slicing()
+
+
+@switch
+def attention_slicing(pipeline: Any, _value: bool) -> None:
+    pipeline.enable_attention_slicing()
+
+
+@switch
+def attention_backend(pipeline: Any, value: str) -> None:
+    for denoiser in denoisers(pipeline):
+        denoiser.set_attention_backend(value)
+
+
+@switch
+def channels_last(pipeline: Any, _value: bool) -> None:
+    import torch
+
+    for denoiser in denoisers(pipeline):
+        denoiser.to(memory_format=torch.channels_last)
+
+
+@switch
+def fuse_qkv(pipeline: Any, _value: bool) -> None:
+    """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
+    if any(getattr(denoiser, "peft_config", None) for denoiser in denoisers(pipeline)):
+        raise NotImplementedError("its attention carries a LoRA")
+    pipeline.fuse_qkv_projections()
+
+
+@switch
+def compile(pipeline: Any, _value: bool) -> None:
+    for denoiser in denoisers(pipeline):
+        denoiser.compile_repeated_blocks()

@@ -1,0 +1,278 @@
+"""The table of options: every word of a model's ``options:`` that is not the pipeline's own.
+
+A new option is one row in :class:`Options` and one function:
+
+1. The row is a field: its name is the option's, its type and default what the code reads, and ``load``, ``placement``
+   or ``call`` say its parser, one sentence for the documentation, the default, and other spellings. ``None`` or ``""``
+   mean "not said".
+2. What it does is a function that reads ``spec.options.NAME`` (in the call, ``defaults.said.NAME``), or one under that
+   name in ``loading.switches``, if all there is to do is to switch something on in a loaded pipeline.
+3. ``python -m localai_diffusers.wire.options > docs/options.md`` writes the documentation. tests/wire/test_options.py
+   compares the file with the table, and the table's names with those that the code reads: neither has one alone.
+
+A parser takes the text as it was written (or a JSON value, from ``engine_args``) and raises ValueError saying what is
+taken. Any other name of ``options:`` is an argument of the pipeline's call or constructor, or one of its components.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.wire.argument_limits import MAX_GUIDANCE
+from localai_diffusers.wire.values import is_quoted, parse_value
+
+T = TypeVar("T")
+Group = Literal["load", "placement", "call"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row: what the option is called, how its value is read, what it belongs to, and what it means."""
+
+    name: str
+    aliases: tuple[str, ...]
+    parse: Callable[[Any], Any]
+    group: Group
+    default: Any
+    doc: str
+
+    def read(self, value: Any, written: str) -> Any:
+        """The typed value; the default for ``null``, ``none`` and an empty text, which say nothing.
+
+        ``written``: the name that the YAML has. Raises InvalidRequest naming the option, its value and what is taken.
+        """
+        silent = ("", "null") if "none" in _choices(self.parse) else ("", "null", "none")
+        if value is None or (isinstance(value, str) and value.strip().lower() in silent):
+            return self.default
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise InvalidRequest(f"option {written}:{value} must be {error}") from None
+
+
+# --- parsers: the text of an option, or a JSON value, to what the row's type says -----------------------------------
+
+
+def typed(value: Any) -> Any:
+    """A text by what it looks like; a JSON value is typed already."""
+    return parse_value(value) if isinstance(value, str) else value
+
+
+def text(value: Any) -> str:
+    """The text as it is: a revision of 0012 or 1e5 is no number."""
+    if isinstance(value, (list, dict)) or (isinstance(value, str) and isinstance(typed(value), (list, dict))):
+        raise ValueError("a text")
+    return value[1:-1] if isinstance(value, str) and is_quoted(value) else str(value)
+
+
+def switch(value: Any) -> bool:
+    """``off`` and ``no`` are texts, which would count as true."""
+    said = typed(value)
+    if said not in (True, False):  # 1 and 0 too
+        raise ValueError("true or false")
+    return bool(said)
+
+
+def whole(least: int, most: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        said = typed(value)
+        if isinstance(said, bool) or not isinstance(said, int) or not least <= said <= most:
+            raise ValueError(f"a whole number between {least} and {most}")
+        return said
+
+    return parse
+
+
+def number(least: float, most: float) -> Callable[[Any], float]:
+    """An int stays one."""
+
+    def parse(value: Any) -> float:
+        said = typed(value)
+        if isinstance(said, bool) or not isinstance(said, (int, float)) or not least <= said <= most:
+            raise ValueError(f"a number between {least:g} and {most:g}")
+        return said
+
+    return parse
+
+
+def one_of(*names: str, **words: str) -> Callable[[Any], str]:
+    """One of ``names``, in any case; ``words`` are what true and false mean, where they mean something."""
+
+    def parse(value: Any) -> str:
+        said = words.get(str(value).strip().lower(), str(value).strip().lower())
+        if said not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return said
+
+    parse.choices = names  # type: ignore[attr-defined]
+    return parse
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """One text, several with commas, or a JSON list of them."""
+    said = typed(value)
+    if isinstance(said, dict):
+        raise ValueError("a text, several with commas between, or a JSON list of texts")
+    return tuple(str(part).strip() for part in (said if isinstance(said, list) else text(value).split(",")))
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    said = typed(value)
+    if not isinstance(said, dict):
+        raise ValueError("a JSON object")
+    return said
+
+
+def _choices(parse: Callable[[Any], Any]) -> tuple[str, ...]:
+    return getattr(parse, "choices", ())
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _row(group: Group, parse: Callable[[Any], Any], doc: str, default: T, aliases: tuple[str, ...]) -> T:
+    about = {"group": group, "parse": parse, "doc": doc, "aliases": aliases}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=about)  # type: ignore[return-value]
+    return dataclasses.field(default=default, metadata=about)
+
+
+def load(parse: Callable[[Any], Any], doc: str, default: T, *aliases: str) -> T:
+    """A row that says what to load, and how."""
+    return _row("load", parse, doc, default, aliases)
+
+
+def placement(parse: Callable[[Any], Any], doc: str, default: T, *aliases: str) -> T:
+    """A row that says where and in what form the loaded weights compute."""
+    return _row("placement", parse, doc, default, aliases)
+
+
+def call(parse: Callable[[Any], Any], doc: str, default: T, *aliases: str) -> T:
+    """A row that says something of every request."""
+    return _row("call", parse, doc, default, aliases)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``options:`` says, typed; one field a row, in the order of the documentation."""
+
+    torch_dtype: str = load(text, "dtype of the weights: bf16, fp16, fp32 (or auto)", "", "dtype")
+    variant: str = load(text, "weight variant, e.g. fp16", "")
+    revision: str = load(text, "branch, tag or commit of a Hub repo", "")
+    subfolder: str = load(text, "folder inside the model that holds the pipeline", "")
+    use_safetensors: bool | None = load(
+        switch, "true insists on safetensors, false allows pickles (with trust_remote_code)", None
+    )
+    local_files_only: bool = load(switch, "true never asks the Hub", False)
+    config: str = load(text, "folder or repo with the configs of a single-file checkpoint", "")
+    original_config: str = load(text, "original YAML config of a single-file checkpoint", "")
+    custom_pipeline: str = load(text, "community pipeline (needs trust_remote_code: true)", "")
+    base_model: str = load(text, "folder or repo with everything but the transformer of a transformer-only file", "")
+    safety_checker: bool | None = load(
+        switch,
+        "true loads the pipeline's safety checker; false also switches off a guard that is built in (Cosmos 3)",
+        None,
+    )
+    clip_model: str = load(text, "text encoder that replaces the model's own", "")
+    vae: str = load(text, "VAE that replaces the model's own", "")
+    controlnet_config: str = load(text, "folder or repo with the config.json of a single-file ControlNet", "")
+    ip_adapter: tuple[str, ...] = load(
+        texts, "IP-Adapter weights: file, folder, or owner/repo/path/to/file, or a list", ()
+    )
+    ip_adapter_scale: Any = load(
+        typed, "how much the IP-Adapter's picture counts (1), or a JSON object by blocks; a list for several", 1.0
+    )
+    ip_adapter_weight_name: tuple[str, ...] = load(
+        texts, "file in an IP-Adapter's folder or repo (one for all, or a comma-separated list)", ()
+    )
+    textual_inversion: tuple[str, ...] = load(
+        texts, "embeddings for new words of the prompt: file, folder or repo, or a list", ()
+    )
+    lora_weight_name: tuple[str, ...] = load(
+        texts, "file in a LoRA's folder or repo (one for all, or a comma-separated list)", ()
+    )
+    low_cpu_mem_usage: bool | None = load(switch, "passed to from_pretrained", None)
+    disable_mmap: bool | None = load(switch, "passed to from_pretrained", None)
+    max_memory: Mapping[str, Any] = load(mapping, "JSON object, passed to from_pretrained with device_map", {})
+    offload_folder: str = load(text, "passed to from_pretrained with device_map", "")
+
+    device: str = placement(text, "cpu, cuda, cuda:1, xpu, mps", "")
+    offload: str = placement(
+        one_of("none", "model", "sequential", "group", true="model", false="none"),
+        "none, model, sequential or group",
+        "",
+        "cpu_offload",
+    )
+    device_map: str = placement(one_of("balanced"), "balanced spreads the components over several GPUs", "")
+    vae_tiling: bool = placement(switch, "decode in tiles: less memory", False)
+    vae_slicing: bool = placement(switch, "decode one picture at a time: less memory", False)
+    attention_slicing: bool = placement(switch, "attention in slices: less memory, slower", False)
+    attention_backend: str = placement(text, "diffusers attention backend, e.g. native, flash, sage", "")
+    compile: bool = placement(switch, "torch.compile of the denoiser's repeated blocks", False)
+    channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
+    fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
+    max_batch: int = placement(whole(1, 64), "queued requests of equal shape that may run as one call (1)", 1)
+    generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")
+
+    guidance_scale: float | None = call(
+        number(0, MAX_GUIDANCE), "how much the prompt counts; 0 is a real 0 here", None, "cfg_scale"
+    )
+    num_inference_steps: int | None = call(
+        whole(1, 2**31 - 1), "steps, where a request names none", None, "steps", "step"
+    )
+
+
+OPTIONS: Mapping[str, Option] = {
+    row.name: Option(
+        row.name,
+        row.metadata["aliases"],
+        row.metadata["parse"],
+        row.metadata["group"],
+        row.default if row.default is not dataclasses.MISSING else {},
+        row.metadata["doc"],
+    )
+    for row in dataclasses.fields(Options)
+}
+_BY_SPELLING: Mapping[str, Option] = {
+    spelling: row for row in OPTIONS.values() for spelling in (row.name, *row.aliases)
+}
+
+
+def option_of(name: str) -> Option | None:
+    """The row of an option by its name or another spelling, None for a name that is not the table's."""
+    return _BY_SPELLING.get(name)
+
+
+def documentation() -> str:
+    """The table as Markdown: docs/options.md."""
+    lines = [
+        "# Options",
+        "",
+        "Written by `python -m localai_diffusers.wire.options`. `options:` of a model's YAML is a list of `name:value`,",
+        "split at the first colon. Any name that is not here is an argument of the pipeline's call or constructor",
+        "(`strength`, `max_sequence_length`, `boundary_ratio`), or one of its components (`text_encoder_2:path`).",
+    ]
+    titles = {
+        "load": "What is loaded",
+        "placement": "Where and in what form it computes",
+        "call": "What every request gets",
+    }
+    for group, title in titles.items():
+        lines += ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|"]
+        lines += [_documented(row) for row in OPTIONS.values() if row.group == group]
+    return "\n".join(lines) + "\n"
+
+
+def _documented(row: Option) -> str:
+    names = ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
+    default = row.default if isinstance(row.default, (int, float)) and not isinstance(row.default, bool) else ""
+    return f"| {names} | {default} | {row.doc} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(documentation())
