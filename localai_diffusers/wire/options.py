@@ -253,7 +253,7 @@ def documentation() -> str:
     lines = [
         "# Options",
         "",
-        "Written by `python -m localai_diffusers.wire.options`. `options:` of a model's YAML is a list of `name:value`,",
+        "Written by `python -m localai_diffusers.wire.options`. `options:` of a YAML is a list of `name:value`,",
         "split at the first colon. Any name that is not here is an argument of the pipeline's call or constructor",
         "(`strength`, `max_sequence_length`, `boundary_ratio`), or one of its components (`text_encoder_2:path`).",
     ]
