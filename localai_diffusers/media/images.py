@@ -6,17 +6,16 @@ any bytes for a TGA. The number of pixels is checked from the header, before any
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from localai_diffusers.errors import BackendError, InvalidRequest, OutputError
+from localai_diffusers.media import pixels
 from localai_diffusers.media.files import (
     DEFAULT_MAX_BYTES,
     check_source,
@@ -38,8 +37,6 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 _MAX_SIDE = {"PNG": 2**31 - 1, "JPEG": 65535, "WEBP": 16383}
 # An EXIF segment of a JPEG holds 64 KiB, and the text is UTF-16 in it.
 _MAX_EXIF_CHARACTERS = 30_000
-# What transparent pixels show: paper for a picture, "don't repaint" for a mask (white strokes on nothing).
-_BACKGROUND = {"RGB": (255, 255, 255), "L": (0, 0, 0)}
 
 
 def read_image(
@@ -51,10 +48,10 @@ def read_image(
     max_bytes: int = DEFAULT_MAX_BYTES,
     take: Callable[[int], None] = uncounted,
 ) -> Image.Image:
-    """The picture in ``data`` (bytes, or the path of a file) as 8-bit ``mode``, "RGB" or "L" (a mask).
+    """The picture in ``data`` (bytes, or the path of a file) as 8-bit ``mode``, "RGB", "RGBA" or "L" (a mask).
 
-    The first frame of an animation; turned as its EXIF orientation says; 16-bit and float samples scaled, not
-    clipped; transparency on white for RGB, on black for a mask. Raises InvalidRequest naming ``field`` (and
+    The first frame of an animation, as :func:`~localai_diffusers.media.pixels.as_shown` has it: upright, in sRGB, scaled,
+    transparency on white for RGB, kept for RGBA, on black for a mask. Raises InvalidRequest naming ``field`` (and
     the path) for what isn't a whole picture or has more than ``max_pixels`` pixels. ``take`` is told, before any
     pixel is decoded, how many bytes that will take at its peak, and may refuse it.
     """
@@ -66,7 +63,7 @@ def read_image(
         take(_peak_bytes(image))
         image.load()
         _check_pixels(image, name, max_pixels)  # an ICO may hold more than its directory says
-        return _flatten(_upright(image), mode)
+        return pixels.as_shown(image, mode, content)
     except (BackendError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
@@ -104,45 +101,16 @@ def picture_bytes(image: Image.Image) -> int:
 
 
 def _peak_bytes(image: Image.Image) -> int:
-    """What reading it takes: the picture and its copy in our mode, and two more to put transparency on paper."""
+    """What reading it takes: the picture and its copy in our mode, one more to convert its colors, and two more to put
+    transparency on paper."""
     copies = 2 if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr") and not image.has_transparency_data else 4
-    return image.width * image.height * 4 * copies
+    return image.width * image.height * 4 * (copies + ("icc_profile" in image.info))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "no known picture format"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # broken EXIF beside good pixels
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """``image`` as 8-bit ``mode`` without transparency."""
-    if image.mode.startswith(("I", "F")):
-        image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (*_BACKGROUND.get(mode, _BACKGROUND["RGB"]), 255))
-        image = Image.alpha_composite(paper, image)
-    elif image.mode in ("LAB", "HSV", "YCbCr"):
-        image = image.convert("RGB")
-    return image.convert(mode)
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray samples of 16 or 32 bits or float as mode L: Pillow's own ``convert`` would clip them at 255."""
-    samples = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    peak = float(samples.max(initial=0.0))
-    if image.mode == "F":
-        full = next((scale for scale in (1.0, 255.0, 65535.0) if peak <= scale), peak)
-    else:
-        full = max(65535.0, peak)
-    return Image.fromarray(np.clip(samples * (255.0 / full) + 0.5, 0, 255).astype(np.uint8))
 
 
 def read_inpaint_json(
@@ -220,7 +188,7 @@ def save_image(image: Image.Image, path: Path, format: str, metadata: dict[str, 
 def _storable(image: Image.Image, format: str) -> Image.Image:
     if format != "JPEG" and image.has_transparency_data:
         return image.convert("RGBA")
-    return _flatten(image, "RGB")
+    return pixels.flat(pixels.eight_bits(image), "RGB")
 
 
 def _text_chunks(metadata: dict[str, str] | None) -> dict[str, Any]:

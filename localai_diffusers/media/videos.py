@@ -19,10 +19,13 @@ from localai_diffusers.media.audio import AAC_RATES, AudioTrack, add_audio_strea
 from localai_diffusers.media.containers import open_output, open_payload
 from localai_diffusers.media.files import DEFAULT_MAX_BYTES, read_regular_file, shown, uncounted
 from localai_diffusers.media.images import open_frames
+from localai_diffusers.media.pixels import as_shown, flat
 
 DEFAULT_FPS = 8.0
 _MAX_DENOMINATOR = 1001  # 23.976 is 24000/1001
 _SLOWEST, _FASTEST = 0.01, 1000
+_MATRIX = "DISPLAYMATRIX"
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # codec -> the decoder that gives its alpha plane
 
 
 def _nothing() -> None:
@@ -180,20 +183,23 @@ def _seconds(packet: Any) -> Fraction | float:
     return packet.dts * packet.time_base if packet.dts is not None and packet.time_base else 0.0
 
 
-def _write_gif(frames: Iterable[Any], fps: float, path: Path, check: Callable[[], None]) -> None:
-    """A looping GIF. Its clock ticks in 1/100 s and players slow anything under 2 ticks down, so 50 fps at
-    most.
+def _write_gif(frames: Sequence[Any] | np.ndarray, fps: float, path: Path, check: Callable[[], None]) -> None:
+    """A looping GIF. Its clock ticks in 1/100 s, so the delays alternate and every frame ends at its tick; above 100 fps
+    frames that would last none are left out. (Browsers slow down what lasts a single tick, above 50 fps.)
     """
+    ends = [round((index + 1) * 100 / fps) for index in range(len(frames))]
+    delays = [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
+    lasting = [index for index, delay in enumerate(delays) if delay] or [0]
 
     def pictures() -> Iterator[Image.Image]:
-        for frame in frames:
+        for index in lasting:
             check()
-            yield Image.fromarray(frame_pixels(frame))
+            yield Image.fromarray(frame_pixels(frames[index]))
 
     stream = pictures()
     first = next(stream)
-    duration = max(20, 10 * round(100 / fps))
-    first.save(path, format="GIF", save_all=True, append_images=stream, duration=duration, loop=0)
+    durations = [delays[index] or 10 for index in lasting]
+    first.save(path, format="GIF", save_all=True, append_images=stream, duration=durations, loop=0)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -254,7 +260,7 @@ def _picture_frames(
     for index in range(min(max_frames, getattr(image, "n_frames", 1))):
         take(image.width * image.height * 4)
         image.seek(index)
-        frames.append(image.convert("RGB"))
+        frames.append(as_shown(image, "RGB"))
     return frames
 
 
@@ -267,13 +273,47 @@ def _clip_frames(
             raise InvalidRequest(f"{name} has no pictures; send a whole MP4, WebM or GIF file")
         stream = source.streams.video[0]
         _check_size(stream.width, stream.height, name, max_pixels)
-        for frame in source.decode(stream):
+        for frame in _decoded(source, stream):
             _check_size(frame.width, frame.height, name, max_pixels)
             take(frame.width * frame.height * 4)
-            frames.append(frame.to_image())
+            frames.append(_turned(_opaque(frame), frame))
             if len(frames) >= max_frames:
                 break
     return frames
+
+
+def _decoded(source: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream. Those of VP8 and VP9 with transparency come whole from libvpx alone, which is no default."""
+    decoder = _WITH_ALPHA.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if decoder is None:
+        yield from source.decode(stream)
+        return
+    context = av.CodecContext.create(decoder, "r")
+    for packet in source.demux(stream):
+        yield from context.decode(packet)
+
+
+def _opaque(frame: Any) -> Image.Image:
+    """The frame as RGB, transparency on white as in stills."""
+    if any(component.is_alpha for component in frame.format.components):
+        return flat(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"), "RGB")
+    return frame.to_image()
+
+
+def _turned(picture: Image.Image, frame: Any) -> Image.Image:
+    """The picture as the display matrix of its frame turns and mirrors it, in quarters: phones film as they are held.
+
+    The matrix is (a b u, c d v, x y w) of ISO/IEC 14496-12, 6.2.2: it puts (p, q) at (a p + c q, b p + d q).
+    """
+    if _MATRIX not in frame.side_data:
+        return picture
+    a, b, _u, c, d = np.frombuffer(bytes(frame.side_data[_MATRIX]), np.int32)[:5].tolist()
+    across, down = (a, d) if abs(a) >= abs(b) else (c, b)
+    if abs(b) > abs(a):
+        picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    if across < 0:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if down < 0 else picture
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -76,6 +76,26 @@ class Encoding(InFolder):
         with Image.open(self.path) as gif:
             self.assertEqual((gif.n_frames, gif.info["duration"], gif.info["loop"]), (6, 100, 0))
 
+    def test_no_frame_of_a_gif_ends_more_than_a_hundredth_of_a_second_off(self) -> None:
+        frames = [Image.new("RGB", (8, 8), (5 * index, 200 - index, index)) for index in range(48)]
+        for fps in (6, 7.5, 8, 12, 15, 16, 23.976, 24, 25, 30, 50, 60, 100):
+            self.encode(frames, fps, "gif")
+            ends, end = [], 0
+            with Image.open(self.path) as gif:
+                self.assertEqual(gif.n_frames, 48, fps)
+                for index in range(48):
+                    gif.seek(index)
+                    end += gif.info["duration"]
+                    ends.append(end)
+            off = [abs(end - 1000 * (index + 1) / fps) for index, end in enumerate(ends)]
+            self.assertLessEqual(max(off), 10, fps)
+
+    def test_a_gif_faster_than_its_clock_leaves_frames_out_and_keeps_its_length(self) -> None:
+        frames = [Image.new("RGB", (8, 8), (index, 0, 255 - index)) for index in range(240)]
+        self.encode(frames, 240, "gif")
+        with Image.open(self.path) as gif:
+            self.assertEqual(gif.n_frames, 100)
+
     def test_arrays_of_any_kind_are_frames(self) -> None:
         base = np.stack([np.asarray(frame) for frame in solid()])
         for frames in (
