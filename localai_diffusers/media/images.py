@@ -50,9 +50,9 @@ def read_image(
 ) -> Image.Image:
     """The picture in ``data`` (bytes, or the path of a file) as 8-bit ``mode``, "RGB", "RGBA" or "L" (a mask).
 
-    The first frame of an animation, as :func:`~localai_diffusers.media.pixels.as_shown` has it: upright, in sRGB, scaled,
-    transparency on white for RGB, kept for RGBA, on black for a mask. Raises InvalidRequest naming ``field`` (and
-    the path) for what isn't a whole picture or has more than ``max_pixels`` pixels. ``take`` is told, before any
+    The first frame of an animation, as :func:`~localai_diffusers.media.pixels.as_shown` has it: upright, in sRGB,
+    scaled, transparency on white for RGB, kept for RGBA, on black for a mask. Raises InvalidRequest naming ``field``
+    (and the path) for what isn't a whole picture or has more than ``max_pixels`` pixels. ``take`` is told, before any
     pixel is decoded, how many bytes that will take at its peak, and may refuse it.
     """
     name = f"{field}: {shown(data)}" if isinstance(data, (str, Path)) else f"{field}: the payload"

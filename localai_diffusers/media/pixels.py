@@ -25,8 +25,8 @@ def as_shown(image: Image.Image, mode: str, content: bytes = b"") -> Image.Image
     """The current frame of ``image`` as a viewer shows it, as 8-bit ``mode`` without transparency.
 
     ``mode``: "RGB", "RGBA" (transparency stays where there is some, else it is RGB) or "L", a mask, whose samples are
-    data and are not converted by a color profile. ``content``: the file that it was opened from, for samples that Pillow
-    does not read whole. Raises what Pillow raises for broken data.
+    data and are not converted by a color profile. ``content``: the file that it was opened from, for samples that
+    Pillow does not read whole. Raises what Pillow raises for broken data.
     """
     image = upright(eight_bits(image, content))
     if mode != "L":
@@ -35,7 +35,7 @@ def as_shown(image: Image.Image, mode: str, content: bytes = b"") -> Image.Image
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """``image`` turned as its EXIF orientation says; itself where that says nothing, or is broken beside good pixels."""
+    """``image`` turned as its EXIF orientation says; itself where that says nothing, or is broken."""
     with contextlib.suppress(Exception):
         if image.getexif().get(0x0112, 1) != 1:
             return ImageOps.exif_transpose(image)
@@ -59,7 +59,8 @@ def flat(image: Image.Image, mode: str) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """8-bit ``image`` with its embedded profile's colors as sRGB: Display P3 of phones, Adobe RGB of cameras, CMYK of print.
+    """8-bit ``image`` with its embedded profile's colors as sRGB: Display P3 of phones, Adobe RGB of cameras,
+    CMYK of print.
 
     One that is broken, or of another kind than the pixels, is ignored, as viewers do. Transparency stays.
     """
@@ -97,8 +98,11 @@ def _srgb() -> Any:
 
 
 def eight_bits(image: Image.Image, content: bytes = b"") -> Image.Image:
-    """Samples of more than 8 bits, or float, scaled to 8: Pillow's own ``convert`` clips gray ones at 255, and of colors it
-    reads the upper byte alone, which leaves 16 levels of a camera's 12 bits."""
+    """Samples of more than 8 bits, or float, scaled to 8.
+
+    Pillow's own ``convert`` clips gray ones at 255, and of colors it reads the upper byte alone, which leaves 16 levels
+    of a camera's 12 bits.
+    """
     if image.mode.startswith(("I", "F")):
         samples = np.nan_to_num(np.asarray(image, dtype=np.float32))
         return _carrying(image, Image.fromarray(_scaled(samples, _full_scale(samples, image))))
@@ -120,8 +124,8 @@ def _carrying(image: Image.Image, made: Image.Image) -> Image.Image:
 
 
 def _full_scale(samples: np.ndarray, image: Image.Image) -> float:
-    """The sample that stands for white: of floats 1, 255 or 65535; of a TIFF what it says, else the largest value of the
-    least depth that holds them all; of others 65535."""
+    """The sample that stands for white: of floats 1, 255 or 65535; of a TIFF what it says, else the largest value of
+    the least depth that holds them all; of others 65535."""
     peak = float(samples.max(initial=0.0))
     if image.mode == "F":
         return next((scale for scale in (1.0, 255.0, 65535.0) if peak <= scale), peak)
@@ -135,8 +139,8 @@ def _full_scale(samples: np.ndarray, image: Image.Image) -> float:
 
 
 def _deep_colors(image: Image.Image, content: bytes) -> np.ndarray | None:
-    """The samples, uint16 (height, width, 3 or 4), of a TIFF of colors with 16 bits each; None for any other picture, and
-    for one that libav does not read."""
+    """The samples, uint16 (height, width, 3 or 4), of a TIFF of colors with 16 bits each; None for any other picture,
+    and for one that libav does not read."""
     if not content or image.format != "TIFF" or image.mode not in ("RGB", "RGBA"):
         return None
     if set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) != {16}:  # type: ignore[attr-defined]

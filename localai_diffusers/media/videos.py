@@ -184,8 +184,8 @@ def _seconds(packet: Any) -> Fraction | float:
 
 
 def _write_gif(frames: Sequence[Any] | np.ndarray, fps: float, path: Path, check: Callable[[], None]) -> None:
-    """A looping GIF. Its clock ticks in 1/100 s, so the delays alternate and every frame ends at its tick; above 100 fps
-    frames that would last none are left out. (Browsers slow down what lasts a single tick, above 50 fps.)
+    """A looping GIF. Its clock ticks in 1/100 s, so the delays alternate and every frame ends at its tick; above
+    100 fps frames that would last none are left out. (Browsers slow down what lasts a single tick, above 50 fps.)
     """
     ends = [round((index + 1) * 100 / fps) for index in range(len(frames))]
     delays = [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
@@ -283,7 +283,7 @@ def _clip_frames(
 
 
 def _decoded(source: Any, stream: Any) -> Iterator[Any]:
-    """The frames of a stream. Those of VP8 and VP9 with transparency come whole from libvpx alone, which is no default."""
+    """The frames of a stream. Those of VP8 and VP9 with transparency come whole from libvpx alone, no default."""
     decoder = _WITH_ALPHA.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
     if decoder is None:
         yield from source.decode(stream)
