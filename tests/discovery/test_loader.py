@@ -17,6 +17,10 @@ from typing import Any
 from unittest import mock
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers.discovery.siblings import sibling_by_rule
+from localai_diffusers.discovery.source import catalog, diffusers_folder
+from localai_diffusers.discovery.tasks import family_of, mapping_of, tasks_by_signature
+from localai_diffusers.discovery.traits import traits_of
 from tests import zoo
 from tests.hub_server import FakeHub, closed_port_url, hub_environment
 
@@ -95,6 +99,7 @@ class ListingTest(unittest.TestCase):
             import importlib, json, pkgutil, warnings
             warnings.simplefilter("ignore")
             import diffusers, diffusers.pipelines as pipelines, diffusers_dynamic_loader as loader
+            from localai_diffusers.discovery.source import catalog
             for found in pkgutil.walk_packages(pipelines.__path__, "diffusers.pipelines."):
                 try:
                     importlib.import_module(found.name)
@@ -105,7 +110,7 @@ class ListingTest(unittest.TestCase):
             auto = [name for name in dir(diffusers) if name.startswith("AutoPipelineFor")]
             truth = {cls.__name__: cls.__module__ for cls in below(diffusers.DiffusionPipeline)
                      if cls.__module__.startswith("diffusers.pipelines")}
-            ours = {name: record.module for name, record in loader._catalog().items() if name not in auto}
+            ours = {name: record.module for name, record in catalog().items() if name not in auto}
             print(json.dumps([truth, ours, auto, [name in loader.get_pipeline_registry() for name in auto]]))
         """
         truth, ours, auto, listed = run_json(code)
@@ -153,7 +158,7 @@ class NewModuleTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.folder = Path(tempfile.mkdtemp())
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        installed, copy = Path(loader._diffusers_folder()), cls.folder / "diffusers"
+        installed, copy = Path(diffusers_folder()), cls.folder / "diffusers"
         (copy / "pipelines" / "aardvark").mkdir(parents=True)
         for source, target in ((installed, copy), (installed / "pipelines", copy / "pipelines")):
             for path in source.iterdir():
@@ -320,9 +325,9 @@ class TasksTest(unittest.TestCase):
 
     def test_every_plain_class_wins_the_name_of_its_family(self) -> None:
         aliases = loader.get_task_aliases()
-        for name, record in loader._catalog().items():
+        for name, record in catalog().items():
             kebab = loader._camel_to_kebab(name.removesuffix("Pipeline"))
-            plain = loader._family(name) + "Pipeline" == name and not record.deprecated
+            plain = family_of(name) + "Pipeline" == name and not record.deprecated
             if plain and kebab in aliases and kebab not in loader.TASKS and name != "DiffusionPipeline":
                 self.assertEqual(aliases[kebab][0], name)
 
@@ -330,18 +335,18 @@ class TasksTest(unittest.TestCase):
         self.assertEqual([tag for tag in self.TAGS if tag not in loader.get_task_aliases()], [])
 
     def test_deprecated_classes_never_come_before_current_ones(self) -> None:
-        records = loader._catalog()
+        records = catalog()
         for task in loader.TASKS:
             deprecated = [records[name].deprecated for name in loader.get_task_aliases()[task]]
             self.assertEqual(deprecated, sorted(deprecated), task)
 
     def test_the_tables_read_from_source_are_those_of_diffusers(self) -> None:
         for task, table in auto_tables().items():
-            self.assertEqual(dict(loader._mapping_of(task)), table, task)
+            self.assertEqual(dict(mapping_of(task)), table, task)
 
     def test_the_signature_alone_agrees_with_diffusers_tables(self) -> None:
         for task, table in auto_tables().items():
-            told = [name for name in table.values() if task in loader._tasks_by_signature(name)]
+            told = [name for name in table.values() if task in tasks_by_signature(name)]
             self.assertGreaterEqual(len(told), TABLES[task][1], task)
 
     def test_parameters_read_from_source_are_those_of_the_imported_class(self) -> None:
@@ -354,7 +359,7 @@ class TasksTest(unittest.TestCase):
                 for key, item in call.items()
                 if key != "self" and item.kind is not item.VAR_KEYWORD
             }
-            self.assertEqual(dict(loader._traits(name).call), real, name)
+            self.assertEqual(dict(traits_of(name).call), real, name)
 
     def test_nearly_every_class_has_readable_inputs_and_output(self) -> None:
         names = [
@@ -362,8 +367,8 @@ class TasksTest(unittest.TestCase):
             for name in loader.get_available_pipelines()
             if not name.startswith("AutoPipeline") and name != "DiffusionPipeline"
         ]
-        self.assertLess(sum(not loader._traits(name).call for name in names), 3)
-        self.assertLess(sum(not loader._traits(name).kind for name in names), 8)
+        self.assertLess(sum(not traits_of(name).call for name in names), 3)
+        self.assertLess(sum(not traits_of(name).kind for name in names), 8)
 
     def test_the_two_old_helpers_answer_as_before(self) -> None:
         self.assertEqual(loader._camel_to_kebab("StableDiffusionXLPipeline"), "stable-diffusion-xl-pipeline")
@@ -396,7 +401,7 @@ class SiblingTest(unittest.TestCase):
             for task in tables
             if key in tables[task] and tables[task][key] != own
         ]
-        right = sum(loader._sibling_by_rule(own, task) == wanted for own, task, wanted in pairs)
+        right = sum(sibling_by_rule(own, task) == wanted for own, task, wanted in pairs)
         self.assertGreater(len(pairs), 100)
         self.assertGreaterEqual(right / len(pairs), 0.9)
 
@@ -488,7 +493,7 @@ class ResolveTest(unittest.TestCase):
             loader.resolve_pipeline_class(task="text-to-video", model_id=folder)
 
     def test_a_model_that_nothing_is_known_of_means_diffusion_pipeline_and_a_warning(self) -> None:
-        with self.assertLogs(loader.log, "WARNING") as logged:
+        with self.assertLogs("localai_diffusers.discovery", "WARNING") as logged:
             cls = loader.resolve_pipeline_class(model_id="some/nonexistent/model")
         self.assertEqual(cls.__name__, "DiffusionPipeline")
         self.assertIn("some/nonexistent/model", logged.output[0])
@@ -571,10 +576,11 @@ class LoadTest(unittest.TestCase):
 class DeprecatedPackageTest(unittest.TestCase):
     def test_diffusers_finds_the_packages_that_a_model_of_a_deprecated_pipeline_names(self) -> None:
         code = """
-            import json, diffusers.pipelines as pipelines, diffusers_dynamic_loader as loader
+            import json, diffusers.pipelines as pipelines
+            from localai_diffusers.discovery.load import expose_deprecated
             before = hasattr(pipelines, "unclip")
             saved = ("deprecated", "KarrasVeScheduler")  # so says diffusers when it saves one
-            loader._expose_deprecated({("unclip", "X"), ("os", "X"), ("transformers", "X"), saved})
+            expose_deprecated({("unclip", "X"), ("os", "X"), ("transformers", "X"), saved})
             print(json.dumps([before, hasattr(pipelines, "unclip"), hasattr(pipelines, "transformers"),
                               hasattr(pipelines.deprecated, "KarrasVeScheduler")]))
         """

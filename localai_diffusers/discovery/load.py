@@ -1,0 +1,150 @@
+"""A class and a model -> a pipeline, from a folder, a single file, a URL or a repo."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from localai_diffusers.discovery.aliases import known_alias
+from localai_diffusers.discovery.errors import HubError, MissingModelError
+from localai_diffusers.discovery.hub import hub_error_within, hub_options, huggingface_hub, inspect_model
+from localai_diffusers.discovery.resolve import class_for, resolve_checkpoint_class, resolve_pipeline_class
+from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS, catalog, import_lock, read_text
+from localai_diffusers.discovery.tasks import pipeline_tasks
+
+_SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".gguf", ".pt", ".pth", ".bin")
+
+
+def load_diffusers_pipeline(
+    class_name: str | None = None,
+    task: str | None = None,
+    model_id: str | None = None,
+    from_single_file: bool = False,
+    device: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Load a pipeline from a local folder, a single checkpoint file, a URL of one, or a Hub repo id.
+
+    The class is `class_name`, else the one that does `task` on this model, else the model's own.
+    `from_single_file` is implied by a path or URL of a checkpoint. `device` None leaves the pipeline where
+    diffusers puts it (the CPU), "auto" takes CUDA (or ROCm), else XPU, else MPS, else CPU, and any other
+    value is passed to `.to()`. `kwargs` go to `from_pretrained` or `from_single_file` as they are:
+    `torch_dtype`, `variant`, `token`, `config`, ….
+
+    Raises ValueError for a name that is unknown or a model that can't be loaded this way,
+    PipelineImportError, GatedModelError, MissingModelError, UnreachableHubError, and what diffusers raises.
+    """
+    if not model_id:
+        raise ValueError("model_id is required to load: a local folder, a checkpoint file or a repo id")
+    model_id = os.fspath(model_id)
+    try:
+        if from_single_file or _looks_single(model_id):
+            pipeline = _load_single_file(class_name, task, model_id, kwargs)
+        else:
+            pipeline = _load_pretrained(class_name, task, model_id, kwargs)
+    except HubError:
+        raise
+    except Exception as error:
+        clear = hub_error_within(model_id, error)
+        if clear is None:
+            raise
+        raise clear from error
+    return pipeline.to(pick_device() if device == "auto" else device) if device else pipeline
+
+
+def pick_device() -> str:
+    """The first of `cuda` (ROCm too), `xpu`, `mps` that torch can use here, else `cpu`."""
+    import torch
+
+    accelerators = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
+    return next((name for name, found in accelerators.items() if found and found.is_available()), "cpu")
+
+
+def _looks_single(model_id: str) -> bool:
+    """Whether this is a checkpoint: an existing file, or a URL or missing path that ends like one."""
+    if os.path.isdir(model_id):
+        return False
+    return os.path.isfile(model_id) or model_id.partition("?")[0].lower().endswith(_SINGLE_FILE_SUFFIXES)
+
+
+def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
+    if class_name:
+        chosen = resolve_pipeline_class(class_name=class_name)
+    else:
+        alias = known_alias(task) if task else ""  # a wrong task is told before the Hub is asked
+        facts = inspect_model(model_id, **hub_options(kwargs))
+        if facts.modular:
+            raise ValueError(
+                f"'{model_id}' is a modular pipeline ({facts.class_name}); load it with "
+                "diffusers.ModularPipeline.from_pretrained"
+            )
+        if facts.source == "folder" and not facts.class_name:
+            raise ValueError(f"'{model_id}' can't be loaded as a pipeline: {facts.note}")
+        chosen = class_for(alias, facts)
+    if not hasattr(chosen, "from_pretrained"):
+        raise ValueError(f"{chosen.__name__} has no from_pretrained")
+    expose_deprecated(_component_classes(model_id, kwargs))
+    return chosen.from_pretrained(model_id, **kwargs)
+
+
+def _component_classes(model_id: str, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Library and class of each component in a model's index; empty where no index can be read."""
+    path = os.path.join(model_id, "model_index.json")
+    if not os.path.isdir(model_id):
+        try:
+            path = huggingface_hub().hf_hub_download(model_id, "model_index.json", **hub_options(kwargs))
+        except Exception:  # from_pretrained meets the same trouble and tells it better
+            return set()
+    if not os.path.isfile(path):
+        return set()
+    rows = [row for row in json.loads(read_text(path)).values() if isinstance(row, list) and len(row) == 2]
+    return {(row[0], row[1]) for row in rows if all(isinstance(name, str) for name in row)}
+
+
+def expose_deprecated(components: Iterable[tuple[str, str]]) -> None:
+    """Let diffusers find component classes of its deprecated pipelines.
+
+    Models name them by their package ("unclip"); diffusers 0.42.1 looks for that package as an attribute of
+    `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Itself it saves classes
+    of other folders called so (a scheduler's) as of the package "deprecated", which has them not either. Nothing but
+    packages of diffusers itself is imported.
+    """
+    home = "diffusers.pipelines.deprecated"
+    moved = {record.module.split(".")[3] for record in catalog().values() if record.module.startswith(home + ".")}
+    wanted = sorted(row for row in components if row[0] in {*moved, "deprecated"})
+    if not wanted:
+        return
+    with import_lock:
+        diffusers, pipelines = importlib.import_module("diffusers"), importlib.import_module("diffusers.pipelines")
+        for library, name in wanted:
+            if library in moved and not hasattr(pipelines, library):
+                setattr(pipelines, library, importlib.import_module(f"{home}.{library}"))
+            elif library == "deprecated" and hasattr(diffusers, name):
+                setattr(importlib.import_module(home), name, getattr(diffusers, name))
+
+
+def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
+    if os.path.isdir(model_id):
+        raise ValueError(f"'{model_id}' is a folder, not a checkpoint file: load it without from_single_file")
+    if model_id.startswith(("/", "./", "../")) and not os.path.exists(model_id):
+        raise MissingModelError(f"'{model_id}' does not exist on this machine")
+    chosen = resolve_pipeline_class(class_name=class_name) if class_name else None
+    if chosen is not None and hasattr(chosen, "from_single_file"):
+        return chosen.from_single_file(model_id, **kwargs)
+    named = chosen.__name__ if chosen is not None else ""
+    if named and named != ROOT_CLASS and not named.startswith(AUTO_PREFIX):
+        raise ValueError(
+            f"{named} can't load a single file (it has no from_single_file): give the model's folder or repo id"
+        )
+    if named.startswith(AUTO_PREFIX):
+        task = pipeline_tasks(named)[0]
+    chosen = resolve_checkpoint_class(model_id, task, **kwargs)
+    if not hasattr(chosen, "from_single_file"):
+        raise ValueError(
+            f"'{model_id}' belongs to {chosen.__name__}, which can't load a single file: give "
+            "the model's folder or repo id"
+        )
+    return chosen.from_single_file(model_id, **kwargs)
