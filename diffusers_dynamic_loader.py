@@ -8,14 +8,14 @@ Usable alone; knows nothing of gRPC::
     pipe = loader.load_diffusers_pipeline(task="image-to-image", model_id="owner/name")
     loader.get_available_pipelines()     # no import of torch or diffusers
 
-This file is the public face of ``localai_diffusers/discovery``. How it works, for a maintainer, in the order of its rooms:
+This file is the public face of ``localai_diffusers/discovery``. How it works, for a maintainer, by its rooms:
 
 1. **source**: the names come from the source text. `pkgutil.iter_modules` lists the modules of `diffusers.pipelines`
    without importing them, a regular expression reads `class Name(bases):`, and the bases are followed by name up to
    `DiffusionPipeline`. A pipeline that a new diffusers brings appears by itself.
 2. **registry**: a read-only mapping name -> class; looking one up imports its defining module.
-3. **traits**, **tasks**: what a class takes and gives, read from the source of its `__call__` and `__init__`. From them,
-   the class name and diffusers' own AutoPipeline mappings follow the tasks that it does.
+3. **traits**, **tasks**: what a class takes and gives, read from the source of its `__call__` and `__init__`. From
+   them, the class name and diffusers' own AutoPipeline mappings follow the tasks that it does.
 4. **aliases**: every spelling of a task or a family, and who wins it.
 5. **siblings**: the class for another task on the same weights.
 6. **hub**: the class that a folder, a Hub repo or a checkpoint names.

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from localai_diffusers.discovery.aliases import known_alias
@@ -15,6 +16,8 @@ from localai_diffusers.discovery.resolve import class_for, resolve_checkpoint_cl
 from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS, catalog, import_lock, read_text
 from localai_diffusers.discovery.tasks import pipeline_tasks
 
+# The dtype of stored weights -> the one that they compute in; 8-bit floats are storage only, and become bf16.
+_STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".gguf", ".pt", ".pth", ".bin")
 
 
@@ -32,19 +35,20 @@ def load_diffusers_pipeline(
     `from_single_file` is implied by a path or URL of a checkpoint. `device` None leaves the pipeline where
     diffusers puts it (the CPU), "auto" takes CUDA (or ROCm), else XPU, else MPS, else CPU, and any other
     value is passed to `.to()`. `kwargs` go to `from_pretrained` or `from_single_file` as they are:
-    `torch_dtype`, `variant`, `token`, `config`, ….
+    `dtype`, `variant`, `token`, `config`, …. Without a `dtype` and with a `device`, all components get one: fp32 on the
+    CPU, that of the model's stored weights on an accelerator (transformers alone would keep the files' own).
 
     Raises ValueError for a name that is unknown or a model that can't be loaded this way,
     PipelineImportError, GatedModelError, MissingModelError, UnreachableHubError, and what diffusers raises.
     """
     if not model_id:
         raise ValueError("model_id is required to load: a local folder, a checkpoint file or a repo id")
-    model_id = os.fspath(model_id)
+    model_id, device = os.fspath(model_id), pick_device() if device == "auto" else device
     try:
         if from_single_file or _looks_single(model_id):
-            pipeline = _load_single_file(class_name, task, model_id, kwargs)
+            pipeline = _load_single_file(class_name, task, model_id, _with_dtype(model_id, device, kwargs))
         else:
-            pipeline = _load_pretrained(class_name, task, model_id, kwargs)
+            pipeline = _load_pretrained(class_name, task, model_id, device, kwargs)
     except HubError:
         raise
     except Exception as error:
@@ -52,7 +56,29 @@ def load_diffusers_pipeline(
         if clear is None:
             raise
         raise clear from error
-    return pipeline.to(pick_device() if device == "auto" else device) if device else pipeline
+    return pipeline.to(device) if device else pipeline
+
+
+def _with_dtype(path: str, device: str | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """``kwargs`` with one dtype for all components, where a device is named and no dtype."""
+    if device is None or kwargs.keys() & {"dtype", "torch_dtype"}:
+        return dict(kwargs)
+    import torch
+
+    stored = None if device == "cpu" else _stored_dtype(path)
+    return {**kwargs, "dtype": getattr(torch, stored or "float32")}
+
+
+def _stored_dtype(path: str) -> str | None:
+    """The torch name of the dtype of most weights in the largest .safetensors file at or below ``path``."""
+    hub = huggingface_hub()
+    files = [Path(path)] if os.path.isfile(path) else list(Path(path).rglob("*.safetensors"))
+    files = [file for file in files if file.suffix == ".safetensors"]
+    if not files:
+        return None
+    largest = max(files, key=lambda file: file.stat().st_size)
+    counts = hub.parse_local_safetensors_file_metadata(largest).parameter_count
+    return _STORED_DTYPES.get(max(counts, key=counts.__getitem__), "bfloat16") if counts else None
 
 
 def pick_device() -> str:
@@ -70,7 +96,9 @@ def _looks_single(model_id: str) -> bool:
     return os.path.isfile(model_id) or model_id.partition("?")[0].lower().endswith(_SINGLE_FILE_SUFFIXES)
 
 
-def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:
+def _load_pretrained(
+    class_name: str | None, task: str | None, model_id: str, device: str | None, kwargs: Mapping[str, Any]
+) -> Any:
     if class_name:
         chosen = resolve_pipeline_class(class_name=class_name)
     else:
@@ -87,7 +115,10 @@ def _load_pretrained(class_name: str | None, task: str | None, model_id: str, kw
     if not hasattr(chosen, "from_pretrained"):
         raise ValueError(f"{chosen.__name__} has no from_pretrained")
     expose_deprecated(_component_classes(model_id, kwargs))
-    return chosen.from_pretrained(model_id, **kwargs)
+    folder = model_id
+    if device not in (None, "cpu") and not os.path.isdir(model_id):  # what is stored decides the dtype
+        folder = chosen.download(model_id, **kwargs)
+    return chosen.from_pretrained(folder, **_with_dtype(folder, device, kwargs))
 
 
 def _component_classes(model_id: str, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:

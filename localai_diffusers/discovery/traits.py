@@ -63,7 +63,7 @@ class Traits:
         return any(self.call.get(name, False) for name in _INPUTS[what])
 
     def spares(self, what: str) -> bool:
-        """Whether every parameter of this sort may be None by its annotation, which diffusers says only where it may."""
+        """Whether every parameter of this sort may be None by its annotation: diffusers says so only where it may."""
         return self.takes(what) and _INPUTS[what] & self.call.keys() <= self.spare
 
 
@@ -143,8 +143,8 @@ def _parameters(source: str) -> dict[str, bool]:
 
 
 def _output_kind(body: str, returns: str, file: str) -> str:
-    """What comes out: by the output's keyword in the body (or, given without one, its first field in ``file``, the whole
-    source), else by the words of the return annotation."""
+    """What comes out: by the output's keyword in the body (or, given without one, its first field in ``file``, the
+    whole source), else by the words of the return annotation."""
     if re.search(r"[\"']mesh[\"']", body):  # only pipelines that make objects offer it as an output_type
         return "3d"
     for output, keyword in _OUTPUT.findall(body):

@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers.discovery import load
 from localai_diffusers.discovery.siblings import sibling_by_rule
 from localai_diffusers.discovery.source import catalog, diffusers_folder
 from localai_diffusers.discovery.tasks import family_of, mapping_of, tasks_by_signature
@@ -571,6 +572,31 @@ class LoadTest(unittest.TestCase):
             self.assertEqual(loader.pick_device(), "xpu")
         with mock.patch.object(torch.cuda, "is_available", return_value=True):
             self.assertEqual(loader.pick_device(), "cuda")
+
+
+class OneDtypeTest(unittest.TestCase):
+    """A model whose files are fp16 (the shipped one) loads with one dtype, whatever its libraries' defaults."""
+
+    def dtypes(self, **arguments: Any) -> set[Any]:
+        pipeline = loader.load_diffusers_pipeline(model_id=str(ROOT / "examples" / "shapes-model"), **arguments)
+        parts = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
+        return {parameter.dtype for part in parts for parameter in part.parameters()}
+
+    def test_it_is_fp32_on_a_cpu(self) -> None:
+        import torch
+
+        with mock.patch.object(load, "pick_device", return_value="cpu"):
+            self.assertEqual(self.dtypes(device="auto"), {torch.float32})
+
+    def test_it_is_the_stored_one_on_an_accelerator(self) -> None:
+        import torch
+
+        self.assertEqual(self.dtypes(device="meta"), {torch.float16})
+
+    def test_one_that_is_named_stays(self) -> None:
+        import torch
+
+        self.assertEqual(self.dtypes(device="cpu", dtype=torch.bfloat16), {torch.bfloat16})
 
 
 class DeprecatedPackageTest(unittest.TestCase):
