@@ -3,8 +3,6 @@ or why none does."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -66,7 +64,6 @@ class Row:
     rpcs: tuple[str, ...]
     needs_options: tuple[str, ...] = ()
     reason: str = ""
-    in_zoo: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,26 +78,16 @@ def _is_concrete(name: str) -> bool:
     return name != "DiffusionPipeline" and not name.startswith("AutoPipelineFor")
 
 
-@functools.cache
-def _zoo_names() -> frozenset[str] | None:
-    """Classes that the tests' zoo runs, None where the tests are not at hand (an image holds the product alone)."""
-    try:
-        return frozenset(importlib.import_module("tests.zoo").ENTRIES)
-    except ImportError:
-        return None
-
-
 def row(name: str) -> Row:
     """The row of the class ``name``, whose module is imported.
     Raises KeyError for a name that diffusers does not have."""
-    registry, zoo = loader.get_pipeline_registry(), _zoo_names()
+    registry = loader.get_pipeline_registry()
     traits, done = loader.pipeline_traits(name), loader.pipeline_tasks(name)
-    in_zoo = None if zoo is None else name in zoo
     traits = replace(traits, kind=traits.kind or _kind_of_methods(name, registry))
     try:
         parameters = parameters_of(registry[name])
     except ImportError as error:
-        return Row(name, done, tuple(traits.call), traits.kind, (), reason=str(error), in_zoo=in_zoo)
+        return Row(name, done, tuple(traits.call), traits.kind, (), reason=str(error))
     inputs = tuple(key for key in parameters if key in _TEXT_INPUTS or takes_media(key, parameters))
     reason = _reason(name, traits, parameters)
     rpcs = (
@@ -110,7 +97,7 @@ def row(name: str) -> Row:
             ("UpscaleImage", "GenerateImage") if "upscaling" in done and traits.kind == "image" else _RPCS[traits.kind]
         )
     )
-    return Row(name, done, inputs, traits.kind, rpcs, tuple(_needed_options(parameters)), reason, in_zoo)
+    return Row(name, done, inputs, traits.kind, rpcs, tuple(_needed_options(parameters)), reason)
 
 
 def _kind_of_methods(name: str, registry: Mapping[str, type]) -> str:
@@ -159,7 +146,7 @@ def _reason(name: str, traits: loader.Traits, parameters: Parameters) -> str:
 
 def table(found: list[Row]) -> str:
     """The rows as aligned text, and a count of what is served."""
-    lines = [("class", "tasks", "inputs", "output", "RPC or reason", "zoo")]
+    lines = [("class", "tasks", "inputs", "output", "RPC or reason")]
     for row in found:
         options = f" (options: {', '.join(row.needs_options)})" if row.needs_options and row.rpcs else ""
         lines.append(
@@ -169,15 +156,11 @@ def table(found: list[Row]) -> str:
                 ", ".join(row.inputs),
                 row.output,
                 " ".join(row.rpcs) + options if row.rpcs else f"- {row.reason}",
-                {True: "yes", False: "", None: "?"}[row.in_zoo],
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in (0, 1, 2, 3)]
     text = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[5].ljust(3), line[4]])
-        for line in lines
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[4]]) for line in lines
     ]
     served = sum(bool(row.rpcs) for row in found)
-    return "\n".join(
-        [*text, "", f"{len(found)} classes, {served} served, {sum(bool(row.in_zoo) for row in found)} run by the zoo"]
-    )
+    return "\n".join([*text, "", f"{len(found)} classes, {served} served"])
