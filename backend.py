@@ -9,6 +9,7 @@ its Result.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import logging
 import os
@@ -233,10 +234,10 @@ def serve(address: str) -> int:
     except ValueError as error:
         return _fail(str(error))
     logs.configure(settings.log_level)
-    logs.tell_of_crashes()
+    faulthandler.enable(all_threads=False)  # a crash in native code leaves its stack on stderr
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = _stop_signal()
-    engine = Engine(settings.max_queue)
+    engine = Engine(settings.max_queue, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         server, port = make_server(address, settings, BackendServicer(settings, engine))
     except RuntimeError as error:
@@ -244,7 +245,7 @@ def serve(address: str) -> int:
     server.start()
     log.info("listening on port %d", port)
     engine.submit(lambda _job: warm_up(), "import of the libraries")
-    logs.wait_for_byte(stop)
+    os.read(stop, 1)
     return _shut_down(server, engine)
 
 

@@ -70,6 +70,10 @@ class GenerationFailed(BackendError):
     """The pipeline raised something unexpected; the text is its cause in one line."""
 
 
+class AcceleratorLost(GenerationFailed):
+    """The accelerator answers this process no more: it must end, and another be started."""
+
+
 class NothingMade(GenerationFailed):
     """The pipeline returned no picture, frame or sound."""
 
@@ -137,3 +141,19 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+# Codes of CUDA's (and HIP's) runtime of which its documentation says that "the process must be terminated and
+# relaunched": illegal address, launch timeout, device-side assert, hardware stack, illegal instruction, misaligned
+# address, invalid address space, invalid program counter, launch failure, tensor memory leak.
+_LOST_CODES = frozenset({700, 702, 710, 714, 715, 716, 717, 718, 719, 721})
+
+
+def is_of_accelerator(error: BaseException) -> bool:
+    """Whether a device, not its input, is at fault: torch says so by a class of errors (2.8 and later)."""
+    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+
+
+def is_accelerator_lost(error: BaseException) -> bool:
+    """Whether nothing more can be computed in this process, by the code that the error brings."""
+    return is_of_accelerator(error) and getattr(error, "error_code", None) in _LOST_CODES

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import faulthandler
 import logging
 import os
-import select
-import signal
 import sys
+import traceback
 
 # What the libraries say at every start and nobody can act on: (logger, a part of the message).
 _NOISE = (
@@ -30,57 +26,17 @@ def configure(level: str) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
-# Of sigaction(2) on Linux: the handler is given a siginfo; it is in force once, then the default is: death.
-_SIGINFO, _ONCE = 0x4, -0x80000000
-_LOOK_SECONDS = 0.5
+def without_values(error: BaseException) -> str:
+    """The traceback of ``error`` and of what it came from: places in the code and classes of errors.
 
-
-class _Action(ctypes.Structure):
-    """glibc's and musl's ``struct sigaction``."""
-
-    _fields_ = [
-        ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_ubyte * 128),
-        ("flags", ctypes.c_int),
-        ("restorer", ctypes.c_void_p),
-    ]
-
-
-def tell_of_crashes() -> None:
-    """Have a crash in native code leave its stack on stderr, and as the last line what it was: "Segmentation
-    fault".
-
-    The core shows a dead backend's last line. faulthandler's own is a list of modules; then it hands over to
-    the handler from before it, and that is libc's ``psignal``, which prints a signal's name. Its second
-    argument, the text before the name, is the kernel's siginfo here: a byte with the signal's number, and a
-    zero. Nothing of Python's runs in all this. Elsewhere than on Linux there is the stack alone.
+    Not the errors' own texts, which may quote a prompt: those are logged at DEBUG alone.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            action = _Action(handler=ctypes.cast(libc.psignal, ctypes.c_void_p), flags=_SIGINFO | _ONCE)
-            for number in _FAULTS:
-                libc.sigaction(number, ctypes.byref(action), None)
-    faulthandler.enable(all_threads=False)
-
-
-def wait_for_byte(descriptor: int) -> None:
-    """Block until ``descriptor`` can be read from; end the process by a fault's signal that came from outside.
-
-    A fault meets the default when its instruction is tried again. After a signal that somebody sent nothing is tried
-    again, whatever thread it came to, so it is looked for now and then.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    while not select.select([descriptor], [], [], _LOOK_SECONDS)[0]:
-        if libc is not None:
-            _die_of_a_fault(libc)
-
-
-def _die_of_a_fault(libc: ctypes.CDLL) -> None:
-    """Do what a fault's signal does by default, if it was told of: its handler, in force once, is gone then."""
-    for number in _FAULTS:
-        action = _Action()
-        libc.sigaction(number, None, ctypes.byref(action))
-        if not action.handler:
-            os.kill(os.getpid(), number)
+    told, seen = [], set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        told.append(
+            "".join(traceback.format_tb(cause.__traceback__)) + f"{type(cause).__module__}.{type(cause).__name__}"
+        )
+        cause = cause.__cause__ or cause.__context__
+    return "\nwhich came from:\n".join(told)

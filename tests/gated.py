@@ -56,6 +56,10 @@ class GatedBackend(Backend):
         """Let the process die in native code when it comes to ``phase``."""
         (self.gates / f"crash-{phase}").touch()
 
+    def lose_accelerator_at(self, phase: str) -> None:
+        """Let ``phase`` fail as torch does where a kernel's assertion failed."""
+        (self.gates / f"lost-{phase}").touch()
+
     def short_of_memory_at(self, phase: str, samples: int) -> None:
         """Let the allocator fail in ``phase`` for more than ``samples`` at once; until :meth:`release`."""
         (self.gates / f"short-{phase}").write_text(str(samples))

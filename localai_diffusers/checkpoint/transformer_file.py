@@ -18,7 +18,7 @@ from typing import Any
 from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import Location
-from localai_diffusers.errors import LoadError, is_out_of_memory
+from localai_diffusers.errors import LoadError, is_of_accelerator, is_out_of_memory
 from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def load(component: type, file: Path, root: str | None, name: str, dtype: Any) -
     except (MemoryError, OSError, ImportError):
         raise
     except Exception as error:  # converters of foreign formats fail with anything on a file they don't know
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_of_accelerator(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise LoadError(f"{file} is no file that diffusers can read as a {component.__name__} ({reason})") from error

@@ -7,6 +7,7 @@ that a client that leaves gets its answer at once while the work stops at its ne
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
@@ -19,7 +20,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from localai_diffusers.errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull
-from localai_diffusers.work.jobs import Batch, Job, as_ours
+from localai_diffusers.work.jobs import Batch, Job, as_ours, forget_frames
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,8 +57,14 @@ class _Slot:
 class Engine:
     """Serializes all work on one model. ``max_queue`` jobs may wait behind the running one."""
 
-    def __init__(self, max_queue: int, warm_up: Callable[[], None] | None = None) -> None:
-        self._max_queue = max_queue
+    def __init__(
+        self,
+        max_queue: int,
+        warm_up: Callable[[], None] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_lost`` is called when nothing more can be computed in this process, once who waited has the answer."""
+        self._max_queue, self._on_lost = max_queue, on_lost
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._running: tuple[Job, ...] = ()
@@ -100,13 +107,10 @@ class Engine:
             build = prepare(job, self._slot.model)
             had_model = self._slot.model is not None
             self._drop()
-            try:
-                model = build()
-                job.check()
-            except BaseException as error:
-                model = None
+            model, failure = _built(build, job)
+            if failure is not None:
                 self._drop()
-                raise _after_drop(error, had_model, job.name) from None
+                raise _after_drop(failure, had_model)
             self._slot = _Slot(identity, model)
             return model
 
@@ -194,6 +198,9 @@ class Engine:
             if any(job.failed for job in jobs):
                 release_memory()
             self._finish(jobs)
+            if any(job.lost_the_accelerator for job in jobs):
+                log.error("the accelerator is lost to this process: it ends, for another to be started")
+                return self._on_lost()
 
     def _finish(self, jobs: tuple[Job, ...]) -> None:
         """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it
@@ -244,11 +251,23 @@ class Engine:
             self._frozen_modules = len(sys.modules)
 
 
-def _after_drop(error: BaseException, had_model: bool, name: str) -> BackendError:
-    ours = as_ours(error, name)
-    if had_model and not isinstance(ours, Cancelled):
-        ours.args = (f"{ours} (the earlier model was freed already: no model is loaded now)",)
-    return ours
+def _built(build: Callable[[], T], job: Job) -> tuple[T | None, BackendError | None]:
+    """The model, or why there is none: without the frames that hold half of one, for what :meth:`Engine._drop` finds
+    held stays for good."""
+    try:
+        model = build()
+        job.check()
+        return model, None
+    except BaseException as error:  # noqa: BLE001 - told by whoever drops what was before
+        ours = as_ours(error, job.name)
+        forget_frames(error, ours)
+        return None, ours
+
+
+def _after_drop(error: BackendError, had_model: bool) -> BackendError:
+    if had_model and not isinstance(error, Cancelled):
+        error.args = (f"{error} (the earlier model was freed already: no model is loaded now)",)
+    return error
 
 
 def _together(first: Job, other: Job) -> bool:
@@ -260,4 +279,5 @@ def release_memory() -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+        with contextlib.suppress(RuntimeError):  # of an accelerator that is lost
+            torch.accelerator.empty_cache()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from localai_diffusers import logs
 from localai_diffusers.errors import (
+    AcceleratorLost,
     BackendError,
     Cancelled,
     GenerationFailed,
     OutOfMemory,
+    is_accelerator_lost,
     is_out_of_memory,
     status_message,
 )
@@ -79,6 +81,11 @@ class Job(Generic[T]):
     def failed(self) -> bool:
         return self._error is not None
 
+    @property
+    def lost_the_accelerator(self) -> bool:
+        """Whether it failed in a way after which nothing can be computed in this process."""
+        return isinstance(self._error, AcceleratorLost)
+
     def run(self, work: Callable[[Job], T] | None = None) -> None:
         """Do the work (or the rest of it that ``work`` is) on this thread; keep its result or error for the waiter."""
         self.started_at = time.monotonic()
@@ -87,8 +94,7 @@ class Job(Generic[T]):
             self._result = (work or self._work)(self)
         except BaseException as error:  # noqa: BLE001 - kept for the one who waits
             self._error = as_ours(error, self.name)
-            for kept in (error, self._error):  # their frames hold the pipeline's tensors
-                kept.__traceback__ = kept.__context__ = kept.__cause__ = None
+            forget_frames(error, self._error)
         finally:
             self._work = Job.check  # who waits may keep the job for long, and with it what its work holds
 
@@ -107,17 +113,33 @@ class Job(Generic[T]):
 
 
 def as_ours(error: BaseException, name: str) -> BackendError:
-    """The error as one of ours; the unexpected with its traceback in the log."""
+    """The error as one of ours; the unexpected, and what a refusal came from, with its traceback in the log."""
+    ours = _ours(error, name)
+    if ours is not error:
+        log.error("%s failed\n%s", name, logs.without_values(error))
+    elif (cause := error.__cause__) is not None and not isinstance(cause, BackendError):
+        log.info("%s was refused\n%s", name, logs.without_values(error))
+    log.debug("%s: %s", name, error)
+    return ours
+
+
+def _ours(error: BaseException, name: str) -> BackendError:
     if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
-        log.error("%s ran out of memory: %s", name, status_message(error))
         return OutOfMemory(
             f"{name} ran out of memory ({status_message(error)}). Ask for a smaller size, fewer frames, or "
             "load with low_vram: true, options: offload:sequential or vae_tiling:true"
         )
     if isinstance(error, BackendError):
         return error
-    log.error("%s failed\n%s", name, "".join(traceback.format_exception(error)))
+    if is_accelerator_lost(error):
+        return AcceleratorLost(f"{status_message(error)}: this backend ends, and the next request starts another")
     return GenerationFailed(status_message(error))
+
+
+def forget_frames(*errors: BaseException) -> None:
+    """Let go of what the errors' frames hold, a pipeline's weights and tensors among it; their texts stay."""
+    for error in errors:
+        error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 class JobGroup:

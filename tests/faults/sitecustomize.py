@@ -3,7 +3,7 @@
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the
 product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES
 names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
-process dies in native code instead. Where ``short-<phase>`` lies, memory is short for more samples at once
+process dies in native code instead, and where ``lost-<phase>`` does, the accelerator is lost. Where ``short-<phase>`` lies, memory is short for more samples at once
 than the number in it: torch's allocator fails.
 """
 
@@ -41,12 +41,14 @@ LONGEST_HOLD = 30.0
 def gated(function: Callable, phase: str, folder: Path) -> Callable:
     """``function`` behind the gate of ``phase``."""
     hold, mark, crash = folder / f"hold-{phase}", folder / f"at-{phase}", folder / f"crash-{phase}"
-    short = folder / f"short-{phase}"
+    short, lost = folder / f"short-{phase}", folder / f"lost-{phase}"
 
     @functools.wraps(function)
     def waiting(*args: Any, **kwargs: Any) -> Any:
         if crash.exists():
             ctypes.string_at(0)  # native code that reads what is not there
+        if lost.exists():
+            raise lost_accelerator()
         if short.exists() and len(args[1]) > int(short.read_text()):
             args[1].new_empty(2**58)
         if hold.exists():
@@ -57,6 +59,15 @@ def gated(function: Callable, phase: str, folder: Path) -> Callable:
         return function(*args, **kwargs)
 
     return waiting
+
+
+def lost_accelerator() -> BaseException:
+    """What torch raises where a kernel's assertion failed."""
+    import torch
+
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    error.error_code = 710
+    return error
 
 
 def put_gates(module: ModuleType, folder: Path) -> None:

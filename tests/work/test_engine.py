@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
+import types
 import unittest
 import weakref
 from collections.abc import Callable
@@ -154,7 +156,20 @@ class ErrorTest(EngineCase):
             self.assertRaisesRegex(GenerationFailed, "^KeyError: 'a b'$"),
         ):
             fail(KeyError("a b"))
-        self.assertIn("Traceback", logs.output[0])
+        self.assertIn("raise error", logs.output[0])
+
+    def test_what_a_refusal_came_from_is_in_the_log_without_its_words(self) -> None:
+        def work(_job: Job) -> None:
+            try:
+                raise KeyError("what a prompt says")
+            except KeyError as error:
+                raise InvalidRequest("refused") from error
+
+        with self.assertLogs("localai_diffusers", "INFO") as logs, self.assertRaisesRegex(InvalidRequest, "^refused$"):
+            self.engine.submit(work, "x").wait(WAIT)
+        self.assertIn('raise KeyError("what', logs.output[0])
+        self.assertIn("builtins.KeyError", logs.output[0])
+        self.assertNotIn("a prompt says'", logs.output[0])
 
     def test_running_out_of_memory_says_what_to_do(self) -> None:
         import torch
@@ -300,8 +315,12 @@ class MemoryTest(EngineCase):
 
         def build() -> Any:
             half = Model()
+            half.itself = half  # as modules and their hooks hold one another
             parts.append(weakref.ref(half))
+            sys.modules["imported_by_the_build"] = types.ModuleType("imported_by_the_build")
             raise ValueError("the second half is missing")
+
+        self.addCleanup(sys.modules.pop, "imported_by_the_build")
 
         with self.assertRaises(GenerationFailed):
             self.engine.load("second", lambda _job, _current: build).wait(WAIT)
