@@ -3,8 +3,9 @@
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the
 product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES
 names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
-process dies in native code instead, and where ``lost-<phase>`` does, the accelerator is lost. Where ``short-<phase>`` lies, memory is short for more samples at once
-than the number in it: torch's allocator fails.
+process dies in native code instead, and where ``lost-<phase>`` does, the accelerator is lost. Where
+``short-<phase>`` lies, memory is short for more samples at once than the number in it: torch's allocator
+fails.
 """
 
 from __future__ import annotations
