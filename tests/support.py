@@ -36,17 +36,20 @@ def free_port() -> int:
 
 
 class Backend:
-    """A backend process of its own, its client, and a folder for its outputs. Use as a context manager."""
+    """A backend process of its own, its client, and a folder for its outputs. Use as a context manager.
 
-    def __init__(self, **environ: str) -> None:
+    ``home``: the checkout whose backend.py is started.
+    """
+
+    def __init__(self, home: Path = HOME, **environ: str) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="backend-test-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)  # goes with this object
         self.port = free_port()
         self.log_file = self.folder / "stderr.log"
-        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", **environ}
+        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", **environ}
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, str(HOME / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
+            [sys.executable, str(home / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
             env=self.environ,
             stdout=subprocess.DEVNULL,
             stderr=self.log_file.open("w"),
