@@ -2,8 +2,8 @@
 
 Run: ``venv/bin/python benchmarks/overhead.py [--rounds N] [--against CHECKOUT]``. All is measured in this one run, so
 that the machine's speed cancels out. A picture's cost is told apart into a fixed part and a part for each step, from
-pictures of few and of many steps of a tiny Stable Diffusion: plain and served ones take turns in a random order, and the
-medians are compared, by the clock and by processor time (which other work on the machine disturbs less).
+pictures of few and of many steps of a tiny Stable Diffusion: plain and served ones take turns in a random order, and
+the medians are compared, by the clock and by processor time (which other work on the machine disturbs less).
 The figures are written to benchmarks/results/overhead.json.
 """
 
