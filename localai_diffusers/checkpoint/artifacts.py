@@ -111,13 +111,13 @@ def weight_in(spec: LoadSpec, location: Location, field: str, wanted: str, usual
 
 
 def weight_names(said: tuple[str, ...], option: str, count: int, what: str) -> list[str]:
-    """What a ``*_weight_name`` option says for each of ``count`` adapters: one name for all, or one each.
+    """What ``*_weight_name`` (or ``lora_targets``) says for each of ``count`` adapters: one name for all, or one each.
 
     Raises LoadError for another number of names.
     """
     names = list(said) or [""]
     if len(names) not in (1, count):
-        raise LoadError(f"option {option} names {len(names)} files for {count} {what}: give one for all, or one each")
+        raise LoadError(f"option {option} has {len(names)} names for {count} {what}: give one for all, or one each")
     return names * count if len(names) == 1 else names
 
 

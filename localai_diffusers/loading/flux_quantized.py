@@ -21,6 +21,7 @@ from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, placement, schedulers, sources
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work.jobs import Job
@@ -54,7 +55,8 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
     where = placement.plan(dtype_spec, facts or base_facts, settings)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
-    adapters.plan(spec, cls, settings)
+    skeletons = Skeletons(base_facts, quantized=("transformer", "text_encoder_2"))
+    planned = adapters.plan(spec, cls, settings, skeletons)
     defaults, notes = model_defaults(spec, cls, base_facts, settings)
 
     def build() -> LoadedModel:
@@ -74,7 +76,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
                 dtype=dtype,
                 use_safetensors=safe,
             )
-        return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes])
+        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes])
 
     return build
 

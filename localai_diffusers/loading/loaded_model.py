@@ -12,6 +12,7 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import placement, schedulers, switches
 from localai_diffusers.loading.adapters import adapters
+from localai_diffusers.loading.adapters.adapters import Adapters
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.defaults import ModelDefaults
@@ -76,10 +77,11 @@ def finish(
     where: DevicePlan,
     defaults: ModelDefaults,
     settings: Settings,
+    planned: Adapters,
     notes: Iterable[str] = (),
 ) -> LoadedModel:
-    """Scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
-    said = [*notes, *adapters.apply(pipeline, adapters.plan(spec, type(pipeline), settings))]
+    """Adapters, scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
+    said = [*notes, *adapters.apply(pipeline, planned)]
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
     _bound_tokenizers(pipeline)

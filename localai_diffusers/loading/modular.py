@@ -21,6 +21,7 @@ from localai_diffusers.loading import components, modular_call, placement, sched
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work import progress
@@ -49,7 +50,7 @@ def prepare(
     model_files.check_weights(facts, placement.preferred_variant(spec, facts), sources.allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
-    adapters.plan(spec, cls, settings)
+    planned = adapters.plan(spec, cls, settings, Skeletons(facts, parts))
     where = _with_manager(placement.plan(spec, facts, settings))
     asked = "" if _ROOT in spec.pipeline_type else spec.pipeline_type
     job.check()
@@ -64,7 +65,7 @@ def prepare(
         modular_call.served(pipeline)
         defaults, said = model_defaults(spec, type(pipeline), facts, settings)
         notes = [f"PipelineType {asked} is ignored: the model is a {type(pipeline).__name__}"] if asked else []
-        return finish(spec, pipeline, where, defaults, settings, [*spec.notes, *notes, *where.notes, *said])
+        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes, *said])
 
     return build
 

@@ -30,6 +30,7 @@ from localai_diffusers.loading import (
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.patches import compat
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
@@ -137,7 +138,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
-    adapters.plan(spec, cls, settings)
+    planned = adapters.plan(spec, cls, settings, Skeletons(facts, choice.parts))
     ip_adapter.check_encoder(spec, facts)
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
     options, more = model_defaults(spec, cls, facts, settings)
@@ -155,10 +156,10 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
         if not where.device_map:  # which may leave weights on the disk
             _check_whole(pipeline)
         if type(pipeline) is cls:
-            return finish(spec, pipeline, where, options, settings, notes + more)
+            return finish(spec, pipeline, where, options, settings, planned, notes + more)
         # A class that stands for others (a file of no named class): only now its arguments are known.
         known, said = model_defaults(spec, type(pipeline), facts, settings)
-        return finish(spec, pipeline, where, known, settings, notes + said)
+        return finish(spec, pipeline, where, known, settings, planned, notes + said)
 
     return build
 

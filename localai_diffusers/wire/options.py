@@ -196,6 +196,11 @@ class Options:
     lora_weight_name: tuple[str, ...] = load(
         texts, "file in a LoRA's folder or repo (one for all, or a comma-separated list)", ()
     )
+    lora_targets: tuple[str, ...] = load(
+        texts,
+        "which of two denoisers a LoRA is for: transformer, transformer_2, or high, low or both (one for all, or a list)",
+        (),
+    )
     low_cpu_mem_usage: bool | None = load(switch, "passed to from_pretrained", None)
     disable_mmap: bool | None = load(switch, "passed to from_pretrained", None)
     max_memory: Mapping[str, Any] = load(mapping, "JSON object, passed to from_pretrained with device_map", {})

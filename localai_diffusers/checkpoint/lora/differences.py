@@ -14,8 +14,8 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class Kind(NamedTuple):
-    """A way to write a difference: as people call it, the pieces that mark it, and those that it needs: of each need one
-    of its choices, whole."""
+    """A way to write a difference: as people call it, the pieces that mark it, and those that it needs: of each need
+    one of its choices, whole."""
 
     name: str
     marks: tuple[str, ...]
@@ -36,7 +36,7 @@ KINDS = (
     Kind("full difference", ("diff",), ()),
     Kind("whole tensor", ("set",), ()),
 )
-BIASES = ("diff_b", "set_b", "up_bias")
+BIASES = frozenset(("diff_b", "set_b", "up_bias"))
 
 
 def kinds(pieces: Mapping[str, Any]) -> list[Kind]:
@@ -145,8 +145,8 @@ def rank(pieces: Shapes) -> int | None:
 
 
 def weight_difference(pieces: Mapping[str, Any], factor: float) -> Any:
-    """What low-rank pieces (tensors, any dtype) add to the weight at full strength, rows by columns, in float32: the sum
-    of what each kind makes, ``factor`` (alpha by rank) times, full differences as they are. None for other pieces."""
+    """What pieces (tensors of any dtype) add to the weight at full strength, rows by columns, in float32: the sum of
+    what each kind makes, ``factor`` (alpha by rank) times, full differences as they are. None for other pieces."""
     pieces = {piece: tensor.float() for piece, tensor in pieces.items()}
     parts = [_MADE[kind.name](pieces) * factor for kind in kinds(pieces) if kind.name in _MADE]
     if "diff" in pieces:
@@ -201,10 +201,9 @@ def _embedding(pieces: Mapping[str, Any]) -> Any:
 _MADE = {"LoRA": _lora, "LoHa": _loha, "LoKr": _lokr, "LoRA of an embedding": _embedding}
 
 
-def decomposed(weight: Any, moved: Any, magnitude: Any) -> Any:
-    """DoRA: ``moved`` (rows by columns) with the norms that ``magnitude`` says: of its rows (a vector, or a column), or
-    of the columns that the weight's own shape has as inputs (a row)."""
-    shape = tuple(weight.shape)
+def decomposed(shape: Sequence[int], moved: Any, magnitude: Any) -> Any:
+    """DoRA: ``moved`` (rows by columns, of a weight of ``shape``) with the norms that ``magnitude`` says: of its rows
+    (a vector, or a column), or of its inputs (a row)."""
     magnitude = magnitude.float()
     if magnitude.numel() == shape[0] and (magnitude.ndim < 2 or magnitude.shape[0] == shape[0]):
         norms = moved.norm(dim=1, keepdim=True)

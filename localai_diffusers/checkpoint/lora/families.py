@@ -18,7 +18,7 @@ Aliases = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Split:
-    """A module of the original code whose rows diffusers gave to several: ``parts`` behind ``parent``; {} is a number."""
+    """A module of the original code whose rows diffusers gave to several: ``parts`` of ``parent``; {} is a number."""
 
     original: str
     parent: str

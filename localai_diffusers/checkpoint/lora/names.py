@@ -20,8 +20,8 @@ from localai_diffusers.checkpoint.lora.families import Family
 class Layer:
     """A module with a weight, or a parameter of its own (kind "parameter"). ``shape`` is the weight's, unpacked.
 
-    ``kind`` is "linear", "conv" (of two dimensions, ungrouped), "parameter" or "other". ``swaps``: the original code has
-    the two halves of its rows the other way round (AdaLayerNormContinuous: diffusers' scale, shift).
+    ``kind`` is "linear", "conv" (of two dimensions, ungrouped), "parameter" or "other". ``swaps``: the original code
+    has the two halves of its rows the other way round (AdaLayerNormContinuous: diffusers' scale, shift).
     """
 
     shape: tuple[int, ...]
@@ -49,6 +49,16 @@ def layers_of(model: Any) -> dict[str, Layer]:
             elif part != "bias":
                 found[full] = Layer(tuple(tensor.shape), "parameter", False)
     return found
+
+
+def kind_of(model: Any, name: str) -> str:
+    """The kind of one module of a torch model by name, whatever an adapter library has put around it."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        return "parameter"
+    module = getattr(module, "base_layer", module)
+    return _weight(module, module.weight)[1]
 
 
 def _weight(module: Any, tensor: Any) -> tuple[tuple[int, ...], str]:

@@ -18,8 +18,8 @@ class Ending(NamedTuple):
     pattern: str
 
 
-# Of kohya (lora_down), PEFT and diffusers (lora_A), diffusers before PEFT (lora.down, to_q_lora.down, lora_linear_layer),
-# LyCORIS (hada, lokr, diff, norms), ComfyUI (diff_b, set_weight); the first that matches counts.
+# Of kohya (lora_down), PEFT and diffusers (lora_A), diffusers before PEFT (lora.down, to_q_lora.down,
+# lora_linear_layer), LyCORIS (hada, lokr, diff, norms), ComfyUI (diff_b, set_weight); the first that matches counts.
 ENDINGS = (
     Ending("down", rf"\.(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down){_ADAPTER}\.weight"),
     Ending("up", rf"\.(?:lora_up|lora_B|lora\.up|lora_linear_layer\.up){_ADAPTER}\.weight"),
@@ -81,7 +81,7 @@ class Sorted:
 
 
 def sort(keys: Iterable[str]) -> Sorted:
-    """The pieces of each layer of a LoRA by the names of its keys. Where two keys are one piece, the later is unknown."""
+    """The pieces of each layer of a LoRA by its keys' names. Of two keys that are one piece the later is unknown."""
     layers: dict[str, dict[str, str]] = {}
     idle, bundled, unknown = [], [], []
     for key in keys:
@@ -107,7 +107,7 @@ def _parted(key: str) -> tuple[str, str]:
 
 
 def _layer(layer: str, key: str) -> str:
-    """The layer's own name, without what wraps it. A number after ``_lora`` is part of it: XLabs' two streams of Flux."""
+    """The layer's name without what wraps it. A number after ``_lora`` is part of it: XLabs' two streams of Flux."""
     numbered = _NUMBERED.fullmatch(key)
     if numbered and numbered["lora"][-1].isdigit():
         layer += numbered["lora"]
