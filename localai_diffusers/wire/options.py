@@ -198,7 +198,7 @@ class Options:
     )
     lora_targets: tuple[str, ...] = load(
         texts,
-        "which of two denoisers a LoRA is for: transformer, transformer_2, or high, low or both (one for all, or a list)",
+        "which of two denoisers a LoRA is for: transformer, transformer_2, high, low or both (or a list)",
         (),
     )
     low_cpu_mem_usage: bool | None = load(switch, "passed to from_pretrained", None)
