@@ -205,8 +205,8 @@ def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
     from localai_diffusers.pipeline import tasks
 
     request = image_request(prompt, model.settings, **fields)
-    pipeline = model.pipeline_as(tasks.sibling_for(request, type(model.pipeline)))
-    return call_arguments.build(request, pipeline, model.defaults).arguments
+    profile = model.profile_as(tasks.sibling_for(request, type(model.pipeline)))
+    return call_arguments.build(request, profile, model.defaults).arguments
 
 
 class FolderCase(unittest.TestCase):

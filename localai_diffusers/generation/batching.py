@@ -120,7 +120,7 @@ def _together(jobs: Sequence[Job], model: LoadedModel) -> list[tuple[Call, Any]]
     """Each job's call and its picture, of one call for all; [] where that fails: then each job tells its own error."""
     try:
         pipeline = model.pipeline_as(type(model.pipeline))
-        calls = [call_arguments.build(_request(job), pipeline, model.defaults) for job in jobs]
+        calls = [call_arguments.build(_request(job), model.profile, model.defaults) for job in jobs]
         same = _are_the_same(calls)
         if not model.faithful.get(same, True):
             return []

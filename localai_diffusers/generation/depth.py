@@ -47,7 +47,7 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
         done and "depth-estimation" not in done
     ):  # told before the model runs; of a class of unknown tasks the output tells
         raise _no_depth(model)
-    call = call_arguments.build(request, model.pipeline, model.defaults)
+    call = call_arguments.build(request, model.profile, model.defaults)
     payload = payloads.payload_from_output(call_pipeline(model.pipeline, call, job), sampling_rate=None)
     if not payload.arrays:
         raise _no_depth(model)

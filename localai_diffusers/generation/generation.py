@@ -51,8 +51,9 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     """
     began = time.monotonic()
     request, extra = ip_adapter.split(model.spec, model.pipeline, request)
-    pipeline = model.pipeline_as(tasks.class_for(request, model.pipeline))
-    call = call_arguments.build(request, pipeline, model.defaults)
+    profile = model.profile_as(tasks.class_for(request, model.pipeline))
+    pipeline = profile.pipeline
+    call = call_arguments.build(request, profile, model.defaults)
     ip_adapter.add(call.arguments, extra, pipeline)
     with compat.clip_text_model():  # sd_embed asks for it too
         call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))

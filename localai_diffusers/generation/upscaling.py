@@ -113,7 +113,7 @@ def _by_model(
     if scale:
         _target(source, scale, scale, limit)  # too large is told before the work
     call = call_arguments.build(
-        replace(request, images=(padded.crop((0, 0, side, side)),)), model.pipeline, model.defaults
+        replace(request, images=(padded.crop((0, 0, side, side)),)), model.profile, model.defaults
     )
     seeded = replace(request, seed=call.seed)
     plan = tiles(padded.width, padded.height, side)
@@ -165,7 +165,7 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None,
 
     from localai_diffusers.media import payloads
 
-    call = call_arguments.build(request, model.pipeline, model.defaults)
+    call = call_arguments.build(request, model.profile, model.defaults)
     output = call_pipeline(model.pipeline, call, job)
     images = payloads.payload_from_output(output, sampling_rate=None, hint="image").images
     if not images:

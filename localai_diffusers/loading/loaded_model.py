@@ -17,6 +17,7 @@ from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.guidance import is_distilled
+from localai_diffusers.pipeline.profile import PipelineProfile, profile_of
 from localai_diffusers.pipeline.signatures import (
     Parameters,
     check_options,
@@ -46,6 +47,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
     _siblings: dict[type, Any] = field(default_factory=dict)
+    _profiles: dict[type, PipelineProfile] = field(default_factory=dict)
     _active: Any = None
 
     def pipeline_as(self, cls: type) -> Any:
@@ -58,6 +60,18 @@ class LoadedModel:
             placement.place(pipeline, self.where)  # the hooks chain one pipeline's components in its order
         self._active = pipeline
         return pipeline
+
+    @property
+    def profile(self) -> PipelineProfile:
+        """What the loaded pipeline takes and gives."""
+        return self.profile_as(type(self.pipeline))
+
+    def profile_as(self, cls: type) -> PipelineProfile:
+        """The profile of :meth:`pipeline_as`, built at its first use."""
+        pipeline = self.pipeline_as(cls)
+        if cls not in self._profiles:
+            self._profiles[cls] = profile_of(pipeline)
+        return self._profiles[cls]
 
     def memory(self) -> dict[str, int]:
         """Bytes of parameters and buffers by component."""
@@ -90,7 +104,9 @@ def finish(
     for note in said:
         log.warning("%s: %s", spec.identity, note)
     log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
-    return LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+    model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+    model.profile_as(type(pipeline))
+    return model
 
 
 def _bound_tokenizers(pipeline: Any) -> None:

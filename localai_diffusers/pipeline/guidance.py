@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.pipeline.sizes import config_value
 
 DISTILLED_TOKENS = frozenset({"turbo", "lightning", "schnell", "lcm", "hyper"})
-# Classes made for distilled models bring the right default of their own.
-_DISTILLED_CLASS_WORDS = ("Turbo", "Lightning", "Schnell", "LCM", "Hyper", "Consistency", "Sprint", "Distilled")
 _DISTILLED_FLAGS = ("is_distilled", "distilled")
 # Other names of the argument that says how much the prompt counts, where there is none called guidance_scale.
 _OTHER_NAMES = ("distilled_guidance_scale", "prior_guidance_scale", "decoder_guidance_scale")
-# A scale for each step, which stands in for the one for all (Ideogram 4 takes no two of them).
-GUIDANCE_SCHEDULE = "guidance_schedule"
 
 
 def is_distilled(names: Iterable[str], index: Mapping[str, Any]) -> bool:
@@ -31,24 +28,32 @@ def embeds_guidance(pipeline: Any) -> bool:
     return bool(config_value(transformer, "guidance_embeds")) or config_value(unet, "time_cond_proj_dim") is not None
 
 
-def guidance_arguments(pipeline: Any, chosen: float | None, distilled: bool) -> dict[str, float | None]:
-    """Where the guidance scale goes. ``chosen`` is what the request or the model's options say, None if neither does.
+@dataclass(frozen=True)
+class GuidanceStyle:
+    """``names``: the arguments that take the scale. ``own_default``: whether the pipeline's default is right for a
+    distilled model too."""
 
-    Without a choice a distilled model gets 0, unless its guidance is embedded or its class was made for such models;
-    any other gets the pipeline's own default. ``true_cfg_scale`` is classifier-free guidance where it is not embedded.
-    """
-    parameters = parameters_of(pipeline)
-    embedded = embeds_guidance(pipeline)
-    other = next((name for name in _OTHER_NAMES if name in parameters), None)
-    if chosen is not None and other and not {"guidance_scale", "true_cfg_scale"} & parameters.keys():
-        return {other: chosen}
-    if chosen is None:
-        own_class = any(word in type(pipeline).__name__ for word in _DISTILLED_CLASS_WORDS)
-        if not distilled or embedded or own_class:
+    names: tuple[str, ...]
+    own_default: bool
+
+    def arguments(self, chosen: float | None, distilled: bool) -> dict[str, float]:
+        """Where the scale goes. ``chosen`` is what the request or the model's options say, None if neither does.
+
+        Without a choice a distilled model gets 0, unless the pipeline's own default is right for it; any other gets
+        that default.
+        """
+        if chosen is None and (self.own_default or not distilled):
             return {}
-        chosen = 0.0
-    is_true_cfg = "true_cfg_scale" in parameters and not embedded
-    arguments: dict[str, float | None] = {"true_cfg_scale": chosen} if is_true_cfg else {}
-    if "guidance_scale" in parameters and not (is_true_cfg and parameters["guidance_scale"].default is None):
-        arguments["guidance_scale"] = chosen
-    return arguments | ({GUIDANCE_SCHEDULE: None} if GUIDANCE_SCHEDULE in parameters else {})
+        return dict.fromkeys(self.names, 0.0 if chosen is None else chosen)
+
+
+def guidance_of(pipeline: Any) -> GuidanceStyle:
+    """The style of a pipeline: ``true_cfg_scale`` is classifier-free guidance where it is not embedded."""
+    parameters, embedded = parameters_of(pipeline), embeds_guidance(pipeline)
+    other = next((name for name in _OTHER_NAMES if name in parameters), None)
+    if other and not {"guidance_scale", "true_cfg_scale"} & parameters.keys():
+        return GuidanceStyle((other,), own_default=True)
+    names = ["true_cfg_scale"] if "true_cfg_scale" in parameters and not embedded else []
+    if "guidance_scale" in parameters and not (names and parameters["guidance_scale"].default is None):
+        names.append("guidance_scale")
+    return GuidanceStyle(tuple(names), own_default=embedded)

@@ -5,6 +5,8 @@ and configs), an effect, the reason, a class that it is true of, and when it may
 one table; who has a use for the kind asks :func:`effects_of` with the table and the subject:
 
 - ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
+- ``FIELDS``: (a sound request's fields, subject) -> the fields that this model means by them.
+- ``GUIDANCE``: fields of the profile's GuidanceStyle that are otherwise.
 - ``NUMBERS``: in which dtype a component's class computes (:class:`Numbers`); ask :func:`numbers_of` before the load.
 - ``CASTS``: (dtypes by component, subject) -> those that the pipeline's own code can work with; before the load.
 - ``GUARDS``: what a constructor is told where the user switches the safety checker off.
@@ -147,9 +149,13 @@ def _area(arguments: Arguments, subject: Subject) -> Change | None:
 
 
 def _stretched_schedule(arguments: Arguments, subject: Subject) -> Change | None:
-    """The default schedule stretched to the number of steps that is asked for."""
+    """No schedule beside a scale that is asked for, else the default one stretched to the number of steps."""
     default, steps = subject.parameters[_SCHEDULE].default, arguments.get("num_inference_steps")
-    if not isinstance(default, (list, tuple)) or not isinstance(steps, int) or _SCHEDULE in arguments:
+    if _SCHEDULE in arguments:
+        return None
+    if "guidance_scale" in arguments:
+        return Change({_SCHEDULE: None})
+    if not isinstance(default, (list, tuple)) or not isinstance(steps, int):
         return None
     return Change({_SCHEDULE: [default[step * len(default) // steps] for step in range(steps)]})
 
@@ -262,7 +268,7 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "schedule_of_guidance",
         takes(_SCHEDULE),
         _stretched_schedule,
-        "The schedule must hold a scale for each step, and its default is of one length.",
+        "Ideogram 4 takes a scale or a schedule of one for each step, whose default is of one length.",
         "Ideogram4Pipeline",
         _FIXED,
     ),
@@ -291,6 +297,22 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "encode_prompt takes None",
     ),
     Quirk(
+        "attention_by_size",
+        takes("attn_res"),
+        lambda arguments, subject: None if "attn_res" in arguments else Change({"attn_res": None}),
+        "The default fits the model's own size alone; None lets the pipeline count it from the size.",
+        "StableDiffusionAttendAndExcitePipeline",
+        "the default is None",
+    ),
+    Quirk(
+        "depth_as_array",
+        lambda subject: "LDM3D" in subject.cls.__name__,
+        lambda arguments, subject: None if "output_type" in arguments else Change({"output_type": "np"}),
+        "VaeImageProcessorLDM3D of diffusers 0.42.1 makes pictures of depth in a mode that Pillow 13 refuses.",
+        "StableDiffusionLDM3DPipeline",
+        "it asks Pillow for no mode",
+    ),
+    Quirk(
         "tags_of_omnigen",
         takes("input_images"),
         _tagged,
@@ -299,6 +321,42 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "never: the model was trained so",
     ),
 )
+
+# --- facts of a profile --------------------------------------------------------------------------------------------
+
+FieldEffect = Callable[[Arguments, Subject], dict[str, Any]]
+
+
+def _instrumental(fields: Arguments, subject: Subject) -> dict[str, Any]:
+    found = {name: value for name, value in fields.items() if name != "instrumental"}
+    return found if found.get("lyrics") or not fields.get("instrumental") else {**found, "lyrics": "[Instrumental]"}
+
+
+FIELDS: tuple[Quirk[FieldEffect], ...] = (
+    Quirk(
+        "instrumental_of_ace_step",
+        lambda subject: takes("lyrics")(subject) and not takes("instrumental")(subject),
+        _instrumental,
+        "ACE-Step has no argument for music without a voice: its lyrics say so.",
+        "AceStepPipeline",
+        "never: the model was trained so",
+    ),
+)
+
+# Words of the names of classes that are made for distilled models.
+_DISTILLED = ("Turbo", "Lightning", "Schnell", "LCM", "Hyper", "Consistency", "Sprint", "Distilled")
+
+GUIDANCE: tuple[Quirk[Arguments], ...] = (
+    Quirk(
+        "guidance_of_distilled_classes",
+        lambda subject: any(word in subject.cls.__name__ for word in _DISTILLED),
+        {"own_default": True},
+        "Classes made for distilled models have the right guidance for a default; only their names tell.",
+        "SanaSprintPipeline",
+        "diffusers says so in a class attribute",
+    ),
+)
+
 
 # --- before the load -----------------------------------------------------------------------------------------------
 
@@ -393,4 +451,4 @@ GUARDS: tuple[Quirk[Arguments], ...] = (
     ),
 )
 
-TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, NUMBERS, CASTS, GUARDS)
+TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, FIELDS, GUIDANCE, NUMBERS, CASTS, GUARDS)

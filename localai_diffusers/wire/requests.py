@@ -165,8 +165,6 @@ def from_sound_request(request: Any, settings: Settings, intake: Intake | None =
         if isinstance(value, str):
             _prompt(name, value, settings)
     prompt = prompt or said.pop("caption", "")
-    if said.get("instrumental") and not said.get("lyrics"):
-        said["lyrics"] = "[Instrumental]"  # how ACE-Step is told so, which has no argument for it
     return GenerationRequest(
         "SoundGeneration",
         request.dst,

@@ -15,7 +15,7 @@ from tests.zoo import checkpoint
 
 def call_of(model: Any, prompt: str = "a cat", **fields: Any) -> call_arguments.Call:
     request = image_request(prompt, model.settings, **fields)
-    return call_arguments.build(request, model.pipeline_as(tasks.class_for(request, model.pipeline)), model.defaults)
+    return call_arguments.build(request, model.profile_as(tasks.class_for(request, model.pipeline)), model.defaults)
 
 
 class InversionTest(FolderCase):

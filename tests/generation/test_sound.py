@@ -84,7 +84,7 @@ class FieldsTest(RpcCase):
         message = backend_pb2.SoundGenerationRequest(text="rain", dst="/tmp/x.wav", duration=1.5, **self.FIELDS)
         model = zoo_model("AceStepPipeline")
         found = call_arguments.build(
-            requests.from_sound_request(message, Settings()), model.pipeline, model.defaults
+            requests.from_sound_request(message, Settings()), model.profile, model.defaults
         ).arguments
         expected = {
             "prompt": "rain",
@@ -109,12 +109,15 @@ class FieldsTest(RpcCase):
 
     def test_a_caption_stands_in_for_the_text_and_instrumental_for_lyrics(self) -> None:
         import backend_pb2
+        from localai_diffusers.generation.arguments import call_arguments
         from localai_diffusers.settings import Settings
         from localai_diffusers.wire import requests
 
         message = backend_pb2.SoundGenerationRequest(dst="/tmp/x.wav", caption="soft rain", instrumental=True)
-        request = requests.from_sound_request(message, Settings())
-        self.assertEqual((request.prompt, request.fields["lyrics"]), ("soft rain", "[Instrumental]"))
+        model, request = zoo_model("AceStepPipeline"), requests.from_sound_request(message, Settings())
+        call = call_arguments.build(request, model.profile, model.defaults)
+        self.assertEqual((call.arguments["prompt"], call.arguments["lyrics"]), ("soft rain", "[Instrumental]"))
+        self.assertEqual(call.notes, [])
 
 
 class SourceTest(RpcCase):

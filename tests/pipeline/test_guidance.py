@@ -6,7 +6,7 @@ import unittest
 from types import SimpleNamespace
 from typing import Any
 
-from localai_diffusers.pipeline.guidance import embeds_guidance, guidance_arguments, is_distilled
+from localai_diffusers.pipeline.guidance import embeds_guidance, is_distilled
 from tests.support import arguments_of, load, zoo_model
 from tests.zoo import checkpoint
 
@@ -48,7 +48,7 @@ class PipelinesTest(unittest.TestCase):
     """The zoo's pipelines: Stable Diffusion, Flux, Qwen-Image (true CFG), Z-Image, LCM (embedded in the UNet)."""
 
     def guidance(self, name: str, chosen: float | None, distilled: bool = False) -> dict[str, float]:
-        return guidance_arguments(zoo_model(name).pipeline, chosen, distilled)
+        return zoo_model(name).profile.guidance.arguments(chosen, distilled)
 
     def test_without_a_choice_the_pipelines_own_default_stands(self) -> None:
         for name in ("StableDiffusionPipeline", "FluxPipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline"):

@@ -12,6 +12,7 @@ import diffusers
 from PIL import Image
 
 from localai_diffusers.pipeline import quirks
+from localai_diffusers.pipeline.profile import profile_of
 from localai_diffusers.pipeline.quirks import Quirk, Subject, subject_of
 from tests.support import zoo_model
 from tests.zoo import ENTRIES
@@ -40,7 +41,7 @@ class RowsTest(unittest.TestCase):
                 self.assertFalse(row.applies(ordinary))
 
     def test_every_row_has_a_test_of_its_name(self) -> None:
-        tests = {name.removeprefix("test_") for case in (CallsTest, LoadTest) for name in dir(case)}
+        tests = {name.removeprefix("test_") for case in (CallsTest, ProfileTest, LoadTest) for name in dir(case)}
         self.assertEqual(ROWS.keys() - tests, set())
 
 
@@ -90,6 +91,7 @@ class CallsTest(unittest.TestCase):
         found = self.changed("schedule_of_guidance", num_inference_steps=4)["guidance_schedule"]
         self.assertEqual(found, [default[len(default) * step // 4] for step in range(4)])
         self.assertEqual(self.changed("schedule_of_guidance", num_inference_steps=4, guidance_schedule=[1.0]), {})
+        self.assertEqual(self.changed("schedule_of_guidance", guidance_scale=3.0), {"guidance_schedule": None})
 
     def test_no_bin_for_an_unknown_sample_size(self) -> None:
         row = "no_bin_for_an_unknown_sample_size"
@@ -110,11 +112,33 @@ class CallsTest(unittest.TestCase):
         self.assertEqual(self.changed("negative_prompt_of_easyanimate"), {"negative_prompt": ""})
         self.assertEqual(self.changed("negative_prompt_of_easyanimate", negative_prompt="fog"), {})
 
+    def test_attention_by_size(self) -> None:
+        self.assertEqual(self.changed("attention_by_size"), {"attn_res": None})
+        self.assertEqual(self.changed("attention_by_size", attn_res=[8, 8]), {})
+
+    def test_depth_as_array(self) -> None:
+        self.assertEqual(self.changed("depth_as_array"), {"output_type": "np"})
+        self.assertEqual(self.changed("depth_as_array", output_type="latent"), {})
+
     def test_tags_of_omnigen(self) -> None:
         pictures, tag = [Image.new("RGB", (8, 8))] * 2, "<img><|image_{}|></img>"
         found = self.changed("tags_of_omnigen", prompt=f"{tag.format(1)} in red", input_images=pictures)
         self.assertEqual(found, {"prompt": f"{tag.format(2)} {tag.format(1)} in red"})
         self.assertEqual(self.changed("tags_of_omnigen", prompt="a cat"), {})
+
+
+class ProfileTest(unittest.TestCase):
+    def test_instrumental_of_ace_step(self) -> None:
+        fields = ROWS["instrumental_of_ace_step"].effect
+        model = subject("AceStepPipeline")
+        self.assertEqual(fields({"instrumental": True, "bpm": 9}, model), {"bpm": 9, "lyrics": "[Instrumental]"})
+        self.assertEqual(fields({"instrumental": True, "lyrics": "la"}, model), {"lyrics": "la"})
+        self.assertEqual(fields({"instrumental": False}, model), {})
+
+    def test_guidance_of_distilled_classes(self) -> None:
+        guidance = profile_of(zoo_model("SanaSprintPipeline").pipeline).guidance
+        self.assertEqual(guidance.arguments(None, distilled=True), {})
+        self.assertEqual(guidance.arguments(4.0, distilled=True), {"guidance_scale": 4.0})
 
 
 class LoadTest(unittest.TestCase):

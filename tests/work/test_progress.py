@@ -47,7 +47,7 @@ def run(name: str, job: Job, steps: int = STEPS) -> Any:
     pipeline = model.pipeline
     call = call_arguments.build(
         GenerationRequest("GenerateImage", "x.png", "a cat", seed=1, steps=steps, width=32, height=32, num_frames=2),
-        pipeline,
+        model.profile,
         model.defaults,
     )
     with step_hook.watched(pipeline, job) as hooks:

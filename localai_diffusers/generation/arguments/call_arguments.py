@@ -15,20 +15,18 @@ from typing import Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
-from localai_diffusers.pipeline import quirks, sizes
+from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.defaults import ModelDefaults
-from localai_diffusers.pipeline.guidance import guidance_arguments
+from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.signatures import (
     Parameters,
     accepted_types,
     check_complete,
     check_params,
     did_you_mean,
-    inversion_parameters,
-    parameters_of,
     without_media,
 )
-from localai_diffusers.pipeline.tasks import combined_hint, inverts
+from localai_diffusers.pipeline.tasks import combined_hint
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.requests import SOUND_ARGUMENTS, GenerationRequest
 
@@ -39,15 +37,8 @@ _STEPS = ("num_inference_steps", "steps")
 FRAME_RATES = ("frame_rate", "fps")
 _NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
 _STRENGTHS = ("strength", "inpaint_strength")
-# Arguments whose default fits the model's own size alone, where None lets the pipeline count it from the size.
-_BY_SIZE = ("attn_res",)
-# Output types that must be asked for, by RPC or class; every other pipeline's default is told by what comes out.
-_OUTPUT_TYPES: Mapping[str, str] = {
-    "Generate3D": "mesh",  # Shap-E's default is a video of its renders
-    # Its PIL conversion of the depth map passes a mode that Pillow 13 refuses
-    # (diffusers 0.42.1, VaeImageProcessorLDM3D).
-    "StableDiffusionLDM3DPipeline": "np",
-}
+# Output types that must be asked for, by RPC; every other pipeline's default is told by what comes out.
+_OUTPUT_TYPES: Mapping[str, str] = {"Generate3D": "mesh"}  # Shap-E's default is a video of its renders
 
 
 @dataclass(frozen=True)
@@ -63,43 +54,42 @@ class Call:
     inversion: dict[str, Any] | None = None
 
 
-def build(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> Call:
-    """The arguments of ``pipeline(**arguments)`` for ``request``.
+def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> Call:
+    """The arguments of the call of the pipeline that ``profile`` describes, for ``request``.
 
     Raises InvalidRequest naming the field when the request asks for what the pipeline does not take.
     """
-    parameters, class_name = parameters_of(pipeline), type(pipeline).__name__
+    parameters, class_name, pipeline = profile.parameters, profile.name, profile.pipeline
     notes: list[str] = []
     arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
     argument_limits.check_texts(without_media(request.params, parameters), request.settings, "params[{!r}]")
     arguments |= check_params(request.params, parameters, class_name)
-    arguments |= _guidance(request, pipeline, defaults, arguments, notes)
-    arguments |= _text(request, pipeline, arguments, notes)
+    arguments |= _guidance(request, profile, defaults, arguments, notes)
+    arguments |= _text(request, profile, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
-    arguments |= _numbers(request, pipeline, defaults)
+    arguments |= _numbers(request, profile, defaults)
     arguments |= _enough_steps(arguments, parameters, notes)
-    arguments |= _frames(request, pipeline, notes)
-    arguments |= _fields(request, parameters, notes)
-    arguments |= _output_type(request, parameters, class_name)
+    arguments |= _frames(request, profile, notes)
+    arguments |= _fields(request, profile, notes)
+    arguments |= _output_type(request, profile)
     arguments |= output_size(request, pipeline, arguments, notes)
     arguments |= control_arguments.completed(arguments, pipeline)
     arguments |= media_forms.in_form(arguments, pipeline)
-    arguments |= _for_this_model(arguments, pipeline, notes)
+    arguments |= _for_this_model(arguments, profile, notes)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if "generator" in parameters:
         arguments["generator"] = _generator(seed, defaults.generator_device)
     if "seed" in parameters:  # beside the generator, or before it (LTX's long videos)
         arguments["seed"] = seed
     check_complete(arguments, parameters, class_name, combined_hint(class_name))
-    return Call(arguments, seed, notes, _inversion(request, pipeline, {**defaults.options, **arguments}))
+    return Call(arguments, seed, notes, _inversion(request, profile, {**defaults.options, **arguments}))
 
 
-def _for_this_model(arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
+def _for_this_model(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
     """What the rows of quirks that are true of the pipeline change."""
     changed: dict[str, Any] = {}
-    subject = quirks.subject_of(pipeline)
-    for effect in quirks.effects_of(quirks.CALLS, subject):
-        if (change := effect({**arguments, **changed}, subject)) is not None:
+    for effect in profile.calls:
+        if (change := effect({**arguments, **changed}, profile.subject)) is not None:
             changed |= change.arguments
             notes.extend([change.note] if change.note else [])
     return changed
@@ -124,51 +114,54 @@ def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: l
     return {"num_inference_steps": math.ceil(1 / strength)}
 
 
-def _inversion(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+def _inversion(
+    request: GenerationRequest, profile: PipelineProfile, arguments: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """What ``invert`` takes of the request: the picture, and the options and call arguments that it has too (the steps
     among them: there are as many back as there were forth)."""
-    if not inverts(type(pipeline)) or not request.images:
+    if not profile.inverts or not request.images:
         return None
-    names = inversion_parameters(type(pipeline))
-    count = arguments.get("num_inference_steps") if "num_inference_steps" in parameters_of(pipeline) else request.steps
+    names = profile.inversion
+    count = arguments.get("num_inference_steps") if "num_inference_steps" in profile.parameters else request.steps
     steps = {"num_inversion_steps": count} if "num_inversion_steps" in names and count else {}
     shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
-    return {**shared, **steps, "image": picture_to_invert(request, pipeline)}
+    return {**shared, **steps, "image": picture_to_invert(request, profile.pipeline)}
 
 
 def _guidance(
     request: GenerationRequest,
-    pipeline: Any,
+    profile: PipelineProfile,
     defaults: ModelDefaults,
     arguments: Mapping[str, Any],
     notes: list[str],
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """An explicit true_cfg_scale among the options or params stays as it is."""
     said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
     chosen = next((value for value in said if value is not None), None)
-    found = guidance_arguments(pipeline, chosen, defaults.distilled)
+    found = profile.guidance.arguments(chosen, defaults.distilled)
     if chosen is not None and not found:
         notes.append("this pipeline takes no guidance scale: it is ignored")
     return {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
 
 
-def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def _text(
+    request: GenerationRequest, profile: PipelineProfile, arguments: Mapping[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """Prompt and negative prompt.
 
     An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
     """
-    parameters = parameters_of(pipeline)
+    parameters = profile.parameters
     found: dict[str, Any] = {}
     if "prompt" in parameters:
         found["prompt"] = request.prompt  # an empty one too: an upscaler wants "", and None is refused
     elif request.prompt:
-        found |= _other_text(request.prompt, pipeline, arguments)
+        found |= _other_text(request.prompt, profile, arguments)
         if not found:
             notes.append("this pipeline takes no prompt: it is ignored")
     negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
     if negative:
-        default = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
-        true_cfg = arguments.get("true_cfg_scale", default)
+        true_cfg = arguments.get("true_cfg_scale", profile.default("true_cfg_scale"))
         if request.negative_prompt or (isinstance(true_cfg, (int, float)) and true_cfg > 1):
             found[negative] = request.negative_prompt
     elif request.negative_prompt:
@@ -176,16 +169,16 @@ def _text(request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any
     return found
 
 
-def _other_text(prompt: str, pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _other_text(prompt: str, profile: PipelineProfile, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt where the signature has no ``prompt``: prompts by other names (what the picture shows, what is
     edited), or the class that it names, by number or label. What the options say of them stays."""
-    parameters = parameters_of(pipeline)
+    parameters = profile.parameters
     names = [
         name for name in parameters if name.endswith("_prompt") and not name.startswith(("negative", "enable", "use"))
     ]
     found: dict[str, Any] = {name: prompt for name in names if name not in arguments or name == names[-1]}
     if "class_labels" in parameters and "class_labels" not in arguments:
-        found |= _class_label(prompt.strip(), getattr(pipeline, "labels", None) or {})
+        found |= _class_label(prompt.strip(), getattr(profile.pipeline, "labels", None) or {})
     return found
 
 
@@ -201,31 +194,28 @@ def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
     return {"class_labels": [labels[name]]} if labels else {}
 
 
-def _numbers(request: GenerationRequest, pipeline: Any, defaults: ModelDefaults) -> dict[str, Any]:
-    parameters = parameters_of(pipeline)
+def _numbers(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> dict[str, Any]:
+    parameters = profile.parameters
     said = {**defaults.options, **request.params}
     clip_skip = request.clip_skip or said.get("clip_skip") or defaults.clip_skip
     wanted: dict[str, Any] = {
         **dict.fromkeys(_STEPS, request.steps),
-        "clip_skip": _clip_skip(clip_skip, pipeline) if "clip_skip" in parameters and defaults.use_clip_skip else None,
+        "clip_skip": _clip_skip(clip_skip, profile) if "clip_skip" in parameters and defaults.use_clip_skip else None,
         "decode_chunk_size": defaults.chunk_size,
         **dict.fromkeys(_COUNTS, 1),
     }
-    unset = [name for name in _BY_SIZE if name not in defaults.options] + [
-        name for name in ("clip_skip",) if name in said
-    ]
-    by_size = {name: None for name in unset if name in parameters}
-    return by_size | {name: value for name, value in wanted.items() if value is not None and name in parameters}
+    unset = {"clip_skip": None} if "clip_skip" in said and "clip_skip" in parameters else {}
+    return unset | {name: value for name, value in wanted.items() if value is not None and name in parameters}
 
 
-def _clip_skip(layers: int, pipeline: Any) -> int | None:
+def _clip_skip(layers: int, profile: PipelineProfile) -> int | None:
     """How many of the text encoder's last layers are left out, None for 0. InvalidRequest for more than it has.
 
     Families with a second text encoder (SDXL, SD3) count from the last layer but one.
     """
-    every = sizes.config_value(getattr(pipeline, "text_encoder", None), "num_hidden_layers")
+    every = profile.config("text_encoder", "num_hidden_layers")
     if isinstance(every, int):
-        most = every - 1 if getattr(pipeline, "text_encoder_2", None) is not None else every
+        most = every - 1 if "text_encoder_2" in profile.subject.components else every
         if layers > most:
             raise InvalidRequest(
                 f"CLIPSkip={layers} must be at most {most}: this model's text encoder has {every} layers"
@@ -233,12 +223,12 @@ def _clip_skip(layers: int, pipeline: Any) -> int | None:
     return layers or None
 
 
-def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
+def _frames(request: GenerationRequest, profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
     """Frame count and rate, by the names that the signature has; the count to what the VAE takes."""
-    parameters = parameters_of(pipeline)
+    parameters = profile.parameters
     found: dict[str, Any] = {}
     if request.num_frames is not None:
-        frames = sizes.fit_frames(request.num_frames, pipeline)
+        frames = profile.fit_frames(request.num_frames)
         if frames != request.num_frames:
             notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
         found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
@@ -247,10 +237,13 @@ def _frames(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict
     return found
 
 
-def _fields(request: GenerationRequest, parameters: Parameters, notes: list[str]) -> dict[str, Any]:
+def _fields(request: GenerationRequest, profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
     """A sound request's fields under the pipeline's own names, in the type that it takes; a note for one it has not."""
     found: dict[str, Any] = {}
-    for name, value in request.fields.items():
+    parameters, fields = profile.parameters, dict(request.fields)
+    for effect in profile.fields:
+        fields = effect(fields, profile.subject)
+    for name, value in fields.items():
         own = next((spelling for spelling in SOUND_ARGUMENTS[name] if spelling in parameters), None)
         if own is None:
             notes.append(f"this pipeline has no argument for {name}: it is ignored")
@@ -259,13 +252,10 @@ def _fields(request: GenerationRequest, parameters: Parameters, notes: list[str]
     return found
 
 
-def _output_type(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, str]:
+def _output_type(request: GenerationRequest, profile: PipelineProfile) -> dict[str, str]:
     """The pipeline's default, save for the few rows above and where that is no picture yet, but latents."""
-    wanted = _OUTPUT_TYPES.get(class_name) or _OUTPUT_TYPES.get(request.rpc)
-    known = parameters.get("output_type")
-    if known is not None and known.default == "latent":
-        wanted = wanted or "pil"
-    return {"output_type": wanted} if wanted and known is not None else {}
+    wanted = _OUTPUT_TYPES.get(request.rpc) or ("pil" if profile.default("output_type") == "latent" else "")
+    return {"output_type": wanted} if wanted and "output_type" in profile.parameters else {}
 
 
 def _generator(seed: int, device: str) -> Any:

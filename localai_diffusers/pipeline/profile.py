@@ -1,0 +1,92 @@
+"""What a loaded pipeline takes and gives, found out once: when it is loaded, and for a sibling at its first use.
+
+A request's path asks the profile and nothing else. What is true of a class alone is cached by class, since a load asks
+that before there is a pipeline (``inputs_of``, ``tasks``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from localai_diffusers.media import rates
+from localai_diffusers.pipeline import quirks, sizes, tasks
+from localai_diffusers.pipeline.guidance import GuidanceStyle, guidance_of
+from localai_diffusers.pipeline.inputs import Inputs, inputs_of
+from localai_diffusers.pipeline.quirks import Subject
+from localai_diffusers.pipeline.signatures import Parameters, inversion_parameters, parameters_of
+
+
+@dataclass(frozen=True)
+class PipelineProfile:
+    """A pipeline class on its components.
+
+    ``multiple``: what width and height must be multiples of, in pixels. ``calls`` and ``fields``: the rows of quirks
+    that change its calls, and what a sound request's fields mean to it. ``inversion``: parameters of its ``invert``
+    where it edits pictures that way, else none. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes,
+    None where nothing tells.
+    """
+
+    subject: Subject
+    parameters: Parameters
+    inputs: Inputs
+    tasks: tuple[str, ...]
+    guidance: GuidanceStyle
+    multiple: int
+    calls: tuple[quirks.CallEffect, ...]
+    fields: tuple[quirks.FieldEffect, ...]
+    upscales: bool
+    needs_mask: bool
+    inverts: bool
+    inversion: Parameters
+    sampling_rate: int | None
+    frame_rate: float | None
+
+    @property
+    def pipeline(self) -> Any:
+        return self.subject.pipeline
+
+    @property
+    def cls(self) -> type:
+        return self.subject.cls
+
+    @property
+    def name(self) -> str:
+        return self.subject.cls.__name__
+
+    def config(self, component: str, entry: str) -> Any:
+        """An entry of a component's config, None where either is not there."""
+        return self.subject.config(component, entry)
+
+    def default(self, name: str) -> Any:
+        """The default of the call's parameter, None where there is no such parameter."""
+        known = self.parameters.get(name)
+        return None if known is None else known.default
+
+    def fit_frames(self, frames: int) -> int:
+        """The number of frames nearest to ``frames`` that the model makes."""
+        return sizes.fit_frames(frames, self.pipeline)
+
+
+def profile_of(pipeline: Any) -> PipelineProfile:
+    """The profile of a pipeline that is in its place, with its scheduler and adapters."""
+    subject, cls = quirks.subject_of(pipeline), type(pipeline)
+    guidance = guidance_of(pipeline)
+    for fields in quirks.effects_of(quirks.GUIDANCE, subject):
+        guidance = replace(guidance, **fields)
+    return PipelineProfile(
+        subject=subject,
+        parameters=parameters_of(cls),
+        inputs=inputs_of(cls),
+        tasks=tasks.tasks_of(cls),
+        guidance=guidance,
+        multiple=sizes.size_multiple(pipeline),
+        calls=quirks.effects_of(quirks.CALLS, subject),
+        fields=quirks.effects_of(quirks.FIELDS, subject),
+        upscales=tasks.upscales(cls),
+        needs_mask=tasks.needs_mask(cls),
+        inverts=tasks.inverts(cls),
+        inversion=inversion_parameters(cls),
+        sampling_rate=rates.sampling_rate_of(pipeline),
+        frame_rate=rates.frame_rate_of(pipeline),
+    )
