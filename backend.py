@@ -28,7 +28,8 @@ from localai_diffusers import errors, logs
 from localai_diffusers.loading import pipelines
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
-from localai_diffusers.wire import guard, load_spec, requests
+from localai_diffusers.wire import guard, load_spec, pools, requests
+from localai_diffusers.wire.argument_limits import MAX_BATCH
 from localai_diffusers.wire.intake import Intake, SourceMemory
 from localai_diffusers.work.engine import Engine, State
 from localai_diffusers.work.jobs import Job, as_ours
@@ -42,7 +43,7 @@ FREE_SECONDS = 4.0  # the core waits 5 s for Free
 SHUTDOWN_SECONDS = 4.0
 # Python's own 5 ms, several times for one answer, add up to 50 ms for Health while modules are imported; this to 7.
 SWITCH_SECONDS = 0.001
-# Threads beside those that wait for a job: Health and Status must always find one.
+# Threads of requests that are read or refused, beside those that wait in the queue or run as one batch.
 _SPARE_THREADS = 16
 
 
@@ -165,6 +166,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
             self.engine.require_model()
+            self.engine.require_room()
             return self._wait(self._queued(request, read, work), context)
         except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
             _abort(context, as_ours(error, type(request).__name__))
@@ -210,10 +212,13 @@ def _abort(context: grpc.ServicerContext, error: errors.BackendError) -> None:
 
 def make_server(address: str, settings: Settings, servicer: BackendServicer) -> tuple[grpc.Server, int]:
     """A server bound to ``address``, not started, and its port. Raises RuntimeError if the port cannot be bound."""
-    threads = max(settings.max_workers, settings.max_queue + _SPARE_THREADS)
+    waiting = max(settings.max_workers, settings.max_queue + MAX_BATCH + _SPARE_THREADS)
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
-        interceptors=guard.interceptors(settings, lambda: servicer.engine.identity, HOME),
+        futures.ThreadPoolExecutor(max_workers=pools.PROMPT_THREADS, thread_name_prefix="prompt"),
+        interceptors=[
+            pools.WaitingPool(waiting),
+            *guard.interceptors(settings, lambda: servicer.engine.identity, HOME),
+        ],
         options=[
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

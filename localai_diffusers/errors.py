@@ -8,6 +8,7 @@ latter, and :func:`one_line` takes the trigger words out of foreign error texts.
 
 from __future__ import annotations
 
+import errno
 import re
 
 MAX_MESSAGE_LENGTH = 2000
@@ -54,6 +55,10 @@ class QueueFull(BackendError):
     """More jobs wait, or their inputs take more memory, than the queue may hold."""
 
 
+class SystemLimit(BackendError):
+    """The machine is at a limit that no request can change: open files, buffers of the kernel."""
+
+
 class Cancelled(BackendError):
     """The client left, its deadline passed, or the model is being freed or the server stopped."""
 
@@ -87,11 +92,33 @@ STATUS_CODES: dict[type[BaseException], str] = {
     NotSupported: "INVALID_ARGUMENT",
     OutOfMemory: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
+    SystemLimit: "RESOURCE_EXHAUSTED",
     OutputDiskFull: "RESOURCE_EXHAUSTED",
     OutputError: "INVALID_ARGUMENT",
     Cancelled: "CANCELLED",
     GenerationFailed: "INTERNAL",
 }
+
+# What the operating system says of itself, whatever it was asked for: how a message calls it.
+_LIMITS = {
+    errno.EMFILE: "too many open files in this process (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "the kernel has no memory left",
+    errno.ENOBUFS: "the kernel has no buffers left",
+}
+_FAULTS = {errno.EIO: "input/output error of the disk", errno.ESTALE: "the network file system lost the file"}
+
+
+def of_machine(error: BaseException, what: str) -> BackendError | None:
+    """The error of ours for an OSError that tells of the machine and not of a path, None for any other.
+
+    ``what``: what could not be done, for the message ("src: the file can't be read").
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if code in _LIMITS:
+        return SystemLimit(f"{what}: {_LIMITS[code]}; try again later, or raise the limit")
+    return GenerationFailed(f"{what}: {_FAULTS[code]}") if code in _FAULTS else None
+
 
 # What the core greps for in a status message (contract: grpcerrors/errors.go, connection_errors.go) and our wording.
 _TRIGGER_WORDS = {

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from localai_diffusers.errors import InvalidRequest, OutputDiskFull, OutputError
+from localai_diffusers.errors import BackendError, InvalidRequest, OutputDiskFull, OutputError, of_machine
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ _FILE_SYSTEM = (
         errno.ESTALE,
         errno.EMFILE,
         errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
         errno.ETXTBSY,
     }
 )
@@ -138,7 +140,9 @@ def _require_regular(status: os.stat_result, path: str | Path, field: str) -> No
         raise InvalidRequest(f"{field}: {shown(path)} is {kind_of(status.st_mode)}; give the path of a regular file")
 
 
-def _unreadable(path: str | Path, field: str, error: OSError | ValueError) -> InvalidRequest:
+def _unreadable(path: str | Path, field: str, error: OSError | ValueError) -> BackendError:
+    if ours := of_machine(error, f"{field}: {shown(path)} can't be read"):
+        return ours
     if isinstance(error, FileNotFoundError):
         return InvalidRequest(f"{field}: there is no file {shown(path)}; check the path")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -371,7 +375,9 @@ def _copy_in_place(temporary: Path, target: Path) -> None:
         sink.truncate(size)
 
 
-def _output_error(dst: str, field: str, error: OSError) -> OutputError:
+def _output_error(dst: str, field: str, error: OSError) -> BackendError:
+    if ours := of_machine(error, f"{field}: {shown(dst)} can't be written"):
+        return ours
     if error.errno in _DISK_FULL:
         return OutputDiskFull(f"{field}: no room left while writing {shown(dst)}; free some space or write elsewhere")
     reason = error.strerror or str(error)

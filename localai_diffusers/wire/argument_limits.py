@@ -17,6 +17,7 @@ from localai_diffusers.settings import Settings
 MAX_GUIDANCE = 100.0
 MAX_CLIP_SKIP = 64
 MAX_FPS = 240
+MAX_BATCH = 64
 _MOST_OUTPUTS = 64
 # No argument of diffusers that is a list has a thousand items, or lists in lists in lists in lists.
 _MOST_ITEMS, _DEEPEST = 1000, 4

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.wire.argument_limits import MAX_GUIDANCE
+from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_GUIDANCE
 from localai_diffusers.wire.values import is_quoted, parse_value
 
 T = TypeVar("T")
@@ -221,7 +221,7 @@ class Options:
     compile: bool = placement(switch, "torch.compile of the denoiser's repeated blocks", False)
     channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
-    max_batch: int = placement(whole(1, 64), "queued requests of equal shape that may run as one call (1)", 1)
+    max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
     generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")
 
     guidance_scale: float | None = call(

@@ -85,15 +85,25 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise Cancelled("the backend is shutting down")
-            self._queue = deque(waiting for waiting in self._queue if not waiting.cancelled)
-            if len(self._queue) >= self._max_queue:
-                raise QueueFull(
-                    f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
-                    f"{self._max_queue}): try again later"
-                )
+            self._check_room()
             self._queue.append(job)
             self._changed.notify_all()
         return job
+
+    def require_room(self) -> None:
+        """Raise QueueFull where one more job could not wait: asked before a request's pictures are read, so that one
+        too many is told at once."""
+        with self._changed:
+            self._check_room()
+
+    def _check_room(self) -> None:
+        """With the lock held."""
+        self._queue = deque(waiting for waiting in self._queue if not waiting.cancelled)
+        if len(self._queue) >= self._max_queue:
+            raise QueueFull(
+                f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
+                f"{self._max_queue}): try again later"
+            )
 
     def load(self, identity: str, prepare: Callable[[Job, Any], Callable[[], Any]]) -> Job[Any]:
         """Queue a load in two halves.

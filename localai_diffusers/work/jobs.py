@@ -18,6 +18,7 @@ from localai_diffusers.errors import (
     OutOfMemory,
     is_accelerator_lost,
     is_out_of_memory,
+    of_machine,
     status_message,
 )
 
@@ -131,6 +132,9 @@ def _ours(error: BaseException, name: str) -> BackendError:
         )
     if isinstance(error, BackendError):
         return error
+    if ours := of_machine(error, name):
+        log.error("%s", ours)
+        return ours
     if is_accelerator_lost(error):
         return AcceleratorLost(f"{status_message(error)}: this backend ends, and the next request starts another")
     return GenerationFailed(status_message(error))
