@@ -25,13 +25,13 @@ import grpc
 import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, logs
-from localai_diffusers.loading import pipelines
+from localai_diffusers.loading import pipelines, process_state
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import guard, load_spec, pools, requests
 from localai_diffusers.wire.argument_limits import MAX_BATCH
 from localai_diffusers.wire.intake import Intake, SourceMemory
-from localai_diffusers.work.engine import Engine, State
+from localai_diffusers.work.engine import Engine, State, Upkeep
 from localai_diffusers.work.jobs import Job, as_ours
 
 log = logging.getLogger("backend")
@@ -242,7 +242,12 @@ def serve(address: str) -> int:
     faulthandler.enable(all_threads=False)  # a crash in native code leaves its stack on stderr
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = _stop_signal()
-    engine = Engine(settings.max_queue, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    upkeep = Upkeep(
+        after_work=lambda model: model.restore(),
+        between_models=process_state.reset,
+        on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    engine = Engine(settings.max_queue, upkeep=upkeep)
     try:
         server, port = make_server(address, settings, BackendServicer(settings, engine))
     except RuntimeError as error:

@@ -93,7 +93,7 @@ def _run(jobs: Sequence[Job], model: LoadedModel | None) -> bool:
     wanted = [job for job in jobs if not job.cancelled]
     made = _together(wanted, model) if len(wanted) > 1 and model is not None and _is_for(model, wanted[0]) else []
     if model is None or not made:
-        _each_alone(jobs)
+        _each_alone(jobs, model)
         return False
     log.info("%d requests ran as one call", len(wanted))
     for job, (call, image) in zip(wanted, made, strict=True):
@@ -105,9 +105,11 @@ def _run(jobs: Sequence[Job], model: LoadedModel | None) -> bool:
     return True
 
 
-def _each_alone(jobs: Sequence[Job]) -> None:
+def _each_alone(jobs: Sequence[Job], model: LoadedModel | None) -> None:
     """One after the other, each told as soon as it is done; the engine tells the last."""
     for job in jobs:
+        if model is not None:
+            model.restore()
         job.step = 0
         job.run()
         if job.failed:

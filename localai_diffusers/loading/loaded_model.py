@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.adapters.adapters import Adapters
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.pipeline import tasks
+from localai_diffusers.pipeline.as_loaded import AsLoaded
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.guidance import is_distilled
 from localai_diffusers.pipeline.profile import PipelineProfile, profile_of
@@ -49,17 +51,28 @@ class LoadedModel:
     _siblings: dict[type, Any] = field(default_factory=dict)
     _profiles: dict[type, PipelineProfile] = field(default_factory=dict)
     _active: Any = None
+    _as_loaded: dict[type, AsLoaded] = field(default_factory=dict)
 
     def pipeline_as(self, cls: type) -> Any:
-        """The loaded pipeline as class ``cls``: itself, or a sibling that shares its components."""
-        pipeline = self.pipeline if type(self.pipeline) is cls else self._siblings.get(cls)
-        if pipeline is None:
-            pipeline = self._siblings[cls] = tasks.share_components(self.pipeline, cls)
-            log.info("%s runs as %s on the same weights", type(self.pipeline).__name__, cls.__name__)
+        """The loaded pipeline as class ``cls``, ready to run: itself, or a sibling that shares its components."""
+        pipeline = self._made(cls)
         if self.where.offload == "model" and pipeline is not (self._active or self.pipeline):
             placement.place(pipeline, self.where)  # the hooks chain one pipeline's components in its order
+            self._as_loaded.clear()  # those hooks are the components' own now
+        if cls not in self._as_loaded:
+            self._as_loaded[cls] = AsLoaded(pipeline)
         self._active = pipeline
         return pipeline
+
+    def _made(self, cls: type) -> Any:
+        if type(self.pipeline) is cls:
+            return self.pipeline
+        if cls not in self._siblings:
+            sibling = self._siblings[cls] = tasks.share_components(self.pipeline, cls)
+            if self.spec.scheduler:  # as it was put into the loaded pipeline: after the constructor's corrections
+                sibling.scheduler = copy.deepcopy(self.pipeline.scheduler)
+            log.info("%s runs as %s on the same weights", type(self.pipeline).__name__, cls.__name__)
+        return self._siblings[cls]
 
     @property
     def profile(self) -> PipelineProfile:
@@ -68,10 +81,16 @@ class LoadedModel:
 
     def profile_as(self, cls: type) -> PipelineProfile:
         """The profile of :meth:`pipeline_as`, built at its first use."""
-        pipeline = self.pipeline_as(cls)
         if cls not in self._profiles:
-            self._profiles[cls] = profile_of(pipeline)
+            self._profiles[cls] = profile_of(self._made(cls))
         return self._profiles[cls]
+
+    def restore(self) -> None:
+        """Make every pipeline in use as it was after the load: what a request changed is the request's alone."""
+        kept = self._as_loaded.get(type(self._active))
+        changed = kept.restore() if kept is not None else []
+        if changed:
+            log.debug("set back after a request: %s", ", ".join(sorted(set(changed))))
 
     def memory(self) -> dict[str, int]:
         """Bytes of parameters and buffers by component."""

@@ -9,18 +9,32 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 _LIBRARIES = ("diffusers", "transformers", "huggingface_hub", "accelerate", "peft", "torch")
 
 
-def baseline() -> Callable[[], None]:
-    """Record the settings as they are now; the function that sets them back. Imports nothing that is not there."""
+_restore: Callable[[], None] | None = None
+
+
+def reset() -> None:
+    """Set everything back to what it was before the first load: call it while no model is loaded.
+
+    The first call after the libraries' import records it.
+    """
+    global _restore
+    if _restore is not None:
+        _restore()
+    elif "torch" in sys.modules and "diffusers" in sys.modules:
+        _restore = _recorded()
+
+
+def _recorded() -> Callable[[], None]:
+    """The function that sets back what is recorded now."""
     levels = {name: logging.getLogger(name).level for name in _LIBRARIES}
     environment = dict(os.environ)
-    settings = [(holder, name, getattr(holder, name)) for holder, name in _settings()]
-    calls = [(setter, value) for setter, value in _calls()]
+    values = [(setter, value()) for value, setter in _settings()]
 
     def restore() -> None:
         for name, level in levels.items():
@@ -28,29 +42,19 @@ def baseline() -> Callable[[], None]:
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
-        for holder, name, value in settings:
-            if getattr(holder, name) != value:
-                setattr(holder, name, value)
-        for setter, value in calls:
+        for setter, value in values:
             setter(value)
 
     return restore
 
 
-def _settings() -> Iterator[tuple[Any, str]]:
-    """Global attributes that options of a load change, as (holder, name)."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        yield torch.backends.cuda.matmul, "allow_tf32"
-        yield torch.backends.cudnn, "allow_tf32"
-        yield torch.backends.cudnn, "benchmark"
-    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
-    if dispatch is not None:
-        yield dispatch._AttentionBackendRegistry, "_active_backend"
+def _settings() -> tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...]:
+    """What options of a load change: how each is read, and how it is set."""
+    import torch
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as attention
 
-
-def _calls() -> Iterator[tuple[Callable[[Any], None], Any]]:
-    """Settings that have a function: (the function, the value now)."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        yield torch.set_num_threads, torch.get_num_threads()
+    return (
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        (lambda: attention.get_active_backend()[0], attention.set_active_backend),
+    )

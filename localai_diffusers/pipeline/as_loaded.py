@@ -10,32 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Dictionaries of a torch module that are changed in place: compared and set back by their entries.
-_IN_PLACE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
-
 
 class AsLoaded:
     """A record of a pipeline, its scheduler and other plain components, and every module of the rest.
 
-    It holds references, no copies: of weights the dtypes alone, which casting changes under the same name.
+    It holds references, no copies: of weights the dtypes alone, which casting changes under the same name. Hooks are
+    left alone: transformers hangs its own onto a model at its first call, for good.
     """
 
     def __init__(self, pipeline: Any) -> None:
         modules = [module for part in _modules(pipeline) for module in part.modules()]
         self._attributes = [(thing, dict(vars(thing))) for thing in (*_plain(pipeline), *modules)]
-        self._entries = [
-            (table, dict(table)) for module in modules for name in _IN_PLACE if (table := vars(module).get(name)) is not None
-        ]
+        self._parts = [(module._modules, dict(module._modules)) for module in modules]
         self._dtypes = [(module, _dtypes(module)) for module in modules]
 
     def restore(self) -> list[str]:
         """Set back what changed; what that was, as class and attribute. What is new stays: caches are made anew."""
         changed = [name for thing, before in self._attributes for name in _set_back(thing, before)]
-        for table, entries in self._entries:
-            if len(table) != len(entries) or any(table.get(key) is not value for key, value in entries.items()):
+        for table, parts in self._parts:
+            if table != parts:
+                changed += [f"submodule {name}" for name in parts if table.get(name) is not parts[name]]
                 table.clear()
-                table.update(entries)
-                changed.append("module table")
+                table.update(parts)
         return changed + [name for module, dtypes in self._dtypes for name in _cast_back(module, dtypes)]
 
 
@@ -62,20 +58,20 @@ def _set_back(thing: Any, before: Mapping[str, Any]) -> list[str]:
     return [f"{type(thing).__name__}.{name}" for name in changed]
 
 
-def _tensors(module: Any) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
             if tensor is not None and tensor.is_floating_point():
-                yield table, name, tensor
+                yield name, tensor
 
 
 def _dtypes(module: Any) -> dict[str, Any]:
-    return {name: tensor.dtype for _table, name, tensor in _tensors(module)}
+    return {name: tensor.dtype for name, tensor in _tensors(module)}
 
 
 def _cast_back(module: Any, dtypes: Mapping[str, Any]) -> list[str]:
     """Cast tensors whose dtype is another: fp16 -> fp32 -> fp16 loses nothing."""
-    changed = [(name, tensor) for _table, name, tensor in _tensors(module) if tensor.dtype != dtypes.get(name, tensor.dtype)]
+    changed = [(name, tensor) for name, tensor in _tensors(module) if tensor.dtype != dtypes.get(name, tensor.dtype)]
     for name, tensor in changed:
         tensor.data = tensor.data.to(dtypes[name])
     return [f"{type(module).__name__}.{name}" for name, _tensor in changed]

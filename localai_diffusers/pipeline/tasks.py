@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import inspect
 import pkgutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import diffusers_dynamic_loader as loader
@@ -405,12 +406,32 @@ def share_components(pipeline: Any, cls: type) -> Any:
         if parameters[name].default is inspect.Parameter.empty:
             components[name] = None
     try:
-        return cls(**components, **config)
+        with _configs_kept(components.values()):
+            return cls(**components | _own_schedulers(components), **config)
     except ValueError as error:  # a constructor that looks at its components (Z-Image's ControlNets)
         raise InvalidRequest(
             f"these weights run as {type(pipeline).__name__} and not as {cls.__name__}, which the request needs: "
             f"{error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _configs_kept(components: Iterable[Any]) -> Iterator[None]:
+    """While a sibling is made: constructors correct the configs of what they are given (``sample_size``), which stay
+    those of the loaded pipeline."""
+    kept = [(part, part._internal_dict) for part in components if hasattr(part, "_internal_dict")]
+    try:
+        yield
+    finally:
+        for part, config in kept:
+            part._internal_dict = config
+
+
+def _own_schedulers(components: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of each scheduler for a sibling: it counts its own steps, and its constructor corrects its config."""
+    from diffusers import SchedulerMixin
+
+    return {name: copy.deepcopy(part) for name, part in components.items() if isinstance(part, SchedulerMixin)}
 
 
 def _does_without(pipeline: Any) -> set[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from localai_diffusers.errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull
+from localai_diffusers.errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull, status_message
 from localai_diffusers.work.jobs import Batch, Job, as_ours, forget_frames
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,15 @@ class _Slot:
     model: Any = None
 
 
+@dataclass(frozen=True)
+class Upkeep:
+    """What is done around the work, on its thread: the engine knows when, not what."""
+
+    after_work: Callable[[Any], None] = lambda _model: None  # on the model, once who waited has the answer
+    between_models: Callable[[], None] = lambda: None  # no model is loaded: before a build, and at Free
+    on_lost: Callable[[], None] = lambda: None  # nothing more can be computed in this process
+
+
 class Engine:
     """Serializes all work on one model. ``max_queue`` jobs may wait behind the running one."""
 
@@ -61,10 +70,9 @@ class Engine:
         self,
         max_queue: int,
         warm_up: Callable[[], None] | None = None,
-        on_lost: Callable[[], None] = lambda: None,
+        upkeep: Upkeep | None = None,
     ) -> None:
-        """``on_lost`` is called when nothing more can be computed in this process, once who waited has the answer."""
-        self._max_queue, self._on_lost = max_queue, on_lost
+        self._max_queue, self._upkeep = max_queue, upkeep or Upkeep()
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._running: tuple[Job, ...] = ()
@@ -208,9 +216,10 @@ class Engine:
             if any(job.failed for job in jobs):
                 release_memory()
             self._finish(jobs)
+            self._tidy_up()
             if any(job.lost_the_accelerator for job in jobs):
                 log.error("the accelerator is lost to this process: it ends, for another to be started")
-                return self._on_lost()
+                return self._upkeep.on_lost()
 
     def _finish(self, jobs: tuple[Job, ...]) -> None:
         """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it
@@ -219,6 +228,14 @@ class Engine:
             self._running = ()
         for job in jobs:
             job.settle()
+
+    def _tidy_up(self) -> None:
+        """After the answer and before the next job; what fails here is no request's error."""
+        if self._slot.model is not None:
+            try:
+                self._upkeep.after_work(self._slot.model)
+            except Exception as error:  # noqa: BLE001 - the thread must live on
+                log.error("tidying up failed: %s", status_message(error))
 
     def _next(self) -> tuple[Job, ...]:
         """The next job, with those right behind it that may run in the same call; () at the end."""
@@ -249,6 +266,7 @@ class Engine:
             log.info("freeing %s", self._slot.identity)
         self._slot = _Slot()
         release_memory()
+        self._upkeep.between_models()
         self._freeze_imports()
 
     def _freeze_imports(self) -> None:

@@ -17,7 +17,7 @@ import grpc
 import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers.errors import GenerationFailed
-from localai_diffusers.work.engine import Engine
+from localai_diffusers.work.engine import Engine, Upkeep
 from tests.gated import CODE, EMPTY, GatedBackend, ServerCase, resident_bytes, wait_until
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
@@ -112,7 +112,7 @@ class LostAcceleratorTest(unittest.TestCase):
                 self.assertIn("pipeline_stable_diffusion.py" if phase == "step" else "load_sub_model", backend.log)
 
     def test_an_error_that_leaves_the_accelerator_alive_ends_nothing(self) -> None:
-        engine, ended = Engine(2, on_lost=lambda: self.fail("ended")), []
+        engine, ended = Engine(2, upkeep=Upkeep(on_lost=lambda: self.fail("ended"))), []
         self.addCleanup(engine.shutdown, 1)
         with self.assertRaises(GenerationFailed):
             engine.submit(_invalid_value, "work").wait(5)
