@@ -15,22 +15,15 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 from localai_diffusers.errors import InvalidRequest, NotSupported
 from localai_diffusers.pipeline import method_calls
+from localai_diffusers.pipeline.inputs import inputs_of
 from localai_diffusers.pipeline.signatures import (
     EMPTY,
-    LAST_IMAGE,
     VIDEO,
-    audio_parameters,
-    condition_parameters,
     has_call,
-    image_parameters,
     inversion_parameters,
     is_optional,
-    mask_parameters,
     parameters_of,
     takes_a_picture,
-    takes_media,
-    video_masks,
-    video_parameters,
 )
 from localai_diffusers.pipeline.sizes import config_value
 from localai_diffusers.wire.requests import GenerationRequest
@@ -47,44 +40,43 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
 
     Raises InvalidRequest when a mask is missing, which no sibling can make up.
     """
-    parameters = parameters_of(pipeline_class)
-    masks, images, videos = mask_parameters(parameters), image_parameters(parameters), video_parameters(parameters)
+    takes = inputs_of(pipeline_class)
     brings = "video" if request.video else "image" if request.images else "text"
     output = next((kind for kind in ("video", "3d") if makes(pipeline_class, kind)), "image")
-    if request.is_inpainting and not masks:
+    if request.is_inpainting and not takes.masks:
         return "inpainting"
-    clips = bool(videos or condition_parameters(parameters))
     if (
-        (request.video and not clips)
-        or (request.images and not (images or masks or takes_pictures_as_it_is(pipeline_class)))
+        (request.video and not (takes.videos or takes.conditions))
+        or (request.images and not (takes.images or takes.masks or takes_pictures_as_it_is(pipeline_class)))
         or _lacks(pipeline_class, request)
     ):
         return f"{brings}-to-{output}"
     if len(request.images) == 1 and request.mask is None and needs_mask(pipeline_class):
         raise InvalidRequest(
-            f"{pipeline_class.__name__} takes a picture and a mask ({', '.join(images[:1] + masks[:1])}), and one "
-            "picture came: send both as ref_images, or the inpainting request"
+            f"{pipeline_class.__name__} takes a picture and a mask "
+            f"({', '.join(takes.images[:1] + takes.masks[:1])}), and one picture came: send both as ref_images, or the "
+            "inpainting request"
         )
     return None
 
 
+@functools.lru_cache(maxsize=512)
 def takes_pictures_as_it_is(pipeline_class: type) -> bool:
     """Whether a class without a parameter for pictures takes them otherwise: inside condition objects, by its
     inversion, or as frames of its video."""
-    parameters = parameters_of(pipeline_class)
-    videos = video_parameters(parameters)
+    parameters, takes = parameters_of(pipeline_class), inputs_of(pipeline_class)
     as_frames = (
-        any(takes_a_picture(parameters[name]) for name in videos)
-        or bool(video_masks(parameters))
-        or (bool(videos) and bool({"image-to-video", "controlnet"} & set(tasks_of(pipeline_class))))
+        any(takes_a_picture(parameters[name]) for name in takes.videos)
+        or bool(takes.video_masks)
+        or (bool(takes.videos) and bool({"image-to-video", "controlnet"} & set(tasks_of(pipeline_class))))
     )
-    return as_frames or inverts(pipeline_class) or bool(condition_parameters(parameters))
+    return as_frames or inverts(pipeline_class) or bool(takes.conditions)
 
 
 def inverts(pipeline_class: type) -> bool:
     """Whether the pipeline edits a picture that its ``invert`` must be given first, before the call,
     which takes none."""
-    return "image" in inversion_parameters(pipeline_class) and not image_parameters(parameters_of(pipeline_class))
+    return "image" in inversion_parameters(pipeline_class) and not inputs_of(pipeline_class).images
 
 
 def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
@@ -94,7 +86,7 @@ def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
     """
     parameters, done = parameters_of(pipeline_class), tasks_of(pipeline_class)
     given = {"image": bool(request.images), "video": bool(request.video)}
-    names = {"image": image_parameters(parameters), "video": video_parameters(parameters)}
+    names = {"image": inputs_of(pipeline_class).images, "video": inputs_of(pipeline_class).videos}
     filled = set(request.params)
     for kind, parameter_names in names.items():
         required = {name for name in parameter_names if parameters[name].default is EMPTY}
@@ -109,6 +101,7 @@ def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
     return bool(names["image"] or names["video"]) and not starts_without
 
 
+@functools.lru_cache(maxsize=512)
 def tasks_of(pipeline_class: type) -> tuple[str, ...]:
     """Canonical tasks of the class; () for one that diffusers' catalogue does not hold (remote code)."""
     try:
@@ -117,6 +110,7 @@ def tasks_of(pipeline_class: type) -> tuple[str, ...]:
         return ()
 
 
+@functools.lru_cache(maxsize=512)
 def makes(pipeline_class: type, kind: str) -> bool:
     """Whether "image", "video", "audio" or "3d" comes out of the class, by its tasks or by its output's fields."""
     done = tasks_of(pipeline_class)
@@ -160,7 +154,7 @@ def upscales(pipeline_class: type) -> bool:
 
 
 def needs_mask(pipeline_class: type) -> bool:
-    masks, done = mask_parameters(parameters_of(pipeline_class)), tasks_of(pipeline_class)
+    masks, done = inputs_of(pipeline_class).masks, tasks_of(pipeline_class)
     return bool(masks) and "inpainting" in done and "image-to-image" not in done
 
 
@@ -188,8 +182,8 @@ def task_beside_control(request: GenerationRequest, pipeline: Any) -> str | None
     """What the pictures ask for that are more than the ControlNets of a pipeline that takes no others: one is a source,
     two are a source and its mask. None where there are no more."""
     nets = getattr(getattr(pipeline, "controlnet", None), "nets", [None])  # a Multi-ControlNet holds several
-    takes = image_parameters(parameters_of(pipeline))
-    if "controlnet" not in tasks_of(type(pipeline)) or len(takes) != 1 or mask_parameters(parameters_of(pipeline)):
+    takes = inputs_of(type(pipeline))
+    if "controlnet" not in tasks_of(type(pipeline)) or len(takes.images) != 1 or takes.masks:
         return None
     return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - len(nets))
 
@@ -243,7 +237,7 @@ def _starts_from_text_too(pipeline_class: type) -> bool:
     """Whether a class for pictures says that it does without: it has a prompt, and None among the types of its pictures
     (Kandinsky 6, which names no task for text alone)."""
     parameters = parameters_of(pipeline_class)
-    media = [*image_parameters(parameters), *video_parameters(parameters)]
+    media = [*inputs_of(pipeline_class).images, *inputs_of(pipeline_class).videos]
     return (
         "prompt" in parameters
         and not needs_mask(pipeline_class)
@@ -254,7 +248,7 @@ def _starts_from_text_too(pipeline_class: type) -> bool:
 def _sound_sibling(request: GenerationRequest, pipeline_class: type) -> type | None:
     """The sibling that works on the request's sound where the class takes none, or that does without one; None where
     the class is right, or alone."""
-    done, takes = tasks_of(pipeline_class), audio_parameters(parameters_of(pipeline_class))
+    done, takes = tasks_of(pipeline_class), inputs_of(pipeline_class).sounds
     wanted = ""
     if request.audio is not None and not takes and "text-to-audio" in done:
         wanted = "audio-to-audio"
@@ -274,9 +268,9 @@ def _sibling(pipeline_class: type, task: str) -> type | None:
 
 def takes_last_image(pipeline_class: type) -> bool:
     """Whether the class takes a picture for the end of the video, by whatever argument."""
-    parameters = parameters_of(pipeline_class)
-    placed = any(kind.place for kind in condition_parameters(parameters).values())
-    return LAST_IMAGE in parameters or placed or bool(video_masks(parameters))
+    takes = inputs_of(pipeline_class)
+    placed = any(kind.place for kind in takes.conditions.values())
+    return takes.takes_last_image or placed or bool(takes.video_masks)
 
 
 @functools.cache
@@ -314,11 +308,10 @@ def _in_package(pipeline_class: type) -> Iterator[type]:
 def _shares(own: type, other: type) -> bool:
     """Whether ``other`` can be built of the components of ``own`` and called with what a request carries."""
     ours, theirs = own._get_signature_types(), other._get_signature_types()
-    parameters = parameters_of(other)
     asks = [
         name
-        for name, known in parameters.items()
-        if known.default is EMPTY and name != "prompt" and not takes_media(name, parameters)
+        for name, known in parameters_of(other).items()
+        if known.default is EMPTY and name != "prompt" and not inputs_of(other).take_media(name)
     ]
     needed = {name for name in theirs if name not in other._optional_components}
     return (
@@ -331,8 +324,8 @@ def _shares(own: type, other: type) -> bool:
 
 def described_inputs(pipeline_class: type) -> str:
     """ "takes image, mask_image": the media of the class's signature, "takes text alone" where there is none."""
-    parameters = parameters_of(pipeline_class)
-    names = [name for name in parameters if takes_media(name, parameters)] + list(condition_parameters(parameters))
+    takes = inputs_of(pipeline_class)
+    names = [name for name in parameters_of(pipeline_class) if takes.take_media(name)] + list(takes.conditions)
     names = ["a picture to edit", *names] if inverts(pipeline_class) else names
     return f"takes {', '.join(names) or 'text alone'}"
 
@@ -343,12 +336,12 @@ def unfilled_pictures(pipeline_class: type, arguments: Mapping[str, Any], option
 
     ``optional_too``: those called optional as well, for a call that failed on a None (QwenImageEdit's picture).
     """
-    parameters = parameters_of(pipeline_class)
-    media = [*image_parameters(parameters), *mask_parameters(parameters), *video_parameters(parameters)]
+    parameters, takes = parameters_of(pipeline_class), inputs_of(pipeline_class)
+    media = [*takes.images, *takes.masks, *takes.videos]
     needed = [
         name for name in media if (optional_too or not is_optional(parameters[name])) and arguments.get(name) is None
     ]
-    if not needed or any(name in arguments for name in condition_parameters(parameters)):
+    if not needed or any(name in arguments for name in takes.conditions):
         return ""
     brought = [name for name in media if arguments.get(name) is not None]
     return (
@@ -369,7 +362,7 @@ def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> st
     parameters = parameters_of(pipeline_class)
     missing = [
         name
-        for name in video_parameters(parameters)
+        for name in inputs_of(pipeline_class).videos
         if parameters[name].default is EMPTY and name not in request.params
     ]
     if request.images and missing:
@@ -451,8 +444,9 @@ def _check_channels(pipeline: Any, cls: type) -> None:
     decoder = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
     takes = config_value(getattr(pipeline, "unet", None), "in_channels")
     gives = config_value(decoder, "latent_channels")
-    if takes and gives and takes != gives and not mask_parameters(parameters_of(cls)):
-        names = ", ".join(image_parameters(parameters_of(pipeline)) + mask_parameters(parameters_of(pipeline)))
+    if takes and gives and takes != gives and not inputs_of(cls).masks:
+        own = inputs_of(type(pipeline))
+        names = ", ".join(own.images + own.masks)
         raise InvalidRequest(
             f"{type(pipeline).__name__} takes {names or 'no picture'}: its unet has {takes} channels, of which "
             f"{cls.__name__} would fill {gives}"
