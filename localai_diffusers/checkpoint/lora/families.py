@@ -39,15 +39,16 @@ def aliases(family: Family, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Every name that the family has for the modules ``names``."""
     names = set(names)
     found: dict[str, tuple[str, ...]] = dict(family.whole(names)) if family.whole else {}
+    for split in family.splits:
+        found.update(_split_aliases(split, names))
+    parts = {name for targets in found.values() if len(targets) > 1 for name in targets}
     compiled = [(re.compile(pattern), other) for pattern, other in family.renames]
-    for name in names:
+    for name in names - parts:
         original = name
         for pattern, other in compiled:
             original = pattern.sub(other, original)
         if original != name:
             found.setdefault(original, (name,))
-    for split in family.splits:
-        found.update(_split_aliases(split, names))
     return found
 
 

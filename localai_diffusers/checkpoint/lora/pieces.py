@@ -43,7 +43,7 @@ ENDINGS = (
     Ending("down", r"_lora\d*\.down\.weight"),
     Ending("up", r"_lora\d*\.up\.weight"),
     # A whole tensor of the model: what PEFT calls modules_to_save, and the norms of Flux's Control LoRAs.
-    Ending("set", r"\.weight"),
+    Ending("set", r"\.(?:weight|scale)"),
     Ending("set_b", r"\.bias"),
 )
 _COMPILED = tuple((ending.piece, re.compile(rf"(?P<layer>.+?){ending.pattern}")) for ending in ENDINGS)
