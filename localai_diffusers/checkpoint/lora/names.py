@@ -129,7 +129,7 @@ def _prefix(name: str, components: Sequence[str]) -> tuple[int, str]:
     for component in components:
         if component not in ("transformer", "unet") and name.startswith(f"{component}."):
             return len(component) + 1, component
-    own = re.match(r"(text_encoder(?:_\d)?|transformer_\w+|unet_\w+|connectors|text_conditioner)\.", name)
+    own = re.match(r"(text_encoder(?:_\d)?|transformer_\d|connectors|text_conditioner)\.", name)
     if own:
         return own.end(), own[1]
     for pattern, role in _PREFIXES:

@@ -1,4 +1,4 @@
-"""The names of other tools against diffusers' own converters of checkpoints: each row of a module goes where they put it."""
+"""The names of other tools against diffusers' converters of checkpoints: each row goes to the module that they say."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def described(class_name: str, config: dict[str, Any]) -> Any:
 
 
 def original_checkpoint(places: dict[str, names.Place], layers: Any) -> dict[str, torch.Tensor]:
-    """A checkpoint in the original names whose rows are numbered: row r of tensor n is n * 2**20 + r. Two columns stand for
-    all, so that the converters of published sizes can run."""
+    """A checkpoint in the original names whose rows are numbered: row r of tensor n is n * 2**20 + r. Two columns stand
+    for all, so that the converters of published sizes can run."""
     found = {}
     for number, (name, place) in enumerate(places.items()):
         kinds = [layers[target] for target in place.targets]
