@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest, NothingMade, NotSupported
@@ -59,11 +59,23 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
         call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
     for note in call.notes:
         log.info("%s: %s", request.rpc, note)
-    output = pipeline_call.call_on_weights(pipeline, type(model.pipeline), call, job)
-    job.check()
-    outcome = write(model, request, pipeline, call, _payload(pipeline, output, call), job)
+    outcome = write(model, request, pipeline, call, _made(model, pipeline, call, job), job)
     log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
     return outcome
+
+
+def _made(model: LoadedModel, pipeline: Any, call: Call, job: Job) -> Payload:
+    """What the call makes, or the source where the request changes nothing of it."""
+    from localai_diffusers.media.payloads import Payload
+
+    if call.unchanged is not None:
+        return Payload("image", images=(call.unchanged,))
+    output = pipeline_call.call_on_weights(pipeline, type(model.pipeline), call, job)
+    job.check()
+    payload = _payload(pipeline, output, call)
+    if call.repaint is None or payload.kind != "image":
+        return payload
+    return replace(payload, images=tuple(map(call.repaint.finished, payload.images)))
 
 
 def _payload(pipeline: Any, output: Any, call: Call) -> Payload:
@@ -109,7 +121,12 @@ def write(
         payload, request.dst, fps=_frame_rate(model, request, pipeline, call), metadata=metadata, check=job.check
     )
     asked = tuple(call.arguments.get(name) for name in ("width", "height"))
-    if payload.images and all(isinstance(side, int) for side in asked) and payload.images[0].size != asked:
+    if (
+        call.repaint is None
+        and payload.images
+        and all(isinstance(side, int) for side in asked)
+        and payload.images[0].size != asked
+    ):
         call.notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
     log.info("%s: %s, seed %d", request.rpc, description, call.seed)
     return Outcome(description, call.seed, tuple(call.notes))

@@ -37,6 +37,16 @@ def size_multiple(pipeline: Any) -> int:
     return math.lcm(*_multiples(pipeline), 1)
 
 
+def latent_cell(pipeline: Any) -> int:
+    """The side in pixels of what one latent stands for, 1 in pixel space; a VAE that packs its latents into patches
+    (FLUX.2's, whose config says (2, 2)) counts those."""
+    factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
+    if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):  # Kandinsky's autoencoder
+        factors.append(2 ** (len(blocks) - 1))
+    patch = config_value(getattr(pipeline, "vae", None), "patch_size")
+    return max(factors, default=1) * (patch[-1] if isinstance(patch, (tuple, list)) and patch else 1)
+
+
 def _multiples(pipeline: Any) -> Iterator[int]:
     factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
     patch = max((_patch(getattr(pipeline, name, None)) for name in _DENOISERS), default=1)
@@ -90,6 +100,17 @@ def _restores_odd_sides(unet: type) -> bool:
 def round_size(width: int, height: int, multiple: int) -> tuple[int, int]:
     """Each side to the nearest multiple, at least one multiple."""
     return _nearest(width, multiple), _nearest(height, multiple)
+
+
+def round_up(width: int, height: int, multiple: int) -> tuple[int, int]:
+    """Each side to the next multiple that is no smaller."""
+    return -(-width // multiple) * multiple, -(-height // multiple) * multiple
+
+
+def fit_into(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int] | None:
+    """The largest size of the same aspect within the bound, each side to the nearest multiple; None without a bound."""
+    ratios = [limit / side for limit, side in zip(bound, size, strict=True) if limit]
+    return round_size(*(round(side * min(ratios)) for side in size), multiple) if ratios else None
 
 
 def fit_within(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int]:

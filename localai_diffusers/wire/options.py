@@ -230,6 +230,14 @@ class Options:
     num_inference_steps: int | None = call(
         whole(1, 2**31 - 1), "steps, where a request names none", None, "steps", "step"
     )
+    composite: bool = call(
+        switch, "after inpainting the source's own pixels are laid over what the mask leaves; false: not", True
+    )
+    mask_blur: float | None = call(
+        number(0, 1024),
+        "the fade around an inpainting mask ends at twice these pixels (4 at 512, in proportion at other sizes)",
+        None,
+    )
 
 
 OPTIONS: Mapping[str, Option] = {

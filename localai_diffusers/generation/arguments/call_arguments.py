@@ -10,25 +10,33 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.generation.arguments import control_arguments, media_forms
+from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
+from localai_diffusers.generation.arguments.repainting import Repaint
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.pipeline.roles import Role, role_of
 from localai_diffusers.pipeline.signatures import (
+    VIDEO,
     Parameters,
     accepted_types,
     check_complete,
     check_params,
+    condition_parameters,
     did_you_mean,
+    image_parameters,
     without_media,
 )
-from localai_diffusers.pipeline.tasks import combined_hint
+from localai_diffusers.pipeline.tasks import combined_hint, makes_video
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.requests import SOUND_ARGUMENTS, GenerationRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # One output a call: the core asks for several by several calls.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
@@ -46,12 +54,16 @@ class Call:
     """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them.
 
     ``inversion``: keyword arguments for its ``invert``, which comes first, where it edits a picture that way.
+    ``repaint``: how an inpainted picture is brought back onto its source. ``unchanged``: the source itself, where the
+    request changes nothing of it, so that there is nothing to call.
     """
 
     arguments: dict[str, Any]
     seed: int
     notes: list[str]
     inversion: dict[str, Any] | None = None
+    repaint: Repaint | None = None
+    unchanged: Image.Image | None = None
 
 
 def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> Call:
@@ -67,6 +79,8 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     arguments |= _guidance(request, profile, defaults, arguments, notes)
     arguments |= _text(request, profile, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
+    on_canvas, repaint = repainting.plan(arguments, pipeline, defaults.said)
+    arguments |= on_canvas
     arguments |= _numbers(request, profile, defaults)
     arguments |= _enough_steps(arguments, parameters, notes)
     arguments |= _frames(request, profile, notes)
@@ -82,7 +96,32 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     if "seed" in parameters:  # beside the generator, or before it (LTX's long videos)
         arguments["seed"] = seed
     check_complete(arguments, parameters, class_name, combined_hint(class_name))
-    return Call(arguments, seed, notes, _inversion(request, profile, {**defaults.options, **arguments}))
+    inversion = _inversion(request, profile, {**defaults.options, **arguments})
+    return Call(arguments, seed, notes, inversion, repaint, _unchanged(arguments, profile, repaint, notes))
+
+
+def _unchanged(
+    arguments: Mapping[str, Any], profile: PipelineProfile, repaint: Repaint | None, notes: list[str]
+) -> Image.Image | None:
+    """The source where the call would change nothing of it: nothing is white in its mask, or its strength is 0, which
+    leaves most pipelines without a step to make.
+
+    Raises InvalidRequest for a clip at strength 0.
+    """
+    parameters = profile.parameters
+    if repaint is not None and repaint.is_empty:
+        notes.append("nothing in the mask is white: the source is returned as it is")
+        return repaint.source
+    strength = next((arguments.get(name, parameters[name].default) for name in _STRENGTHS if name in parameters), None)
+    if strength != 0 or condition_parameters(parameters):  # there it is how much a condition counts
+        return None
+    name = next((name for name in image_parameters(parameters) if hasattr(arguments.get(name), "resize")), "")
+    if arguments.get(VIDEO) is not None or (name and makes_video(profile.cls)):
+        raise InvalidRequest("strength=0 changes nothing of the source: set one above 0, up to 1")
+    if not name or role_of(name, profile.cls) is not Role.SOURCE:
+        return None
+    notes.append("strength=0 changes nothing: the source is returned as it is")
+    return arguments[name] if repaint is None else repaint.source
 
 
 def _for_this_model(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms
 from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline.roles import Role, lies_on_the_source, role_of
 from localai_diffusers.pipeline.signatures import (
     LAST_IMAGE,
     VIDEO,
@@ -26,7 +27,7 @@ from localai_diffusers.pipeline.signatures import (
     video_masks,
     video_parameters,
 )
-from localai_diffusers.pipeline.tasks import inverts, needs_mask, upscales
+from localai_diffusers.pipeline.tasks import inverts, makes_video, needs_mask, upscales
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.requests import GenerationRequest
 
@@ -258,12 +259,11 @@ def _main(found: Mapping[str, Any], parameters: Parameters) -> Any:
 
 
 def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """The media at the size that the output will have.
+    """The media at the size that they go in at.
 
-    A picture request is only a bound (the core always sends one): the main picture keeps its own size and aspect within
-    it; the core's inpainting endpoint always asks for 512x512, so there the picture's own size counts alone. A video
-    request's size is meant: pictures are cropped to its aspect. Upscalers and estimators with a resolution of their own
-    take their source as it is, and so do pipelines for which a picture is only a reference (several in one argument).
+    A video's size is meant: pictures are cropped to its aspect. Of pictures only a source is brought to another
+    size, and what lies on it to its: within the request, which is a bound (the core always sends one), but with a
+    mask to its own. All others go as they are, to be brought to the pipeline's own measure.
     """
     parameters = parameters_of(pipeline)
     main, names = _main(found, parameters), image_parameters(parameters)
@@ -271,19 +271,50 @@ def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, n
     sizes_itself = upscales(type(pipeline)) or "processing_resolution" in parameters
     if main is None or not hasattr(main, "resize") or several or sizes_itself:
         return found
-    size = (
-        _video_size(main, found, request, pipeline)
-        if request.rpc == "GenerateVideo"
-        else _bounded_size(main, request, pipeline)
-    )
+    if request.rpc == "GenerateVideo" or makes_video(type(pipeline)):
+        return _resized_for_video(found, main, request, pipeline, notes)
+    if _is_masked(found, parameters):
+        size = main.size
+    elif _role_of_main(found, pipeline) is Role.SOURCE:
+        size = _bounded_size(main, request, pipeline)
+        notes.extend(_taken_at(main.size, size))
+    else:
+        return found
+    first = next(name for name in names if name in found)
+    beside = {name: value for name, value in found.items() if name == first or lies_on_the_source(name)}
+    return found | {name: _at_size(value, size, crop=False) for name, value in beside.items()}
+
+
+def _resized_for_video(
+    found: dict[str, Any], main: Any, request: GenerationRequest, pipeline: Any, notes: list[str]
+) -> dict[str, Any]:
+    is_asked = request.rpc == "GenerateVideo"
+    size = (_video_size if is_asked else _bounded_size_of)(main, found, request, pipeline)
     if size is None:
         return found
     notes.extend(_taken_at(main.size, size))
-    return {name: _at_size(value, size, crop=request.rpc == "GenerateVideo") for name, value in found.items()}
+    return {name: _at_size(value, size, crop=is_asked) for name, value in found.items()}
+
+
+def _is_masked(found: Mapping[str, Any], parameters: Parameters) -> bool:
+    """Whether one picture comes with a mask, so that a part of it alone is made anew."""
+    return any(hasattr(found.get(name), "resize") for name in mask_parameters(parameters))
+
+
+def _role_of_main(found: Mapping[str, Any], pipeline: Any) -> Role:
+    """What the first picture of a call is to the pipeline; of none it is no source."""
+    name = next((name for name in image_parameters(parameters_of(pipeline)) if found.get(name) is not None), None)
+    return Role.REFERENCE if name is None else role_of(name, type(pipeline))
 
 
 def _taken_at(own: tuple[int, int], size: tuple[int, int]) -> list[str]:
     return [] if size == own else [f"the source of {own[0]}x{own[1]} is taken at {size[0]}x{size[1]}"]
+
+
+def _bounded_size_of(
+    main: Any, _found: Mapping[str, Any], request: GenerationRequest, pipeline: Any
+) -> tuple[int, int]:
+    return _bounded_size(main, request, pipeline)
 
 
 def _bounded_size(main: Any, request: GenerationRequest, pipeline: Any) -> tuple[int, int]:
@@ -328,6 +359,25 @@ def _source_size(main: Any, request: GenerationRequest, pipeline: Any, notes: li
     return {"width": width, "height": height}
 
 
+def _decided(
+    main: Any, arguments: Mapping[str, Any], request: GenerationRequest, pipeline: Any
+) -> tuple[int, int] | None:
+    """The size that the first picture or clip decides; None where the request alone does, or nothing."""
+    if not hasattr(main, "size") or upscales(type(pipeline)):
+        return None
+    if request.rpc == "GenerateVideo":
+        return main.size if request.width or request.height else None
+    role = _role_of_main(arguments, pipeline)
+    if role is Role.SOURCE or _is_masked(arguments, parameters_of(pipeline)):
+        return main.size
+    if makes_video(type(pipeline)):
+        return _bounded_size(main, request, pipeline)
+    several = isinstance(arguments.get(image_parameters(parameters_of(pipeline))[0]), list)
+    if role is not Role.EDITED or several:
+        return None
+    return sizes.fit_into(main.size, (request.width, request.height), sizes.size_multiple(pipeline))
+
+
 def output_size(
     request: GenerationRequest, pipeline: Any, arguments: Mapping[str, Any], notes: list[str]
 ) -> dict[str, int]:
@@ -342,10 +392,8 @@ def output_size(
     main = _main(arguments, parameters)
     if upscales(type(pipeline)) and isinstance(arguments.get(VIDEO), list):
         return _source_size(main, request, pipeline, notes)
-    free = request.rpc == "GenerateVideo" and not (request.width or request.height)
-    if main is not None and hasattr(main, "size") and not free and not upscales(type(pipeline)):
-        asked = main.size if request.rpc == "GenerateVideo" else _bounded_size(main, request, pipeline)
-    else:
+    asked = _decided(main, arguments, request, pipeline)
+    if asked is None:
         asked = (request.width or arguments.get(names[0]), request.height or arguments.get(names[1]))
     if not all(isinstance(side, int) for side in asked):
         return {name: side for name, side in zip(names, asked, strict=True) if side}
