@@ -182,6 +182,13 @@ def _tagged(arguments: Arguments, subject: Subject) -> Change | None:
     return Change({"prompt": " ".join([*missing, str(prompt)])}) if missing else None
 
 
+def _black_is_repainted(arguments: Arguments, subject: Subject) -> Change | None:
+    from PIL import ImageChops
+
+    mask = arguments.get("mask_image")
+    return Change({"mask_image": ImageChops.invert(mask)}) if hasattr(mask, "getextrema") else None
+
+
 def _knows_no_bin(subject: Subject) -> bool:
     """Whether the call moves sizes to a family's published ones and knows none for this model: its code names the
     sample sizes that it does know, or its module has a table of them."""
@@ -311,6 +318,12 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "VaeImageProcessorLDM3D of diffusers 0.42.1 makes pictures of depth in a mode that Pillow 13 refuses.",
         "StableDiffusionLDM3DPipeline",
         "it asks Pillow for no mode",
+        "mask_of_repaint",
+        lambda subject: "The mask_image where 0.0 define" in (subject.cls.__call__.__doc__ or ""),
+        _black_is_repainted,
+        "In RePaint's mask 0 is what is made anew, everywhere else white is.",
+        "RePaintPipeline",
+        "never: the class is deprecated",
     ),
     Quirk(
         "tags_of_omnigen",

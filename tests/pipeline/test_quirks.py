@@ -56,6 +56,11 @@ class CallsTest(unittest.TestCase):
         self.assertEqual(self.changed(row, **{name: 1}), {name: 2})
         self.assertEqual(self.changed(row, **{name: 3}), {})
 
+    def test_mask_of_repaint(self) -> None:
+        mask = Image.new("L", (2, 1))
+        mask.putpixel((0, 0), 255)
+        self.assertEqual(self.changed("mask_of_repaint", mask_image=mask)["mask_image"].tobytes(), b"\0\xff")
+
     def test_two_steps_for_a_terminal_shift(self) -> None:
         self.assert_two_steps("two_steps_for_a_terminal_shift")
 

@@ -75,17 +75,61 @@ class SizeTest(FolderCase):
             )
 
     def test_inpainting_takes_the_pictures_own_size_not_the_cores_512(self) -> None:
-        """Larger and smaller than 512, and not square."""
+        """Larger and smaller than 512, and not square; also where the two pictures come as a list."""
         for size in ((96, 64), (640, 320)):
-            found, _ = media("FluxInpaintPipeline", **self.inpainting(size))
-            self.assertEqual(
-                (found["image"].size, found["mask_image"].size, (found["width"], found["height"])), (size, size, size)
-            )
+            pair = [self.picture("a", size), self.picture("b", (32, 32))]
+            for fields in (self.inpainting(size), {"ref_images": pair, "width": 64, "height": 64}):
+                found, _ = media("FluxInpaintPipeline", **fields)
+                self.assertEqual(
+                    (found["image"].size, found["mask_image"].size, (found["width"], found["height"])), (size,) * 3
+                )
 
-    def test_a_mask_of_another_size_is_brought_to_the_pictures(self) -> None:
-        pair = [self.picture("a", (96, 64)), self.picture("b", (32, 32))]
-        found, _ = media("StableDiffusionInpaintPipeline", ref_images=pair, width=512, height=512)
-        self.assertEqual((found["image"].size, found["mask_image"].size), ((96, 64), (96, 64)))
+    def test_a_control_picture_does_not_decide(self) -> None:
+        for name, key in (
+            ("StableDiffusionControlNetPipeline", "image"),
+            ("StableDiffusionXLControlNetPipeline", "image"),
+            ("FluxControlNetPipeline", "control_image"),
+            ("FluxControlPipeline", "control_image"),
+            ("StableDiffusion3ControlNetPipeline", "control_image"),
+            ("StableDiffusionAdapterPipeline", "image"),
+            ("SanaControlNetPipeline", "control_image"),
+        ):
+            with self.subTest(name):
+                found, notes = media(name, src=self.picture(size=(32, 48)), width=128, height=128)
+                self.assertEqual((found[key].size, found["width"], found["height"], notes), ((32, 48), 128, 128, []))
+
+    def test_a_picture_to_vary_or_to_look_like_does_not_decide(self) -> None:
+        for name, key in (
+            ("StableDiffusionImageVariationPipeline", "image"),
+            ("StableUnCLIPImg2ImgPipeline", "image"),
+            ("StableCascadeCombinedPipeline", "images"),
+        ):
+            with self.subTest(name):
+                found, _ = media(name, src=self.picture(size=(32, 48)), width=128, height=256)
+                self.assertEqual((found[key].size, found["width"], found["height"]), ((32, 48), 128, 256))
+
+    def test_a_reference_that_is_edited_goes_as_it_is_and_gives_its_aspect(self) -> None:
+        for name in ("FluxKontextPipeline", "Flux2Pipeline", "Flux2KleinPipeline", "QwenImageEditPipeline"):
+            for size, made in (((640, 320), (128, 64)), ((32, 64), (64, 128)), ((48, 48), (128, 128))):
+                with self.subTest(name, size=size):
+                    found, _ = media(name, src=self.picture(size=size), width=128, height=128)
+                    self.assertEqual((found["image"].size, found["width"], found["height"]), (size, *made))
+
+    def test_of_several_references_none_decides(self) -> None:
+        pair = [self.picture("a", (64, 64)), self.picture("b", (256, 128))]
+        for name in ("QwenImageEditPlusPipeline", "Flux2KleinPipeline", "JoyImageEditPlusPipeline"):
+            with self.subTest(name):
+                found, _ = media(name, ref_images=pair, width=128, height=192)
+                pictures = next(value for value in found.values() if isinstance(value, list))
+                sizes = [picture.size for picture in pictures]
+                self.assertEqual((sizes, found["width"], found["height"]), ([(64, 64), (256, 128)], 128, 192))
+
+    def test_a_picture_with_no_size_in_the_signature_decides_only_where_it_is_worked_on(self) -> None:
+        source = self.picture(size=(101, 67))
+        found, _ = media("StableDiffusionInstructPix2PixPipeline", src=source, width=64, height=64)
+        self.assertEqual(found["image"].size, (64, 40))
+        found, _ = media("LongCatImageEditPipeline", src=source, width=64, height=64)
+        self.assertEqual(found["image"].size, (101, 67))
 
     def test_an_upscalers_source_stays_as_it_is(self) -> None:
         found, notes = media("StableDiffusionUpscalePipeline", src=self.picture(size=(100, 50)), width=64, height=64)
