@@ -318,6 +318,8 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "VaeImageProcessorLDM3D of diffusers 0.42.1 makes pictures of depth in a mode that Pillow 13 refuses.",
         "StableDiffusionLDM3DPipeline",
         "it asks Pillow for no mode",
+    ),
+    Quirk(
         "mask_of_repaint",
         lambda subject: "The mask_image where 0.0 define" in (subject.cls.__call__.__doc__ or ""),
         _black_is_repainted,

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from localai_diffusers.errors import InvalidRequest
 from tests.composites import laid_over
-from tests.support import SHAPES_MODEL, FolderCase, generate, load, zoo_model
+from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, load, zoo_model
 from tests.zoo import ENTRIES, call, checkpoint
 
 # Of as many families as have one, with the side of what one value of the mask stands for in the model.
@@ -83,8 +83,6 @@ class FamiliesTest(RepaintingCase):
                 self.assertEqual(given.tobytes(), right.tobytes())
 
     def arguments(self, name: str, source: Image.Image, mask: Image.Image) -> dict[str, Any]:
-        from tests.support import arguments_of
-
         return arguments_of(zoo_model(name), "a cat", **self.inpainting_json(source, mask), width=512, height=512)
 
     def test_what_plain_diffusers_makes_of_the_mask_of_cells_is_laid_over_the_source(self) -> None:
@@ -122,8 +120,6 @@ class SizesTest(RepaintingCase):
         self.assertEqual(made.size, (100, 70))
 
     def test_what_lies_on_the_source_is_on_its_canvas_and_an_example_is_as_it_is(self) -> None:
-        from tests.support import arguments_of
-
         rest = [self.picture("c", (50, 50), "blue")]
         source, mask = call.picture(128).crop((0, 0, 100, 70)), drawn((5, 5, 12, 12), size=(100, 70))
         fields = self.inpainting_json(source, mask)
@@ -156,14 +152,10 @@ class NothingToDoTest(RepaintingCase):
         )
 
     def test_a_clip_at_strength_0_is_refused(self) -> None:
-        from localai_diffusers.generation.arguments import call_arguments
-        from localai_diffusers.pipeline.defaults import ModelDefaults
-        from tests.support import image_request
-
         for name in ("AnimateDiffVideoToVideoPipeline", "WanVideoToVideoPipeline", "CogVideoXVideoToVideoPipeline"):
-            request = image_request("a cat", ref_images=[self.picture("a")])
+            model = load(checkpoint(name), Options=["strength:0"])
             with self.assertRaisesRegex(InvalidRequest, "strength=0 changes nothing"):
-                call_arguments.build(request, zoo_model(name).pipeline, ModelDefaults(options={"strength": 0}))
+                arguments_of(model, "a cat", ref_images=[self.picture("a")])
 
 
 class WithoutCompositeTest(RepaintingCase):
