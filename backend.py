@@ -9,13 +9,14 @@ its Result.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ SWITCH_SECONDS = 0.001
 _SPARE_THREADS = 16
 
 
+@contextlib.contextmanager
+def fair_switching() -> Iterator[None]:
+    """While modules are imported, other threads need not wait long for their turn; afterwards each switch would only
+    cost."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@fair_switching()
 def warm_up() -> None:
     """Import the heavy libraries, so that the first load need not."""
     import diffusers  # noqa: F401
@@ -140,8 +154,9 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     # What the RPCs share
 
     def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job, Any], Callable[[], Any]]:
+        @fair_switching()  # a pipeline's own modules are imported by its first load
         def prepare(job: Job, _current: Any) -> Callable[[], Any]:
-            return pipelines.prepare(spec, self.settings, job)
+            return fair_switching()(pipelines.prepare(spec, self.settings, job))
 
         return prepare
 
@@ -240,7 +255,6 @@ def serve(address: str) -> int:
         return _fail(str(error))
     logs.configure(settings.log_level)
     faulthandler.enable(all_threads=False)  # a crash in native code leaves its stack on stderr
-    sys.setswitchinterval(SWITCH_SECONDS)
     stop = _stop_signal()
     upkeep = Upkeep(
         after_work=lambda model: model.restore(),
