@@ -48,7 +48,9 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
     ):  # told before the model runs; of a class of unknown tasks the output tells
         raise _no_depth(model)
     call = call_arguments.build(request, model.profile, model.defaults)
-    payload = payloads.payload_from_output(call_pipeline(model.pipeline, call, job), sampling_rate=None)
+    payload = payloads.payload_from_output(
+        call_pipeline(model.pipeline_as(type(model.pipeline)), call, job), sampling_rate=None
+    )
     if not payload.arrays:
         raise _no_depth(model)
     values = payload.arrays[0]

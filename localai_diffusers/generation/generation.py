@@ -52,7 +52,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     began = time.monotonic()
     request, extra = ip_adapter.split(model.spec, model.pipeline, request)
     profile = model.profile_as(tasks.class_for(request, model.pipeline))
-    pipeline = profile.pipeline
+    pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults)
     ip_adapter.add(call.arguments, extra, pipeline)
     with compat.clip_text_model():  # sd_embed asks for it too

@@ -166,7 +166,7 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None,
     from localai_diffusers.media import payloads
 
     call = call_arguments.build(request, model.profile, model.defaults)
-    output = call_pipeline(model.pipeline, call, job)
+    output = call_pipeline(model.pipeline_as(type(model.pipeline)), call, job)
     images = payloads.payload_from_output(output, sampling_rate=None, hint="image").images
     if not images:
         raise GenerationFailed(f"{type(model.pipeline).__name__} gave no picture")
