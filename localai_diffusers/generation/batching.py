@@ -147,16 +147,25 @@ def _is_faithful(model: LoadedModel, made: list[tuple[Call, Any]], group: JobGro
     """
     import numpy as np
 
-    call, together = min(made, key=lambda pair: len(pair[0].arguments["prompt"]))
+    lengths = [_token_counts(model.pipeline, call) for call, _picture in made]
+    call, together = min(zip(lengths, made, strict=True), key=lambda pair: sum(pair[0]))[1]
     alone = _images(model.pipeline, call, group)[0]
     both = [np.asarray(picture.convert("RGB"), np.float32) for picture in (together, alone)]
     near = both[0].shape == both[1].shape and float(np.abs(both[0] - both[1]).mean()) < _nearness(model)
     calls = [pair[0] for pair in made]
-    if not near or _are_the_same(calls) or len({len(call.arguments["prompt"].split()) for call in calls}) > 1:
+    if not near or _are_the_same(calls) or len(set(lengths)) > 1:
         model.faithful[_are_the_same(calls)] = near
     if not near:
         log.warning("%s changes pictures in a batch: requests run alone", type(model.pipeline).__name__)
     return near
+
+
+def _token_counts(pipeline: Any, call: Call) -> tuple[int, ...]:
+    """Tokens of the prompts for each tokenizer: they tell what is padded, and words do not (Chinese has no spaces)."""
+    parts = pipeline.components.items()
+    tokenizers = [part for name, part in parts if name.startswith("tokenizer") and callable(part)]
+    texts = [str(call.arguments.get(name) or "") for name in ("prompt", "negative_prompt")]
+    return tuple(len(tokenizer(text)["input_ids"]) for tokenizer in tokenizers for text in texts)
 
 
 def _nearness(model: LoadedModel) -> float:
