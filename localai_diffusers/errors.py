@@ -47,6 +47,10 @@ class NotSupported(BackendError):
     """The loaded pipeline cannot do what this RPC asks for."""
 
 
+class MissingPackage(NotSupported):
+    """What is asked for needs a Python package that is not installed here; the text names it."""
+
+
 class OutOfMemory(BackendError, MemoryError):
     """The device or the host ran out of memory; the text carries a hint."""
 
@@ -90,6 +94,7 @@ STATUS_CODES: dict[type[BaseException], str] = {
     ModelMismatch: "NOT_FOUND",
     LoadError: "INVALID_ARGUMENT",
     NotSupported: "INVALID_ARGUMENT",
+    MissingPackage: "UNIMPLEMENTED",
     OutOfMemory: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
     SystemLimit: "RESOURCE_EXHAUSTED",
@@ -184,3 +189,25 @@ def is_of_accelerator(error: BaseException) -> bool:
 def is_accelerator_lost(error: BaseException) -> bool:
     """Whether nothing more can be computed in this process, by the code that the error brings."""
     return is_of_accelerator(error) and getattr(error, "error_code", None) in _LOST_CODES
+
+
+_BUILDS = frozenset({"torch_xla", "torch_npu"})  # packages of other processors: nobody here lacks one
+
+
+def missing_package(error: BaseException) -> str:
+    """ "the Python package X is not installed": for an import that failed, and for a name of a module that imports it
+    only where a package is there (OmniGen's pipeline: torchvision); "" for any other error.
+
+    Such a module asks functions like ``is_torchvision_available``: those that say no name the packages.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"the Python package {error.name.partition('.')[0]} is not installed"
+    if isinstance(error, ImportError):
+        return one_line(error)  # of diffusers' stand-ins, which say what to install
+    place = error.__traceback__ if type(error) is NameError else None
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    known = place.tb_frame.f_globals if place is not None else {}
+    asked = [name for name in known if name.startswith("is_") and name.endswith("_available") and not known[name]()]
+    absent = sorted({name.removeprefix("is_").removesuffix("_available") for name in asked} - _BUILDS)
+    return f"the Python package {' or '.join(absent)} is not installed" if absent else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest, NothingMade, NotSupported
-from localai_diffusers.generation import complaints, pipeline_call
+from localai_diffusers.generation import pipeline_call, refusals
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.generation.metadata import parameters_text
@@ -70,7 +70,7 @@ def _made(model: LoadedModel, pipeline: Any, call: Call, job: Job) -> Payload:
 
     if call.unchanged is not None:
         return Payload("image", images=(call.unchanged,))
-    output = pipeline_call.call_on_weights(pipeline, type(model.pipeline), call, job)
+    output = pipeline_call.call_pipeline(pipeline, call, job, type(model.pipeline))
     job.check()
     payload = _payload(pipeline, output, call)
     if call.repaint is None or payload.kind != "image":
@@ -87,7 +87,7 @@ def _payload(pipeline: Any, output: Any, call: Call) -> Payload:
     try:
         payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
     except NothingMade as error:
-        if asked := complaints.measures(call.arguments):
+        if asked := refusals.described(call.arguments):
             raise InvalidRequest(f"{type(pipeline).__name__} makes nothing of {asked} ({error})") from error
         raise
     _check_one(payload, pipeline, call)

@@ -1,11 +1,11 @@
-"""The call of a pipeline under the step hook, and again where its refusal says what would do."""
+"""The call of a pipeline under the step hook, and what its errors mean."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
-from localai_diffusers.generation import complaints, second_try, step_hook
+from localai_diffusers.generation import refusals, step_hook
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.patches import compat
 from localai_diffusers.pipeline.signatures import parameters_of
@@ -13,70 +13,38 @@ from localai_diffusers.pipeline.signatures import parameters_of
 if TYPE_CHECKING:
     from localai_diffusers.work.jobs import Job
 
-_AMENDMENTS = 3  # of a call, each by what the refusal of the one before says
-# What pipelines raise for arguments that they cannot use.
-_REFUSALS = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    NameError,
-    NotImplementedError,
-    ImportError,
-)
 
+def call_pipeline(pipeline: Any, call: Call, job: Job, own: type | None = None) -> Any:
+    """What the pipeline returns. ``own`` is the class that the weights were loaded as, where ``pipeline`` is a sibling.
 
-def call_on_weights(pipeline: Any, own: type, call: Call, job: Job) -> Any:
-    """Call a pipeline that may be a sibling of ``own``, the class that the weights were loaded as."""
+    Raises InvalidRequest for what it cannot do with the request, MissingPackage for what is not installed.
+    """
     try:
-        return call_pipeline(pipeline, call, job)
-    except (RuntimeError, ValueError, TypeError, AssertionError, ZeroDivisionError) as error:
-        told = complaints.of_weights(error, pipeline, own, call, job.step)
-        if told is None:
+        return _call(pipeline, call, job)
+    except Exception as error:
+        told = refusals.told(error, pipeline, own or type(pipeline), call.arguments, job.step)
+        if told is error:
             raise
         raise told from error
-
-
-def call_pipeline(pipeline: Any, call: Call, job: Job) -> Any:
-    """Call the pipeline under the step hook; again with other arguments where its refusal says what would do."""
-    left = _AMENDMENTS
-    while True:
-        try:
-            return _call(pipeline, call, job)
-        except Exception as error:
-            refused = _is_refusal(error)
-            may_do = left and job.step == 0 and (refused or isinstance(error, RuntimeError))
-            change = second_try.amended(error, pipeline, call) if may_do else None
-            if change is None and refused:
-                raise complaints.of_refusal(error, pipeline, call, job.step) from error
-            if change is None:
-                raise
-        change.apply(call)
-        left -= 1
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the error judges values: one of Python's, or huggingface_hub's of a processor's arguments (no
-    ValueError)."""
-    strict = any(kind.__name__ == "StrictDataclassError" for kind in type(error).__mro__)
-    return isinstance(error, _REFUSALS) or strict
 
 
 def _call(pipeline: Any, call: Call, job: Job) -> Any:
     import numpy
     import torch
 
+    job.report(0, 0)  # a tile's or a batch's call before this one has counted, too
     invalid: list[str] = []  # what numpy says of NaN that diffusers makes pixels of
     torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
     given = call.arguments.get("generator")
     for generator in given if isinstance(given, list) else [given]:
         if isinstance(generator, torch.Generator):
-            generator.manual_seed(generator.initial_seed())  # a call that failed may have drawn from it
+            generator.manual_seed(generator.initial_seed())  # a batch's member may have drawn from it
     with step_hook.watched(pipeline, job) as hooks, compat.during_calls():
         try:
             with numpy.errstate(invalid="call", call=lambda kind, _flag: invalid.append(kind)):
-                output = pipeline(**call.arguments, **_inverted(pipeline, call), **hooks)
+                inverted = _inverted(pipeline, call)
+                job.report(0, 0)  # the inversion's steps are none of the call's
+                output = pipeline(**call.arguments, **inverted, **hooks)
         except BaseException:
             pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach
             raise

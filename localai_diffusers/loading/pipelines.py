@@ -16,8 +16,7 @@ from localai_diffusers import paths
 from localai_diffusers.checkpoint import model_files, transformer_file
 from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
-from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory
-from localai_diffusers.generation import complaints
+from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
 from localai_diffusers.loading import (
     components,
     flux_quantized,
@@ -84,7 +83,7 @@ def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
             raise
         raise LoadError(f"{spec.identity}: {error}") from error
     except NameError as error:  # what a module imports only where a package is installed (OmniGen: torchvision)
-        raise LoadError(f"{spec.identity}: {complaints.missing_code(error) or error}") from error
+        raise LoadError(f"{spec.identity}: {missing_package(error) or error}") from error
 
 
 def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:

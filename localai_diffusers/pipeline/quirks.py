@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
-from localai_diffusers.pipeline.sizes import config_value
+from localai_diffusers.pipeline.sizes import config_value, size_multiple
 
 E = TypeVar("E")
 Arguments = Mapping[str, Any]
@@ -137,6 +137,39 @@ def _own_size(arguments: Arguments, subject: Subject) -> Change | None:
     )
 
 
+def _at_least(least: Mapping[str, int], arguments: Arguments) -> Change | None:
+    """The numbers among ``least`` that are asked for and too small, raised to it."""
+    few = {name: most for name, most in least.items() if 0 < (arguments.get(name) or 0) < most}
+    said = ", ".join(f"{name}={arguments[name]}" for name in few)
+    return Change(few, f"{said} is too small for this model: {min(few.values())} is taken") if few else None
+
+
+def _two_latents(arguments: Arguments, subject: Subject) -> Change | None:
+    return _at_least(dict.fromkeys(("width", "height"), 2 * size_multiple(subject.pipeline)), arguments)
+
+
+def _second_latent_frame(arguments: Arguments, subject: Subject) -> Change | None:
+    return _at_least({"num_frames": subject.pipeline.vae_scale_factor_temporal + 1}, arguments)
+
+
+def _size_of_places(arguments: Arguments, subject: Subject) -> Change | None:
+    side = subject.config("unet", "sample_size") * subject.pipeline.vae_scale_factor
+    other = {name: side for name in ("width", "height") if arguments.get(name) not in (None, side)}
+    return Change(other, f"this model makes {side}x{side} alone: that is taken") if other else None
+
+
+def _fewer_tiles(arguments: Arguments, subject: Subject) -> Change | None:
+    """As many tiles a side as are each wider than their overlap, in latents."""
+    said = {name: arguments.get(name, known.default) for name, known in subject.parameters.items()}
+    overlap, fewer = said["decode_overlap"], {}
+    for side, name in (("width", "decode_horizontal_tiles"), ("height", "decode_vertical_tiles")):
+        latents = said[side] // subject.pipeline.vae_spatial_compression_ratio
+        # (latents + (tiles - 1) * overlap) // tiles is a tile's side in the pipeline's vae_decode_tiled
+        most = max(1, latents - overlap)
+        fewer |= {name: most} if said[name] > most else {}
+    return Change(fewer) if fewer else None
+
+
 def _in_lists(arguments: Arguments, subject: Subject) -> Change | None:
     given = {name: arguments.get(name) for name in image_parameters(subject.parameters)}
     single = {name: [value] for name, value in given.items() if value is not None and not isinstance(value, list)}
@@ -210,7 +243,7 @@ def _returns_one(subject: Subject) -> bool:
 
 _CAST = re.compile(r"self\.(\w+)\.encode\(\w+\.bfloat16\(\)\)")
 _BINNING, _SCHEDULE, _UNCLIP = "use_resolution_binning", "guidance_schedule", "UnCLIPScheduler"
-_FIXED = "diffusers does so itself"
+_FIXED, _PAD = "diffusers does so itself", "spatial_padding_mode"
 
 CALLS: tuple[Quirk[CallEffect], ...] = (
     Quirk(
@@ -262,6 +295,40 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "The annotation admits one picture, the code takes its length.",
         "GlmImagePipeline",
         "_validate_and_normalize_images takes a picture",
+    ),
+    Quirk(
+        "two_latents_for_reflection",
+        lambda subject: (
+            "reflect" in (subject.config("vae", "decoder_spatial_padding_mode"), subject.config("vae", _PAD))
+        ),
+        _two_latents,
+        "The decoder pads its latents with their reflection: one alone reflects nothing, after all the steps.",
+        "LTX2Pipeline",
+        "never: it is what the model is made of",
+    ),
+    Quirk(
+        "tiles_wider_than_their_overlap",
+        takes("decode_horizontal_tiles", "decode_vertical_tiles", "decode_overlap", "width", "height"),
+        _fewer_tiles,
+        "A small video has not latents enough for the default of 4 x 4 tiles, and fails after all the steps.",
+        "LTXI2VLongMultiPromptPipeline",
+        "vae_decode_tiled takes fewer tiles itself",
+    ),
+    Quirk(
+        "second_latent_frame_of_kandinsky",
+        lambda subject: hasattr(subject.cls, "normalize_first_frame"),
+        _second_latent_frame,
+        "The call evens out its first frames by later ones; without those it takes a tuple for a tensor at its end.",
+        "Kandinsky5I2VPipeline",
+        "normalize_first_frame returns the latents alone",
+    ),
+    Quirk(
+        "size_of_unidiffuser",
+        has("UniDiffuserModel"),
+        _size_of_places,
+        "The transformer has a place for each latent of one size.",
+        "UniDiffuserPipeline",
+        "never: the model was trained so",
     ),
     Quirk(
         "area_of_the_size",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import re
 from collections.abc import Iterator
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 _DENOISERS = ("transformer", "unet", "prior", "decoder")
@@ -20,6 +23,9 @@ _TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_rati
 FRAME_COUNTS = ("num_frames", "video_length", "frames")
 # What they call the sides of the output (VisualCloze enlarges its answer to these).
 OUTPUT_SIDES = (("width", "height"), ("upsampling_width", "upsampling_height"))
+_CHECKED = re.compile(
+    r"\b(?:height|width) % (?:(\d+|self\.[\w.]+)|\(((?:\d+|self\.[\w.]+)(?: \* (?:\d+|self\.[\w.]+))*)\))"
+)
 _PROCESSORS = ("image_processor", "video_processor", "vae_image_processor", "mask_processor")
 
 
@@ -31,10 +37,27 @@ def config_value(component: Any, name: str) -> Any:
 def size_multiple(pipeline: Any) -> int:
     """What width and height must be multiples of, in pixels.
 
-    The VAE's factor times the denoiser's patch, and what the pipeline's own image processor rounds to (Flux packs
-    2x2 latents without saying so in a config; its processor knows).
+    The VAE's factor times the denoiser's patch, what the pipeline's own image processor rounds to (Flux packs 2x2
+    latents without saying so in a config; its processor knows), and what its code takes no other size than.
     """
-    return math.lcm(*_multiples(pipeline), 1)
+    return math.lcm(*_multiples(pipeline), *_stated_multiples(pipeline), 1)
+
+
+def _stated_multiples(pipeline: Any) -> Iterator[int]:
+    """What the class's code checks the sides by: "height % 32" (LEDITS++), "width % (self.patch_size * 2)"."""
+    for terms in _checked_by(type(pipeline)):
+        with contextlib.suppress(AttributeError, TypeError):  # of a component that this model does not have
+            yield int(math.prod(int(term) if term.isdigit() else attrgetter(term)(pipeline) for term in terms))
+
+
+@lru_cache(maxsize=64)
+def _checked_by(cls: type) -> frozenset[tuple[str, ...]]:
+    """The factors of each: numbers, and paths of the pipeline's attributes."""
+    try:
+        found = _CHECKED.findall(inspect.getsource(cls))
+    except (OSError, TypeError):  # no source to read
+        return frozenset()
+    return frozenset(tuple(term.removeprefix("self.") for term in re.split(r"\s*\*\s*", "".join(one))) for one in found)
 
 
 def latent_cell(pipeline: Any) -> int:
@@ -48,8 +71,14 @@ def latent_cell(pipeline: Any) -> int:
 
 
 def _multiples(pipeline: Any) -> Iterator[int]:
+    adapted = getattr(
+        getattr(pipeline, "adapter", None), "total_downscale_factor", None
+    )  # T2I-Adapter unshuffles pixels
+    if isinstance(adapted, int):
+        yield adapted
     factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
     patch = max((_patch(getattr(pipeline, name, None)) for name in _DENOISERS), default=1)
+    patch *= 2 if config_value(getattr(pipeline, "transformer", None), "downsample") is True else 1  # U-ViT (Amused)
     for factor in factors:
         yield factor * patch
     for name in _PROCESSORS:

@@ -86,6 +86,28 @@ class CallsTest(unittest.TestCase):
         self.assertEqual(self.changed("pictures_of_glm_image_in_lists", image=picture), {"image": [picture]})
         self.assertEqual(self.changed("pictures_of_glm_image_in_lists", image=[picture]), {})
 
+    def test_two_latents_for_reflection(self) -> None:
+        row = "two_latents_for_reflection"
+        self.assertEqual(self.changed(row, width=32, height=96), {"width": 64})
+        self.assertEqual(self.changed(row, width=64), {})
+        self.assertTrue(ROWS[row].applies(subject("SanaWMPipeline")))  # on the same autoencoder
+        self.assertFalse(ROWS[row].applies(subject("LTXPipeline")))
+
+    def test_tiles_wider_than_their_overlap(self) -> None:
+        row, factor = "tiles_wider_than_their_overlap", 32
+        self.assertEqual(self.changed(row, width=16 * factor, height=16 * factor), {})
+        few = {"decode_horizontal_tiles": 1, "decode_vertical_tiles": 2}
+        self.assertEqual(self.changed(row, width=2 * factor, height=5 * factor), few)
+        self.assertEqual(self.changed(row, width=2 * factor, height=2 * factor, decode_overlap=0), {n: 2 for n in few})
+
+    def test_second_latent_frame_of_kandinsky(self) -> None:
+        self.assertEqual(self.changed("second_latent_frame_of_kandinsky", num_frames=1), {"num_frames": 5})
+        self.assertEqual(self.changed("second_latent_frame_of_kandinsky", num_frames=5), {})
+
+    def test_size_of_unidiffuser(self) -> None:
+        self.assertEqual(self.changed("size_of_unidiffuser", width=32, height=64), {"width": 64})
+        self.assertEqual(self.changed("size_of_unidiffuser", prompt="a cat"), {})
+
     def test_area_of_the_size(self) -> None:
         """Kontext would scale any size to a megapixel."""
         self.assertEqual(self.changed("area_of_the_size", width=64, height=32), {"max_area": 64 * 32})

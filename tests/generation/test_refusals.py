@@ -1,4 +1,4 @@
-"""What goes wrong inside a pipeline is told by its argument, its size or its package, through a real server."""
+"""Whose an error inside a pipeline is, by where it comes from, and that the request's is told with what was given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from localai_diffusers.generation import complaints
+from localai_diffusers import errors
+from localai_diffusers.generation import refusals
 from tests import zoo
 from tests.rpc import Clip, RpcCase
 from tests.support import zoo_model
@@ -19,47 +20,51 @@ TWO_STEPS = "num_inference_steps:2"
 
 
 class BlameTest(RpcCase):
-    def test_an_argument_without_a_usable_default_is_named(self) -> None:
+    """Through a real server: INVALID_ARGUMENT with the pipeline's words and what the request gave."""
+
+    def assert_told(self, words: str, given: str, **request: Any) -> None:
+        said = self.refusal(self.video, **request)
+        self.assertRegex(said, rf"Pipeline refuses the request: .*{words}.*the request gave it .*{given}")
+        self.assertNotIn("a cat", said)
+
+    def test_an_argument_without_a_usable_default_can_be_given(self) -> None:
         """SkyReels V2 computes with its overlap_history, whose default is None."""
         self.load(zoo.checkpoint("SkyReelsV2DiffusionForcingVideoToVideoPipeline"), TWO_STEPS)
-        self.assertIn(
-            "needs overlap_history, which has no usable default", self.refusal(self.video, start_image=self.clip)
-        )
+        self.assert_told("'NoneType'", "video=9 of 64x64", start_image=self.clip)
         self.video(start_image=self.clip, params={"overlap_history": "5", "base_num_frames": "9"})
 
-    def test_a_value_that_cannot_be_computed_with_is_named(self) -> None:
-        """Text2Video-Zero counts 44 steps from the end of two."""
-        self.load(zoo.checkpoint("TextToVideoZeroSDXLPipeline"), TWO_STEPS)
-        self.assertIn("cannot use t0=44", self.refusal(self.video, num_frames=5))
+    def test_a_value_that_cannot_be_computed_with_is_among_what_was_given(self) -> None:
+        """Text2Video-Zero counts t0 steps from the end of two."""
+        self.load(zoo.checkpoint("TextToVideoZeroSDXLPipeline"), TWO_STEPS, "t0:44")
+        self.assert_told("out of bounds", "t0=44", num_frames=5)
 
     def test_what_a_pipeline_raises_on_purpose_is_a_refusal(self) -> None:
         self.load("AnyFlowFARPipeline")
-        self.assertIn(
-            "the pipeline refuses the request: chunk_partition=[1, 2] sums to 3",
-            self.refusal(self.video, num_frames=13),
-        )
+        self.assert_told(r"chunk_partition=\[1, 2\] sums to 3", "num_frames=13", num_frames=13)
 
-    def test_a_size_that_its_tensors_cannot_have_is_named(self) -> None:
+    def test_a_small_size_is_decoded_in_as_many_tiles_as_it_has(self) -> None:
         """LTX's long videos are decoded in 4 x 4 tiles, of which 2 x 2 latents make none."""
         self.load(zoo.checkpoint("LTXI2VLongMultiPromptPipeline"), TWO_STEPS)
-        self.assertIn("cannot work with width=64, height=64", self.refusal(self.video, start_image=self.picture))
+        for side in (64, 160):
+            made = Clip(self.video(start_image=self.picture, width=side, height=side))
+            self.assertEqual(made.size, (side, side))
 
-    def test_what_only_another_model_makes_is_named_so(self) -> None:
+    def test_a_size_that_its_tensors_cannot_have_is_named(self) -> None:
+        """Attend-and-Excite smooths maps of attention by three."""
+        self.load("StableDiffusionAttendAndExcitePipeline")
+        said = self.refusal(self.image, width=16, height=16)
+        self.assertRegex(said, "refuses the request: .*adding size.*width=16, height=16")
+
+    def test_what_only_another_model_makes_is_no_fault_of_the_server(self) -> None:
         folder = self.build("ConsisIDPipeline", {**video_recent.consisid(), "transformer": _with_face()})
         self.load(folder, TWO_STEPS)
-        self.assertIn(
-            "left without id_cond: only other models make that", self.refusal(self.video, start_image=self.picture)
-        )
+        self.assert_told("'NoneType'", "image=64x64", start_image=self.picture)
 
-    def test_code_of_diffusers_that_cannot_run_is_told_as_such(self) -> None:
+    def test_code_of_diffusers_that_cannot_run_says_what_python_says(self) -> None:
         """EasyAnimateControlPipeline of 0.42.1 gives its own encode_prompt an argument that it does not take."""
         folder = self.build("EasyAnimateControlPipeline", video_recent.easyanimate(12)())
         self.load(folder, TWO_STEPS)
-        said = self.refusal(self.video, params={"control_video": self.clip})
-        self.assertRegex(
-            said,
-            r"EasyAnimateControlPipeline cannot do this: its code in diffusers \S+ does not run .*text_encoder_index",
-        )
+        self.assert_told("text_encoder_index", "control_video", params={"control_video": self.clip})
 
     def test_a_guard_that_is_not_installed_is_named_at_the_load(self) -> None:
         with self.assertRaises(AssertionError) as caught:
@@ -174,36 +179,83 @@ class TilesTest(unittest.TestCase):
         self.assertEqual(sizes.fit_tiles(64, 200, zoo_model("LTXPipeline").pipeline), (64, 200))
 
 
+def failed(work: Any, name: str = "StableDiffusionPipeline", step: int = 0, **arguments: Any) -> Exception:
+    """What is told of the error that ``work``, as code of a library, raises in a call of a zoo's model."""
+    pipeline = zoo_model(name).pipeline
+    namespace = {"work": work, "__name__": "library"}
+    exec("def call(): return work()" if callable(work) else f"def call(): {work}", namespace)
+    try:
+        namespace["call"]()
+    except Exception as error:
+        return refusals.told(error, pipeline, type(pipeline), arguments, step)
+    raise AssertionError("it did not fail")
+
+
 class PackageTest(unittest.TestCase):
     def test_a_class_of_a_package_that_is_not_installed_names_the_package(self) -> None:
         """OmniGen's constructor takes a class that its module imports only beside torchvision."""
         from diffusers.pipelines.omnigen import pipeline_omnigen
 
-        with mock.patch.dict(vars(pipeline_omnigen)):
+        with mock.patch.dict(vars(pipeline_omnigen), {"is_torchvision_available": lambda: False}):
             vars(pipeline_omnigen).pop("OmniGenMultiModalProcessor", None)
             try:
                 pipeline_omnigen.OmniGenPipeline(None, None, None, None)
             except NameError as error:
-                self.assertIn("needs the Python package torchvision", complaints.missing_code(error))
+                self.assertEqual(errors.missing_package(error), "the Python package torchvision is not installed")
+
+    def test_a_missing_package_is_unimplemented_and_named_at_any_step(self) -> None:
+        for step in (0, 3):
+            error = failed("import no_such_package.part", step=step)
+            self.assertIn("the Python package no_such_package is not installed", str(error))
+            self.assertEqual(errors.status_name(error), "UNIMPLEMENTED")
+
+    def test_a_name_that_is_nowhere_is_no_missing_package(self) -> None:
+        self.assertIsInstance(failed("nowhere"), errors.InvalidRequest)
 
 
-class SoundnessTest(unittest.TestCase):
-    """What is not about the call stays what it is."""
+class RuleTest(unittest.TestCase):
+    """By where an error comes from, not by its words."""
 
-    def test_an_error_of_other_code_is_nobodys_fault(self) -> None:
-        pipeline = zoo_model("DDPMPipeline").pipeline
-        for failing in (lambda: None + 1, lambda: [][3], lambda: {}.nothing):
-            try:
-                failing()
-            except (TypeError, IndexError, AttributeError) as error:
-                self.assertIsNone(complaints.of_arguments(error, pipeline, {}))
-                self.assertIsNone(complaints.of_code(error, pipeline))
+    def test_until_the_first_step_has_ended_it_is_the_requests(self) -> None:
+        for source in ("1 / 0", "None + 1", "[][3]", "{}.nothing", "raise RuntimeError('x')", "assert False"):
+            with self.subTest(source):
+                self.assertIsInstance(failed(source), errors.InvalidRequest)
+                self.assertEqual(errors.status_name(failed(source, step=1)), "INTERNAL")
 
-    def test_memory_is_no_shape(self) -> None:
-        pipeline = zoo_model("DDPMPipeline").pipeline
-        self.assertIsNone(
-            complaints.of_shapes(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), pipeline, {"width": 8})
-        )
+    def test_memory_files_and_the_accelerator_are_never_the_requests(self) -> None:
+        import torch
+
+        memory, device = torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: x")
+        for error in (memory, device, FileNotFoundError("vae.safetensors"), errors.Cancelled("left")):
+            with self.subTest(error):
+                self.assertIs(failed(mock.Mock(side_effect=error)), error)
+
+    def test_our_own_error_is_not_the_requests_either(self) -> None:
+        from localai_diffusers.pipeline import sizes
+
+        pipeline = zoo_model("StableDiffusionPipeline").pipeline
+        try:
+            sizes.fit_within(None, (1, 1), 8)
+        except TypeError as error:
+            self.assertIs(refusals.told(error, pipeline, type(pipeline), {}, 0), error)
+
+    def test_what_was_given_is_told_without_a_word_of_a_text(self) -> None:
+        from PIL import Image
+
+        picture = Image.new("RGB", (8, 4))
+        given = {"prompt": "a secret", "num_inference_steps": 3, "image": picture, "images": [picture, picture]}
+        said = str(failed("1 / 0", **given, prompt_embeds=object(), lyrics="a secret", generator=object()))
+        self.assertIn("the request gave it prompt, step=3, image=8x4, images=2 of 8x4, prompt_embeds, lyrics", said)
+        self.assertNotIn("secret", said)
+
+    def test_a_picture_that_is_missing_and_a_sibling_are_told(self) -> None:
+        self.assertIn("takes image", str(failed("1 / 0", "StableDiffusionImg2ImgPipeline", prompt="x")))
+        pipeline = zoo_model("WanPipeline").pipeline
+        try:
+            exec("1 / 0", {"__name__": "library"})
+        except ZeroDivisionError as error:
+            told = refusals.told(error, pipeline, type(zoo_model("FluxPipeline").pipeline), {}, 0)
+        self.assertIn("these weights run as FluxPipeline", str(told))
 
 
 if __name__ == "__main__":
