@@ -19,6 +19,7 @@ from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import Location
 from localai_diffusers.errors import LoadError, is_of_accelerator, is_out_of_memory
+from localai_diffusers.patches import single_file_classes
 from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
@@ -128,13 +129,13 @@ def load(component: type, file: Path, root: str | None, name: str, dtype: Any) -
             import gguf  # noqa: F401
 
         options["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-    _make_loadable(component)
     from diffusers.loaders.single_file_model import FromOriginalModelMixin
 
     try:
-        model = FromOriginalModelMixin.from_single_file.__func__(
-            component, _checkpoint(component, file, root, name), **options
-        )
+        with single_file_classes.applied(component, _plain_keys):
+            model = FromOriginalModelMixin.from_single_file.__func__(
+                component, _checkpoint(component, file, root, name), **options
+            )
     except NotImplementedError as error:  # a weight stayed on the meta device: the file did not have it
         raise _incomplete(component, file) from error
     except (MemoryError, OSError, ImportError):
@@ -189,18 +190,6 @@ def _dequantize_others(model: Any, dtype: Any) -> None:
                 plain = dequantize_gguf_tensor(tensor).as_subclass(torch.Tensor).to(dtype)
                 is_buffer = name in module._buffers
                 setattr(module, name, plain if is_buffer else torch.nn.Parameter(plain, requires_grad=False))
-
-
-def _make_loadable(component: type) -> None:
-    """Enter a class that diffusers reads from folders alone in its table of single-file classes: keys as they are."""
-    import diffusers
-    from diffusers.loaders import single_file_model
-
-    known = any(
-        issubclass(component, getattr(diffusers, name)) for name in single_file_model.SINGLE_FILE_LOADABLE_CLASSES
-    )
-    if not known and getattr(diffusers, component.__name__, None) is component:
-        single_file_model.SINGLE_FILE_LOADABLE_CLASSES[component.__name__] = {"checkpoint_mapping_fn": _plain_keys}
 
 
 def _plain_keys(checkpoint: Mapping[str, Any], **_: Any) -> dict[str, Any]:

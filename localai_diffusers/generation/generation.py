@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from localai_diffusers import patches
 from localai_diffusers.errors import InvalidRequest, NothingMade, NotSupported
 from localai_diffusers.generation import pipeline_call, refusals
 from localai_diffusers.generation.arguments import call_arguments
@@ -16,7 +17,6 @@ from localai_diffusers.generation.metadata import parameters_text
 from localai_diffusers.generation.prompts import prompts
 from localai_diffusers.loading.adapters import ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.patches import compat
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.signatures import image_parameters, parameters_of
 from localai_diffusers.wire.requests import GenerationRequest
@@ -55,7 +55,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults)
     ip_adapter.add(call.arguments, extra, pipeline)
-    with compat.clip_text_model():  # sd_embed asks for it too
+    with patches.during_calls(pipeline):  # sd_embed asks for what they add too
         call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
     for note in call.notes:
         log.info("%s: %s", request.rpc, note)

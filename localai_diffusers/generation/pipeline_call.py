@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from localai_diffusers import patches
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
 from localai_diffusers.generation import refusals, step_hook
 from localai_diffusers.generation.arguments.call_arguments import Call
-from localai_diffusers.patches import compat
 from localai_diffusers.pipeline.signatures import parameters_of
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ def _call(pipeline: Any, call: Call, job: Job) -> Any:
     import numpy
     import torch
 
-    job.report(0, 0)  # a tile's or a batch's call before this one has counted, too
+    job.restart()
     invalid: list[str] = []  # what numpy says of NaN that diffusers makes pixels of
     torch.manual_seed(call.seed)  # a few pipelines draw some of their noise without the generator
     given = call.arguments.get("generator")
     for generator in given if isinstance(given, list) else [given]:
         if isinstance(generator, torch.Generator):
             generator.manual_seed(generator.initial_seed())  # a batch's member may have drawn from it
-    with step_hook.watched(pipeline, job) as hooks, compat.during_calls():
+    with step_hook.watched(pipeline, job) as hooks, patches.during_calls(pipeline):
         try:
             with numpy.errstate(invalid="call", call=lambda kind, _flag: invalid.append(kind)):
                 inverted = _inverted(pipeline, call)
-                job.report(0, 0)  # the inversion's steps are none of the call's
+                job.restart()
                 output = pipeline(**call.arguments, **inverted, **hooks)
         except BaseException:
             pipeline.maybe_free_model_hooks()  # the pipeline does so at its end, which it did not reach

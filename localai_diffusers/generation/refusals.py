@@ -43,7 +43,7 @@ def told(error: Exception, pipeline: Any, own: type, arguments: Mapping[str, Any
         return error
     brought = f"the request gave it {described(arguments) or 'nothing'}"
     if type(pipeline) is not own:
-        brought += f"; these weights run as {own.__name__} ({tasks.described_inputs(own)})"
+        brought += f"; these weights run as {own.__name__} ({tasks.described_inputs(own)}) and not as {name}"
     elif unfilled := tasks.unfilled_pictures(own, arguments, optional_too=True):
         brought = f"{brought}; {unfilled}"
     words = one_line(f"{type(error).__name__}: {error}")[:_WORDS]

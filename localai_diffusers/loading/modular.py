@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,8 +56,6 @@ def prepare(
 
     def build() -> LoadedModel:
         with progress.watched_loading(job):
-            if where.offload != "none":
-                _manage(pipeline)
             own = {name: _read(spec, pipeline, place, where, settings, job) for name, place in places.items()}
             pipeline.update_components(**own, **components.load(parts, where))
             pipeline.register_components(**_made(pipeline))
@@ -121,27 +118,21 @@ def _of_blocks(spec: LoadSpec, facts: ModelFacts) -> Any:
     """The pipeline without its components: of its own blocks where it brings some, else of its class's."""
     import diffusers
 
-    # It logs the traceback of one error three times, a cancellation's too; ours is logged where it is caught.
-    logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+    manager = diffusers.ComponentsManager()  # which offloads, where it is told to, what is registered with it
     name = spec.pipeline_type if _ROOT in spec.pipeline_type else facts.class_name
     cls = getattr(diffusers, name, None)
     if cls is None:
         raise LoadError(f"this diffusers has no modular pipeline class {name}")
     if cls is not diffusers.ModularPipeline and not facts.remote_code:
-        return cls(pretrained_model_name_or_path=str(facts.path))
+        return cls(pretrained_model_name_or_path=str(facts.path), components_manager=manager)
     if not facts.index:  # blocks alone: their own specs say where their components are
         blocks = diffusers.ModularPipelineBlocks.from_pretrained(
             str(facts.path), trust_remote_code=spec.trust_remote_code
         )
-        return blocks.init_pipeline()
-    return diffusers.ModularPipeline.from_pretrained(str(facts.path), trust_remote_code=spec.trust_remote_code)
-
-
-def _manage(pipeline: Any) -> None:
-    """Give the pipeline the manager that offloads its components, before there are any."""
-    import diffusers
-
-    pipeline._components_manager = diffusers.ComponentsManager()
+        return blocks.init_pipeline(components_manager=manager)
+    return diffusers.ModularPipeline.from_pretrained(
+        str(facts.path), components_manager=manager, trust_remote_code=spec.trust_remote_code
+    )
 
 
 def _found(

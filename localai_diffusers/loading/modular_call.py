@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from localai_diffusers.patches import modular_log
 from localai_diffusers.work import progress
 
 _CONTROLNET, _CONTROL = "controlnet", "control_image"
@@ -41,7 +42,8 @@ def served(pipeline: Any) -> Any:
     def call(self: Any, **arguments: Any) -> Any:
         if "guidance_scale" in parameters and "guidance_scale" not in taken:
             self.guider = _at_scale(self.guider, arguments.get("guidance_scale", parameters["guidance_scale"].default))
-        return own.__call__(self, output=results, **{name: value for name, value in arguments.items() if name in taken})
+        with modular_log.applied():
+            return own.__call__(self, output=results, **{name: arguments[name] for name in arguments if name in taken})
 
     call.__signature__ = inspect.Signature([_keyword("self"), *parameters.values()])  # type: ignore[attr-defined]
     pipeline._blocks = pipeline.blocks  # a copy: some blocks are instances that every pipeline of the class shares

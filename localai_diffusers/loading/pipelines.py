@@ -30,7 +30,7 @@ from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.loading.skeletons import Skeletons
-from localai_diffusers.patches import compat
+from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -49,7 +49,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
         import torch
 
         torch.set_num_threads(spec.threads)
-    compat.settle_transformers()
+    late_transformers.settle()
     if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
         return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
     return _guarded(spec, lambda: _prepare(spec, settings, job))
@@ -145,7 +145,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     job.check()
 
     def build() -> LoadedModel:
-        with watched_loading(job), compat.named_variants():
+        with watched_loading(job), named_variants.applied(model_files.variant_of):
             pipeline = loader.load_diffusers_pipeline(
                 class_name=cls.__name__,
                 model_id=str(facts.path),

@@ -24,6 +24,7 @@ from localai_diffusers.media.files import (
     shown,
     uncounted,
 )
+from localai_diffusers.patches import pillow_limit
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
 _BY_EXTENSION = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -81,8 +82,7 @@ def open_frames(data: bytes) -> Image.Image:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Open without Pillow's own limit on pixels, which is a process-wide number that only warns at first."""
-    Image.MAX_IMAGE_PIXELS = None  # ours is max_pixels, checked on the header by every reader in this package
+    pillow_limit.lift()
     Image.init()
     return Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
 

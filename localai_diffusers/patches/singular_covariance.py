@@ -9,15 +9,21 @@ May go: when diffusers adds what fp32 can hold, or writes the factor down.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
+
+from localai_diffusers.patches.kit import modules_of, replaced
 
 _ROUNDINGS = 32  # the sums of a factor of that size, and the rounding of the entries themselves
 
 
-@contextlib.contextmanager
-def singular_covariance() -> Iterator[None]:
+def applies(pipeline: Any) -> bool:
+    """A classic pipeline has a method that draws such noise, a modular one's blocks a function beside them."""
+    places = (type(pipeline), *modules_of(pipeline))
+    return any(hasattr(place, "sample_block_noise") for place in places)
+
+
+def applied() -> AbstractContextManager[None]:
     """Inside the block ``torch.linalg.cholesky`` factors what is short of positive-definite by rounding alone.
 
     What torch can factor it factors as ever. What is not positive-definite by more still raises torch's LinAlgError.
@@ -32,11 +38,7 @@ def singular_covariance() -> Iterator[None]:
         except torch.linalg.LinAlgError:
             return theirs(_raised(matrix), **named)
 
-    torch.linalg.cholesky = cholesky
-    try:
-        yield
-    finally:
-        torch.linalg.cholesky = theirs
+    return replaced(torch.linalg, cholesky=cholesky)
 
 
 def _raised(matrix: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.patches import exchanged_modules
 from localai_diffusers.pipeline.signatures import EMPTY, task_methods
 from localai_diffusers.wire.requests import GenerationRequest
 
@@ -40,16 +41,7 @@ def _with_call(pipeline_class: type, method: Callable[..., Any]) -> type:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        parts = [part for part in self.components.values() if hasattr(part, "modules")]
-        children = [(module, dict(module._modules)) for part in parts for module in part.modules()]
-        configs = [(part, part._internal_dict) for part in parts if hasattr(part, "_internal_dict")]
-        try:
+        with exchanged_modules.put_back(self):
             return method(self, *args, **kwargs)
-        except BaseException:
-            for module, own in children:
-                module._modules.update(own)
-            for part, config in configs:
-                part._internal_dict = config
-            raise
 
     return type(pipeline_class.__name__, (pipeline_class,), {"__call__": call, "__module__": pipeline_class.__module__})

@@ -69,6 +69,10 @@ class Job(Generic[T]):
         if self._cancelled.is_set():
             raise Cancelled(f"{self.name} was cancelled: {self._reason}")
 
+    def restart(self) -> None:
+        """Count the steps of another call from none: a tile's, a batch's, the one after an inversion."""
+        self.step = self.total_steps = 0
+
     def report(self, step: int, total: int) -> None:
         """Note how far the denoising is, in inference steps."""
         self.step, self.total_steps = step, total
@@ -160,6 +164,11 @@ class JobGroup:
         """Raise Cancelled once all the jobs are."""
         if all(job.cancelled for job in self.jobs):
             self.jobs[0].check()
+
+    def restart(self) -> None:
+        """As :meth:`Job.restart`, for every job."""
+        for job in self.jobs:
+            job.restart()
 
     def report(self, step: int, total: int) -> None:
         """Note how far the denoising is, for every job."""

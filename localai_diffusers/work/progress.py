@@ -6,13 +6,15 @@ line and a carriage return would make one enormous line of it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+
+from localai_diffusers.patches import loading_bars
 
 if TYPE_CHECKING:
     from localai_diffusers.work.jobs import Job
@@ -92,23 +94,10 @@ def step_bar(job: Job | None, iterable: Iterable[Any] | None = None, total: int 
     return bar
 
 
-@contextlib.contextmanager
-def watched_loading(job: Job) -> Iterator[None]:
-    """While the block runs, diffusers' and transformers' own bars log plain lines and stop when ``job`` is cancelled.
-
-    transformers has a hook for it; diffusers none, so its factory is replaced for the while.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def watched_loading(job: Job) -> AbstractContextManager[None]:
+    """Inside the block diffusers' and transformers' own bars log plain lines, and stop when ``job`` is cancelled."""
 
     def bar(iterable: Iterable[Any] | None = None, total: int | None = None, desc: str | None = None, **_: Any) -> Any:
         return step_bar(job, iterable, total, desc=desc or "")
 
-    original = diffusers_logging.tqdm
-    previous = transformers_logging.set_tqdm_hook(lambda _factory, args, kwargs: bar(*args, **kwargs))
-    diffusers_logging.tqdm = bar
-    try:
-        yield
-    finally:
-        diffusers_logging.tqdm = original
-        transformers_logging.set_tqdm_hook(previous)
+    return loading_bars.applied(bar)

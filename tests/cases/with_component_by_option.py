@@ -3,13 +3,13 @@
 AnimateDiff is used no other way (a Stable Diffusion repo and a motion adapter's repo); the same for Kandinsky and Stable Cascade in two repos.
 """
 from _kit import *
-from localai_diffusers.patches import compat
+from localai_diffusers import patches
 def main():
     rows, ok = [], True
     with Backend() as backend:
         adapter = tiny_model("animatediff") / "motion_adapter"
         pipe = load_plain(tiny_model("sd"), diffusers.AnimateDiffPipeline, motion_adapter=diffusers.MotionAdapter.from_pretrained(adapter))
-        with compat.during_calls():
+        with patches.during_calls(pipe):
             right = plain(pipe, prompt="a cat", width=64, height=64, num_frames=8, num_inference_steps=4, decode_chunk_size=8).frames[0]
         said = backend.load(tiny_model("sd"), PipelineType="AnimateDiffPipeline", Options=[f"motion_adapter:{adapter}"])
         path, message = ask_video(backend, "animate", num_frames=8)

@@ -50,7 +50,7 @@ class ReferencesTest(PicturesCase):
         for model, name in (("FluxKontextPipeline", "image"), ("FluxControlPipeline", "control_image")):
             self.load(model)
             self.assertIn(
-                f"brings 2 pictures for {name}, of which {model} takes 1",
+                f"{name}=2 of 64x64",
                 self.refusal(self.image, ref_images=[self.picture, self.second]),
             )
 

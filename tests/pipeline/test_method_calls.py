@@ -25,7 +25,7 @@ class MethodCallsTest(FolderCase):
         model, source = zoo_model("VersatileDiffusionPipeline"), self.picture()
         before = generate(model, PROMPT, **FIELDS)[0].tobytes()
         for prompt in (PROMPT, ""):  # two pictures are too many, for methods that have exchanged modules by then
-            with self.assertRaisesRegex(InvalidRequest, "2 pictures"):
+            with self.assertRaisesRegex(InvalidRequest, "image=2 of 64x64"):
                 generate(model, prompt, **FIELDS, src=source, ref_images=[self.picture("other", color="blue")])
             self.assertEqual(generate(model, PROMPT, **FIELDS)[0].tobytes(), before)
 
