@@ -50,7 +50,7 @@ _LIMITS = (
     _limit(r"(.*_)?(guidance|cfg)_scale(_\d)?", 0, lambda _: MAX_GUIDANCE),
     _limit(r"(inpaint_)?strength", 0, lambda _: 1),
     _limit(r"clip_skip", 0, lambda _: MAX_CLIP_SKIP),
-    _limit(r".*", -_LARGEST, lambda _: _LARGEST),
+    _limit(r"(?s:.*)", -_LARGEST, lambda _: _LARGEST),
 )
 
 
