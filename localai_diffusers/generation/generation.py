@@ -50,7 +50,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
     """
     began = time.monotonic()
-    request, extra = ip_adapter.split(model.spec, model.pipeline, request)
+    request, extra = ip_adapter.split(model.spec, model.pipeline, tasks.with_clip(request, type(model.pipeline)))
     profile = model.profile_as(tasks.class_for(request, model.pipeline))
     pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults)

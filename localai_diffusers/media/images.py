@@ -74,6 +74,23 @@ def read_image(
         ) from error
 
 
+# Formats whose frames follow one another in time; a TIFF's, an icon's and a stereo photo's lie beside one another.
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether ``data`` is a picture of several frames that follow one another."""
+    try:
+        return frame_count(_open(data)) > 1
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def frame_count(image: Image.Image) -> int:
+    """How many frames an open picture has that follow one another, 1 for a still."""
+    return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+
+
 def open_frames(data: bytes) -> Image.Image:
     """An open, undecoded picture; its ``n_frames`` and ``seek`` serve animations. Raises what Pillow
     raises.

@@ -18,7 +18,7 @@ from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequ
 from localai_diffusers.media.audio import AAC_RATES, AudioTrack, add_audio_stream, encoded_packets
 from localai_diffusers.media.containers import open_output, open_payload
 from localai_diffusers.media.files import DEFAULT_MAX_BYTES, read_regular_file, shown, uncounted
-from localai_diffusers.media.images import open_frames
+from localai_diffusers.media.images import frame_count, open_frames
 from localai_diffusers.media.pixels import as_shown, flat
 
 DEFAULT_FPS = 8.0
@@ -238,13 +238,27 @@ def read_video(
 
 
 def frame_rate(content: bytes) -> float | None:
-    """Frames a second of a clip, None for what tells none."""
+    """Frames a second of a clip, of a moving picture on average; None for what tells none."""
+    try:
+        rate = _picture_rate(open_frames(content))
+        return rate if rate and _SLOWEST <= rate <= _FASTEST else None
+    except Image.UnidentifiedImageError:
+        pass
     try:
         with open_payload(content) as source:
             rate = source.streams.video[0].average_rate if source.streams.video else None
     except (OSError, ValueError):  # av.error.FFmpegError is one or the other
         return None
     return float(rate) if rate and _SLOWEST <= rate <= _FASTEST else None
+
+
+def _picture_rate(image: Image.Image) -> float | None:
+    """What the frames' own durations, in ms, come to on average."""
+    total, count = 0.0, frame_count(image)
+    for index in range(count):
+        image.seek(index)
+        total += image.info.get("duration") or 0
+    return 1000.0 * count / total if count > 1 and total else None
 
 
 def _picture_frames(
@@ -257,7 +271,7 @@ def _picture_frames(
         return None
     _check_size(*image.size, name, max_pixels)
     frames = []
-    for index in range(min(max_frames, getattr(image, "n_frames", 1))):
+    for index in range(min(max_frames, frame_count(image))):
         take(image.width * image.height * 4)
         image.seek(index)
         frames.append(as_shown(image, "RGB"))

@@ -181,6 +181,10 @@ def fit_frames(frames: int, pipeline: Any) -> int:
     parts = (getattr(pipeline, name, None) for name in ("motion_adapter", "unet"))
     places = [most for part in parts if isinstance(most := config_value(part, "motion_max_seq_length"), int)]
     factor = frame_multiple(pipeline)
+    if factor and frames > 1 and _latents_at_once(pipeline) > 1:  # whole batches of latents, or one latent more
+        below = frames // factor * factor
+        fitting = [count for count in (below, below + 1, below + factor) if count > 1]
+        return min(fitting, key=lambda count: abs(count - frames))
     least = 1 if frames == 1 or factor is None else factor + 1  # who asks for a video gets no still
     return min([max(least, round_frames(frames, factor)), *places])
 

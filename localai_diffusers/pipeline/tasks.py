@@ -10,6 +10,7 @@ import inspect
 import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
@@ -186,6 +187,24 @@ def task_beside_control(request: GenerationRequest, pipeline: Any) -> str | None
     if "controlnet" not in tasks_of(type(pipeline)) or len(takes.images) != 1 or takes.masks:
         return None
     return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - len(nets))
+
+
+def with_clip(request: GenerationRequest, pipeline_class: type) -> GenerationRequest:
+    """``request`` with a moving picture as the clip that it is, where the class, or for a class of text alone its
+    family, takes one; for any other its first frame is the picture."""
+    if request.animation is None:
+        return request
+    clip = request.animation
+    moving = replace(request, images=request.images[1:], video=clip.frames, video_rate=clip.rate, animation=None)
+    takes = inputs_of(pipeline_class)
+    if takes.videos or takes.conditions:
+        return moving
+    if takes.images or not makes_video(pipeline_class):
+        return request
+    with contextlib.suppress(InvalidRequest):
+        sibling_for(moving, pipeline_class)
+        return moving
+    return request
 
 
 def class_for(request: GenerationRequest, pipeline: Any) -> type:

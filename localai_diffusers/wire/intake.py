@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,14 @@ class SourceMemory:
                     f"(LOCALAI_DIFFUSERS_MAX_SOURCE_MEMORY), this one needs {wanted}: try again later"
                 )
             intake.size = wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames, and how many of them a second, None where nothing tells."""
+
+    frames: list[Image.Image]
+    rate: float | None = None
 
 
 class Intake:
@@ -122,25 +131,45 @@ class Intake:
             )
         return results
 
-    def start(self, name: str, value: str) -> tuple[tuple[Image.Image, ...], list[Image.Image] | None, float | None]:
-        """A picture, or the frames of a video and its rate where ``value`` is one; nothing for ""."""
+    def start(self, name: str, value: str) -> tuple[Image.Image | None, Clip | None]:
+        """A picture, and the clip that it is the first of where it moves; the clip alone of a video; nothing for ""."""
         if not value:
-            return (), None, None
-        from localai_diffusers.media import videos
-
+            return None, None
         with self._only_the_result() as results:
             data = self.data(name, value)
             try:
-                with self._only_the_result() as pictures:
-                    pictures.append(self._decoded(name, data, "RGB"))
-                results += pictures
-                return tuple(pictures), None, None
+                picture, clip = self._moving(name, data)
             except InvalidRequest as not_a_picture:
                 try:
-                    results += self.video(name, data)
+                    picture, clip = None, self._clip(name, data)
                 except InvalidRequest:
                     raise not_a_picture from None
-            return (), results, videos.frame_rate(data)
+            results += [picture] if picture is not None else []
+            results += clip.frames if clip is not None else []
+        return picture, clip
+
+    def moving_picture_file(self, name: str, path: str) -> tuple[Image.Image, Clip | None]:
+        """The picture in the file ``path``, and the clip that it is the first of where it moves."""
+        from localai_diffusers.media import files
+
+        with self._only_the_result() as results:
+            data = files.read_regular_file(path, name, self._settings.max_source_bytes, partial(self.take, name))
+            picture, clip = self._moving(name, data)
+            results += [picture, *(clip.frames if clip is not None else ())]
+        return picture, clip
+
+    def _moving(self, name: str, data: bytes) -> tuple[Image.Image, Clip | None]:
+        from localai_diffusers.media import images
+
+        with self._only_the_result() as results:
+            picture = self._decoded(name, data, "RGB")
+            results.append(picture)
+        return picture, self._clip(name, data) if images.is_animated(data) else None
+
+    def _clip(self, name: str, data: bytes) -> Clip:
+        from localai_diffusers.media import videos
+
+        return Clip(self.video(name, data), videos.frame_rate(data))
 
     def _decoded(self, name: str, data: bytes, mode: str) -> Image.Image:
         from localai_diffusers.media import images

@@ -15,7 +15,7 @@ from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE
-from localai_diffusers.wire.intake import Intake
+from localai_diffusers.wire.intake import Clip, Intake
 from localai_diffusers.wire.values import parse_value
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class GenerationRequest:
     is_inpainting: bool = False
     video: list[Image.Image] | None = None
     video_rate: float | None = None  # frames a second of ``video``
+    animation: Clip | None = None  # what the first of ``images`` is the first frame of
     audio: bytes | None = None
     num_frames: int | None = None
     fps: float | None = None
@@ -65,7 +66,7 @@ def from_image_request(request: Any, settings: Settings, intake: Intake | None =
     steps = _steps(request.step, settings)
     clip_skip = _bounded("CLIPSkip", request.CLIPSkip, 0, MAX_CLIP_SKIP) or 0
     files.check_destination(request.dst)
-    images, mask, from_json = _image_sources(request, intake)
+    images, mask, from_json, animation = _image_sources(request, intake)
     return GenerationRequest(
         "GenerateImage",
         request.dst,
@@ -80,13 +81,17 @@ def from_image_request(request: Any, settings: Settings, intake: Intake | None =
         images=images,
         mask=mask,
         is_inpainting=from_json,
+        animation=animation,
         settings=settings,
         intake=intake,
     )
 
 
-def _image_sources(request: Any, intake: Intake) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool]:
-    """The pictures of src and ref_images in order, the mask, and whether src is the core's inpainting JSON.
+def _image_sources(
+    request: Any, intake: Intake
+) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool, Clip | None]:
+    """The pictures of src and ref_images in order, the mask, whether src is the core's inpainting JSON, and the clip
+    that src is where it moves.
 
     With the JSON, the first two ref_images are copies of its image and mask and are skipped.
     """
@@ -95,10 +100,10 @@ def _image_sources(request: Any, intake: Intake) -> tuple[tuple[Image.Image, ...
     if pair is not None:
         image, mask = pair
         rest = [intake.picture_file("ref_images", path) for path in references[2:]]
-        return (image, *rest), mask, True
-    sources = [("src", request.src)] if request.src else []
-    sources += [("ref_images", path) for path in references]
-    return tuple(intake.picture_file(name, path) for name, path in sources), None, False
+        return (image, *rest), mask, True, None
+    first, clip = intake.moving_picture_file("src", request.src) if request.src else (None, None)
+    rest = [intake.picture_file("ref_images", path) for path in references]
+    return tuple(rest if first is None else (first, *rest)), None, False, clip
 
 
 def from_video_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
@@ -110,7 +115,8 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
     negative = _prompt("negative_prompt", request.negative_prompt, settings)
     width, height = _size(request, settings)
     files.check_destination(request.dst)
-    images, video, rate = intake.start("start_image", request.start_image)
+    first, clip = intake.start("start_image", request.start_image)
+    is_video = first is None and clip is not None
     return GenerationRequest(
         "GenerateVideo",
         request.dst,
@@ -121,9 +127,10 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
         _steps(request.step, settings),
         guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
-        images=images,
-        video=video,
-        video_rate=rate,
+        images=() if first is None else (first,),
+        video=clip.frames if is_video else None,
+        video_rate=clip.rate if is_video else None,
+        animation=None if is_video else clip,
         last_image=intake.picture("end_image", request.end_image),
         audio=intake.sound("audio", request.audio),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),

@@ -24,6 +24,7 @@ _MENDED: set[str] = {
     "lora_two_transformers",
     "turned_videos",
     "with_color_profiles",
+    "animated_sources",
     "with_references",
     "small_masks",
 }

@@ -156,6 +156,47 @@ def _first_last_model(folder: Path) -> None:
     as_published(folder)
 
 
+class AnimationsTest(RpcCase):
+    """An animated picture counts as the clip that it is where a clip is taken, else its first frame does."""
+
+    def animation(self, name: str, **options: object) -> str:
+        from tests.zoo import call
+
+        first, *rest = call.frames(9, 64)
+        path = self.path(name)
+        first.save(path, save_all=True, append_images=rest, duration=120, loop=0, **options)
+        return str(path)
+
+    def test_every_frame_counts_for_video_to_video_of_a_text_model_too(self) -> None:
+        for name in ("a.gif", "a.webp", "a.png"):
+            source = self.animation(name)
+            for model in ("AnimateDiffVideoToVideoPipeline", "AnimateDiffPipeline", "LTXConditionPipeline"):
+                self.load(model)
+                with self.subTest(name, model=model):
+                    self.assertEqual(len(Clip(self.video(start_image=source)).frames), 9)
+
+    def test_its_own_rate_counts(self) -> None:
+        self.load("AnimateDiffVideoToVideoPipeline")
+        for name in ("a.gif", "a.webp", "a.png"):
+            self.assertAlmostEqual(Clip(self.video(start_image=self.animation(name), fps=0)).rate, 25 / 3, places=2)
+
+    def test_the_first_frame_is_the_picture_where_one_is_taken(self) -> None:
+        self.load("LTXImageToVideoPipeline")
+        moving = self.video(name="moving.gif", start_image=self.animation("a.webp", lossless=True))
+        still = self.path("still.png")
+        from tests.zoo import call
+
+        call.frames(1, 64)[0].save(still)
+        self.assertEqual(moving.read_bytes(), self.video(name="still.gif", start_image=str(still)).read_bytes())
+
+    def test_an_animated_src_is_a_clip_of_a_video_model_and_a_picture_of_others(self) -> None:
+        source = self.animation("a.gif")
+        self.load("AnimateDiffVideoToVideoPipeline")
+        self.assertEqual(len(Clip(self.image(src=source)).frames), 9)
+        self.load("StableDiffusionPipeline")
+        self.image(src=source)
+
+
 class SizesTest(RpcCase):
     def setUp(self) -> None:
         super().setUp()

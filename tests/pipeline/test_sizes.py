@@ -92,10 +92,14 @@ class PipelinesTest(unittest.TestCase):
         )
 
     def test_frames_are_what_the_model_makes(self) -> None:
-        """CogVideoX decodes latents in pairs, LTX-Video only behind a switch; Latte knows one length,
+        """CogVideoX decodes latents in pairs, and one more, LTX-Video only behind a switch; Latte knows one length,
         AnimateDiff a longest."""
         for name, asked, made in (
-            ("CogVideoXPipeline", 5, 9),
+            ("CogVideoXPipeline", 5, 8),
+            ("CogVideoXPipeline", 8, 8),
+            ("CogVideoXPipeline", 9, 9),
+            ("CogVideoXPipeline", 12, 9),
+            ("CogVideoXPipeline", 48, 48),
             ("CogVideoXPipeline", 49, 49),
             ("LTXPipeline", 121, 121),
             ("WanPipeline", 2, 5),
