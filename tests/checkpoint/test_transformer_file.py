@@ -81,7 +81,7 @@ class TransformerFileTest(unittest.TestCase):
             self.assertLess(difference(picture(model), picture(load(checkpoint(name)))), 2, name)
 
     def test_a_lora_goes_onto_a_gguf(self) -> None:
-        lora = adapter_files.lora(checkpoint("FluxPipeline"), self.folder / "lora.safetensors", "transformer")
+        lora = adapter_files.lora(checkpoint("FluxPipeline"), self.folder / "lora.safetensors", "transformer", 5.0)
         with_lora = picture(self.on_base("FluxPipeline.gguf", "FluxPipeline", LoraAdapter=str(lora)))
         self.assertGreater(difference(with_lora, picture(self.on_base("FluxPipeline.gguf", "FluxPipeline"))), 1)
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageStat
 from localai_diffusers.errors import Cancelled, GenerationFailed, InvalidRequest
 from localai_diffusers.generation import generation
 from localai_diffusers.settings import Settings
+from tests.adapter_files import difference
 from tests.composites import laid_over
 from tests.shapes_judge import PALETTE, judge
 from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, image_request, load, new_job, zoo_model
@@ -71,15 +72,13 @@ class TextToImageTest(ShapesCase):
         self.assertIn("67x61 is rounded to 64x64", outcome.message())
 
     def test_a_negative_prompt_counts(self) -> None:
-        self.assertNotEqual(
-            self.make(negative_prompt="a blue square", step=4)[0].tobytes(), self.make(step=4)[0].tobytes()
-        )
+        self.assertGreater(difference(self.make(negative_prompt="a blue square", step=4)[0], self.make(step=4)[0]), 0)
 
     def test_clip_skip_counts_unless_the_variable_switches_it_off(self) -> None:
-        plain = self.make(step=4)[0].tobytes()
-        self.assertNotEqual(self.make(step=4, CLIPSkip=1)[0].tobytes(), plain)
+        plain = self.make(step=4)[0]
+        self.assertGreater(difference(self.make(step=4, CLIPSkip=1)[0], plain), 0)
         without = load(SHAPES_MODEL, settings=Settings(clip_skip=False), CFGScale=5, CLIPSkip=1)
-        self.assertEqual(self.make(model=without, step=4, CLIPSkip=1)[0].tobytes(), plain)
+        self.assertEqual(difference(self.make(model=without, step=4, CLIPSkip=1)[0], plain), 0)
 
 
 class PicturesInTest(ShapesCase):
@@ -127,7 +126,7 @@ class PicturesInTest(ShapesCase):
         ).images[0]
         self.assertEqual(image.size, (96, 64))
         off = numpy.abs(numpy.asarray(image, float) - laid_over(expected, source, mask, 1))
-        self.assertLessEqual(off.max(), 0.51)
+        self.assertLessEqual(off.max(), 1.51)  # half a level of the blend, and one that rounding may take the other way
 
     def test_seed_0_is_random_in_the_inpainting_request(self) -> None:
         seeds = {self.make(**self.inpainting(), step=1)[1].seed for _ in range(3)}
@@ -136,7 +135,7 @@ class PicturesInTest(ShapesCase):
     def test_an_image_to_image_class_without_a_picture_runs_its_text_sibling(self) -> None:
         model = load(SHAPES_MODEL, PipelineType="StableDiffusionImg2ImgPipeline", CFGScale=5)
         image, _ = self.make(model=model)
-        self.assertEqual(image.tobytes(), self.make()[0].tobytes())
+        self.assertEqual(difference(image, self.make()[0]), 0)
 
     def test_the_pixels_are_those_of_plain_diffusers(self) -> None:
         """Nothing of ours changes the picture: the same call on the same weights."""
@@ -151,7 +150,7 @@ class PicturesInTest(ShapesCase):
             guidance_scale=5,
             generator=torch.Generator().manual_seed(1),
         ).images[0]
-        self.assertEqual(self.make(src=path, step=10)[0].convert("RGB").tobytes(), image.tobytes())
+        self.assertEqual(difference(self.make(src=path, step=10)[0].convert("RGB"), image), 0)
 
     def test_a_model_that_takes_no_picture_refuses_one(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, "DDPMPipeline takes"):
@@ -234,9 +233,7 @@ class FamiliesTest(FolderCase):
     def test_qwens_true_cfg_scale_makes_a_difference(self) -> None:
         one, two = (load(checkpoint("QwenImagePipeline"), Options=[f"true_cfg_scale:{scale}"]) for scale in (1.0, 4.0))
         fields = {"step": 2, "seed": 1, "width": 32, "height": 32}
-        self.assertNotEqual(
-            generate(one, "a cat", **fields)[0].tobytes(), generate(two, "a cat", **fields)[0].tobytes()
-        )
+        self.assertGreater(difference(*(generate(model, "a cat", **fields)[0] for model in (one, two))), 0)
 
     def test_a_size_is_kept_where_the_pipeline_knows_no_sizes_near_it_for_this_model(self) -> None:
         image, _ = generate(load(checkpoint("PixArtAlphaPipeline")), "a cat", step=2, seed=1, width=48, height=64)
