@@ -191,7 +191,7 @@ def _lokr(pieces: Mapping[str, Any]) -> Any:
         else:
             second = (left @ right.flatten(1)).reshape(left.shape[0], *right.shape[1:])
     first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
-    return torch.kron(first, second).flatten(1)
+    return torch.kron(first, second.contiguous()).flatten(1)
 
 
 def _embedding(pieces: Mapping[str, Any]) -> Any:

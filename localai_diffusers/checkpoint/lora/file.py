@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from localai_diffusers.errors import LoadError
 PEFT_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's config in a safetensors header, by component
 _SERVED_TYPES = ("LORA", "LOHA", "LOKR")
+# Dtypes that hold no weights by themselves: whole numbers, and scales of packed ones.
+_NO_WEIGHTS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F8_E8M0", "F4", "C64")
 # Settings of PEFT that make another computation of the same tensors.
 _FOREIGN_SETTINGS = ("use_qalora", "layer_replication", "alora_invocation_tokens", "arrow_config", "target_parameters")
 
@@ -33,7 +36,7 @@ class LoraFile:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key -> shape."""
         return {key: tensor.shape for key, tensor in self.header.tensors.items()}
@@ -60,13 +63,18 @@ def read(path: Path, allow_pickle: bool) -> LoraFile:
     Raises LoadError for a file that is broken, a pickle that nobody trusts, and a method that is not served.
     """
     header = headers.read(path, allow_pickle)
-    found = pieces.sort(header.tensors)
+    whole = [key for key, tensor in header.tensors.items() if tensor.dtype in _NO_WEIGHTS and not _is_number(key)]
+    found = pieces.sort(header.tensors.keys() - set(whole), whole)
     alphas = [key for its in found.layers.values() if (key := its.get("alpha"))]
     numbers = {key: float(tensor) for key, tensor in _single(header, alphas).items()}
     broken = next((key for key, number in numbers.items() if not math.isfinite(number)), None)
     if broken:
         raise LoadError(f"{path}: {broken} is {numbers[broken]}, which is no number: the file is broken")
     return LoraFile(header, found, _configs(header), numbers)
+
+
+def _is_number(key: str) -> bool:
+    return key.endswith("alpha")
 
 
 def _single(header: Header, keys: Sequence[str]) -> dict[str, Any]:

@@ -101,6 +101,8 @@ _PREFIXES = tuple(
         (r"text_model_", ANY_TEXT),
     )
 )
+# What stands between the text encoders and the denoiser in some pipelines, and is trained with it.
+_BETWEEN = ("connectors", "text_conditioner")
 # A third text encoder is T5's place; pipelines with fewer have T5 where they have it.
 _OTHER_PLACES = {"text_encoder_3": ("text_encoder_3", "text_encoder_2", "text_encoder")}
 
@@ -198,11 +200,7 @@ def _candidates(role: str, names: Sequence[str], denoisers: Sequence[str]) -> li
         return texts
     if role:
         return [name for name in _OTHER_PLACES.get(role, (role,)) if name in names]
-    return [*denoisers, *texts, *(name for name in names if name not in texts and name not in _denoising(names))]
-
-
-def _denoising(names: Iterable[str]) -> list[str]:
-    return [name for name in names if re.fullmatch(r"(transformer|unet|prior|decoder|dit)(_\w+)?", name)]
+    return [*denoisers, *texts, *(name for name in names if name in _BETWEEN)]
 
 
 def _places(
@@ -250,15 +248,17 @@ def _index(component: str, layers: Layers, family: Family) -> dict[str, Place]:
     for alias, targets in families.aliases(family, layers).items():
         swapped = any(layers[target].swaps for target in targets) and alias not in layers
         index[_flat(alias)] = Place(component, targets, swapped)
-    for name in _own_names(layers):
-        index[_flat(name[0])] = Place(component, (name[1],))
+    for written, name in _own_names(component, layers):
+        index[_flat(written)] = Place(component, (name,))
     return index
 
 
-def _own_names(layers: Layers) -> Iterator[tuple[str, str]]:
-    """Every way to write a module's own name: without the words that wrap a text encoder, its projection's list left
-    out; the plain name last, so that it counts."""
+def _own_names(component: str, layers: Layers) -> Iterator[tuple[str, str]]:
+    """Every way to write a module's own name: with and without the words that wrap a text encoder, its projection's list
+    left out; the plain name last, so that it counts."""
     for name in layers:
+        if component.startswith("text_encoder"):
+            yield f"text_model.{name}", name
         if name.endswith(".to_out.0") and name.removesuffix(".0") not in layers:
             yield name.removesuffix(".0"), name
         short = name

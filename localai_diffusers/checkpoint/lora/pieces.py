@@ -80,11 +80,14 @@ class Sorted:
     unknown: tuple[str, ...] = ()
 
 
-def sort(keys: Iterable[str]) -> Sorted:
-    """The pieces of each layer of a LoRA by its keys' names. Of two keys that are one piece the later is unknown."""
+def sort(keys: Iterable[str], others: Iterable[str] = ()) -> Sorted:
+    """The pieces of each layer of a LoRA by its keys' names. Of two keys that are one piece the later is unknown, as
+    are ``others``, which can be no weights, but for those that are idle."""
     layers: dict[str, dict[str, str]] = {}
     idle, bundled, unknown = [], [], []
-    for key in keys:
+    for key in others:
+        (idle if any(re.fullmatch(pattern, key) for pattern in IDLE) else unknown).append(key)
+    for key in sorted(keys):
         layer, piece = _parted(key)
         if any(re.fullmatch(pattern, key) for pattern in IDLE):
             idle.append(key)

@@ -7,8 +7,10 @@ dropped whole with what was added to it: nothing is taken off.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from localai_diffusers.checkpoint.lora import differences
@@ -17,6 +19,16 @@ from localai_diffusers.checkpoint.lora.fit import Change, Fit
 from localai_diffusers.checkpoint.lora.names import Layers
 from localai_diffusers.errors import LoadError
 
+
+@dataclass(frozen=True)
+class Piecemeal:
+    """A layer of the file with its tensors by piece, and what its low-rank difference is multiplied by."""
+
+    change: Change
+    tensors: Mapping[str, Any]
+    factor: float
+
+
 _PLAIN_PAIR = {"down", "up", "alpha", *differences.BIASES}
 _PACKABLE = ("linear", "conv")
 
@@ -24,15 +36,20 @@ _PACKABLE = ("linear", "conv")
 def put_on(pipeline: Any, name: str, label: str, scale: float, file: LoraFile, fit: Fit) -> None:
     """Put one LoRA on under PEFT's ``name``; :func:`activate` sets the scales. Raises LoadError naming it by ``label``
     where its differences cannot be added: weights that are packed or not here."""
+    read = file.tensors({key for change in fit.changes for key in change.pieces.values()})
     for component in dict.fromkeys(change.place.component for change in fit.changes):
         model = getattr(pipeline, component)
-        mine = [change for change in fit.changes if change.place.component == component]
-        _widen(pipeline, model, mine, file)
-        for change in mine:
-            _add(model, change, file, scale, f"LoraAdapter {label!r}", component)
-        pairs = [change for change in mine if takes_peft(change, _kinds(model, change))]
+        mine = [
+            Piecemeal(change, {piece: read[key] for piece, key in change.pieces.items()}, file.factor(change))
+            for change in fit.changes
+            if change.place.component == component
+        ]
+        _widen(pipeline, model, mine)
+        for one in mine:
+            _add(model, one, scale, f"LoraAdapter {label!r}")
+        pairs = [one for one in mine if takes_peft(one.change, _kinds(model, one.change))]
         if pairs:
-            _inject(model, name, pairs, file)
+            _inject(model, name, pairs)
 
 
 def activate(pipeline: Any, scales: Mapping[str, float]) -> None:
@@ -79,11 +96,11 @@ def _kinds(model: Any, change: Change) -> list[str]:
 # --- PEFT --------------------------------------------------------------------------------------------------------
 
 
-def _inject(model: Any, name: str, changes: Sequence[Change], file: LoraFile) -> None:
+def _inject(model: Any, name: str, layers: Sequence[Piecemeal]) -> None:
     """PEFT's layers around the modules, with the file's pairs in the modules' own dtype."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    ranks = {target: file.shapes[change.pieces["down"]][0] for change in changes for target in change.place.targets}
+    ranks = {target: one.tensors["down"].shape[0] for one in layers for target in one.change.place.targets}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     config = LoraConfig(
         r=usual,
@@ -97,21 +114,20 @@ def _inject(model: Any, name: str, changes: Sequence[Change], file: LoraFile) ->
     keys = {f"{target}.lora_A.weight": None for target in ranks}  # which modules, to the letter
     inject_adapter_in_model(config, model, adapter_name=name, state_dict=keys)
     model._hf_peft_config_loaded = True
-    for change in changes:
-        _fill(model, name, change, file)
+    for one in layers:
+        _fill(model, name, one)
 
 
-def _fill(model: Any, name: str, change: Change, file: LoraFile) -> None:
-    tensors = file.tensors([change.pieces["down"], change.pieces["up"]])
-    down, up = tensors[change.pieces["down"]], tensors[change.pieces["up"]]
-    up = _swapped(up) if change.place.swapped else up
+def _fill(model: Any, name: str, one: Piecemeal) -> None:
+    down, up = one.tensors["down"], one.tensors["up"]
+    up = _swapped(up) if one.change.place.swapped else up
     first = 0
-    for target in change.place.targets:
+    for target in one.change.place.targets:
         layer = model.get_submodule(target)
         rows = layer.lora_B[name].weight.shape[0]
         _copy(layer.lora_A[name].weight, down)
         _copy(layer.lora_B[name].weight, up[first : first + rows])
-        layer.lora_alpha[name] = file.factor(change) * layer.r[name]
+        layer.lora_alpha[name] = one.factor * layer.r[name]
         layer.set_scale(name, 1.0)
         first += rows
 
@@ -125,56 +141,36 @@ def _copy(parameter: Any, tensor: Any) -> None:
     parameter.data = data.view(parameter.shape)
 
 
-def _widen(pipeline: Any, model: Any, changes: Sequence[Change], file: LoraFile) -> None:
+def _widen(pipeline: Any, model: Any, layers: Sequence[Piecemeal]) -> None:
     """Widen the layer that takes the latents for a Control LoRA, by diffusers' own rule."""
-    for change in changes:
-        module = _module(model, "x_embedder") if change.place.targets == ("x_embedder",) else None
-        if module is None or "down" not in change.pieces:
-            continue
-        wide = file.shapes[change.pieces["down"]][1]
-        if wide > getattr(module, "in_features", wide):
-            pair = file.tensors([change.pieces["down"], change.pieces["up"]])
-            state = {
-                "x_embedder.lora_A.weight": pair[change.pieces["down"]],
-                "x_embedder.lora_B.weight": pair[change.pieces["up"]],
-            }
-            pipeline._maybe_expand_transformer_param_shape_or_error_(model, state, None)
+    for one in layers:
+        if one.change.place.targets == ("x_embedder",) and "down" in one.tensors:
+            pair = {"lora_A": one.tensors["down"], "lora_B": one.tensors["up"]}
+            if pair["lora_A"].shape[1] > getattr(_module(model, "x_embedder"), "in_features", math.inf):
+                state = {f"x_embedder.{half}.weight": tensor for half, tensor in pair.items()}
+                pipeline._maybe_expand_transformer_param_shape_or_error_(model, state, None)
 
 
 # --- differences -------------------------------------------------------------------------------------------------
 
 
-def _add(model: Any, change: Change, file: LoraFile, scale: float, what: str, component: str) -> None:
+def _add(model: Any, one: Piecemeal, scale: float, what: str) -> None:
     """Add to the modules' weights and biases what PEFT does not take of the layer."""
     if scale == 0:
         return
-    low_rank = takes_peft(change, _kinds(model, change))
-    wanted = {piece: key for piece, key in change.pieces.items() if piece != "alpha"}
-    if low_rank:
-        wanted = {piece: key for piece, key in wanted.items() if piece in differences.BIASES}
-    if not wanted:
-        return
-    read = file.tensors(list(wanted.values()))
-    tensors = {piece: read[key] for piece, key in wanted.items()}
-    if differences.kinds(tensors):
-        _add_to_weights(model, change, tensors, file.factor(change), scale, what, component)
-    _add_to_biases(model, change, tensors, file.factor(change), scale)
+    if differences.kinds(one.tensors) and not takes_peft(one.change, _kinds(model, one.change)):
+        _add_to_weights(model, one, scale, what)
+    if differences.BIASES & one.tensors.keys():
+        _add_to_biases(model, one, scale)
 
 
-def _add_to_weights(
-    model: Any,
-    change: Change,
-    tensors: Mapping[str, Any],
-    factor: float,
-    scale: float,
-    what: str,
-    component: str,
-) -> None:
+def _add_to_weights(model: Any, one: Piecemeal, scale: float, what: str) -> None:
     import torch
 
+    change = one.change
     weights = [_weight(model, target) for target in change.place.targets]
     if any(not _is_plain(weight) for weight in weights):
-        raise _packed(what, change, component)
+        raise _packed(what, change, change.place.component)
     if any(weight.is_meta for weight in weights):
         raise LoadError(
             f"{what}: the weights of {change.place.targets[0]} are not in memory: load without offload_folder"
@@ -182,24 +178,23 @@ def _add_to_weights(
     before = torch.cat([_as_matrix(weight) for weight in weights])
     before = _swapped(before) if change.place.swapped else before
     shape = (before.shape[0], *weights[0].shape[1:])
-    after = _changed(before, shape, {name: tensor.to(before.device) for name, tensor in tensors.items()}, factor, scale)
+    after = _changed(before, shape, one, scale)
     after = _swapped(after) if change.place.swapped else after
     counts = [_as_matrix(weight).shape[0] for weight in weights]
     for weight, rows in zip(weights, after.split(counts), strict=True):
         weight.data = rows.reshape(weight.shape).to(weight.dtype)
 
 
-def _changed(before: Any, shape: tuple[int, ...], tensors: Mapping[str, Any], factor: float, scale: float) -> Any:
+def _changed(before: Any, shape: tuple[int, ...], one: Piecemeal, scale: float) -> Any:
     """The weight (rows by columns) at this scale. A DoRA of kohya's form goes the part ``scale`` of the way to what it
     makes of the weight; of PEFT's form the pair is scaled before the norms."""
-    moved = before
-    if "set" in tensors:
-        moved = tensors["set"].float().reshape(before.shape)
-    added = differences.weight_difference({name: part for name, part in tensors.items() if name != "set"}, factor)
+    tensors = {piece: tensor.to(before.device) for piece, tensor in one.tensors.items()}
+    moved = tensors["set"].float().reshape(before.shape) if "set" in tensors else before
+    added = differences.weight_difference(tensors, one.factor)
     if added is not None:
         moved = moved + _as_wide(added, before)
     if "magnitude" in tensors and added is not None:
-        return differences.decomposed(shape, before + scale * (moved - before), tensors["magnitude"])
+        return differences.decomposed(shape, before + scale * (moved - before), tensors["magnitude"].flatten())
     if "dora_scale" in tensors:
         moved = differences.decomposed(shape, moved, tensors["dora_scale"])
     return before + scale * (moved - before)
@@ -214,20 +209,20 @@ def _as_wide(added: Any, weight: Any) -> Any:
     return torch.nn.functional.pad(added, (0, weight.shape[1] - added.shape[1]))
 
 
-def _add_to_biases(model: Any, change: Change, tensors: Mapping[str, Any], factor: float, scale: float) -> None:
+def _add_to_biases(model: Any, one: Piecemeal, scale: float) -> None:
     """``diff_b`` as it is, PEFT's bias of the upper half by the pair's factor, ``set_b`` in the bias' place."""
     import torch
 
-    modules = [_module(model, target) for target in change.place.targets if differences.BIASES & tensors.keys()]
     first = 0
-    for module in modules:
-        rows = module.weight.shape[0] if not hasattr(module, "out_features") else module.out_features
+    for target in one.change.place.targets:
+        module = _module(model, target)
+        rows = module.out_features if hasattr(module, "out_features") else module.weight.shape[0]
         own = getattr(module, "bias", None)
         bias = own.float() if own is not None else torch.zeros(rows, device=module.weight.device)
         moved = bias
-        for piece, by in (("set_b", None), ("diff_b", 1.0), ("up_bias", factor)):
-            if piece in tensors:
-                part = _rows_of(tensors[piece], change, first, rows).to(bias.device)
+        for piece, by in (("set_b", None), ("diff_b", 1.0), ("up_bias", one.factor)):
+            if piece in one.tensors:
+                part = _rows_of(one.tensors[piece], one.change, first, rows).to(bias.device)
                 moved = part if by is None else moved + by * part
         dtype = own.dtype if own is not None else module.weight.dtype
         module.bias = torch.nn.Parameter((bias + scale * (moved - bias)).to(dtype), requires_grad=False)

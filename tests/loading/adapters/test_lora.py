@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from localai_diffusers.checkpoint.lora import file
+from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.adapters import lora
 from localai_diffusers.loading.adapters.lora import Lora
 from tests import lora_files
@@ -229,6 +230,89 @@ def _case(name: str) -> Any:
 
 for _name in FAMILIES:
     setattr(KindsTest, f"test_{_name.lower()}", _case(_name))
+
+
+class PeftTest(Cells):
+    """Folders as PEFT saves them, against the weights that PEFT merges."""
+
+    def merged(self, config: Any, folder: Path) -> Any:
+        """The UNet with an adapter of ``config`` and random numbers in all of it, saved to ``folder``, then merged."""
+        from peft import get_peft_model
+
+        torch.manual_seed(0)
+        model = get_peft_model(lora_files.twin(self.pipeline(SHAPES_MODEL)).unet, config)
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in ("lora_", "hada_", "lokr_", "modules_to_save.")):
+                scale = 1.0 if "magnitude" in name else 0.3
+                parameter.data = parameter.data.abs() + scale * torch.rand_like(parameter)
+        model.save_pretrained(folder)
+        return model.merge_and_unload()
+
+    def check_config(self, config: Any, scale: float = 1.0) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        right = self.merged(config, folder)
+        pipeline = lora_files.twin(self.pipeline(SHAPES_MODEL))
+        self.assertEqual(self.put(pipeline, folder / "adapter_model.safetensors", scale), [])
+        changed = 0
+        for name, module in self.pipeline(SHAPES_MODEL).unet.named_modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                wanted, got = right.get_submodule(name).weight, lora_files.weight_of(pipeline, "unet", name)
+                self.assertLess((got - wanted).abs().max(), 1e-4 * wanted.abs().max(), name)
+                changed += not torch.equal(wanted, module.weight)
+        self.assertGreater(changed, 1)
+
+    def test_alpha_and_rank_patterns_count(self) -> None:
+        from peft import LoraConfig
+
+        patterns = {"rank_pattern": {"attn1.to_q": 2}, "alpha_pattern": {"mid_block.*to_k": 1, "to_q": 5}}
+        self.check_config(LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "to_k", "conv1"], **patterns))
+        self.check_config(LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "to_k"], use_rslora=True, **patterns))
+
+    def test_dora_counts(self) -> None:
+        from peft import LoraConfig
+
+        self.check_config(LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "proj_in"], use_dora=True))
+
+    def test_loha_and_lokr_count(self) -> None:
+        from peft import LoHaConfig, LoKrConfig
+
+        for effective in (False, True):
+            targets = ["to_q", "conv1"]
+            self.check_config(LoHaConfig(r=3, alpha=5, target_modules=targets, use_effective_conv2d=effective))
+            self.check_config(LoKrConfig(r=3, alpha=5, target_modules=targets, use_effective_conv2d=effective))
+        self.check_config(LoKrConfig(r=64, alpha=5, target_modules=["to_q"]))
+        self.check_config(LoKrConfig(r=2, alpha=5, target_modules=["to_q"], decompose_both=True))
+
+    def test_modules_saved_whole_count(self) -> None:
+        from peft import LoraConfig
+
+        config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q"], modules_to_save=["conv_in", "conv_norm_out"])
+        self.check_config(config)
+
+    def test_a_method_of_another_sort_is_named(self) -> None:
+        from peft import IA3Config
+
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        with self.assertRaisesRegex(LoadError, "method IA3"):
+            self.merged(IA3Config(target_modules=["to_q"], feedforward_modules=[]), folder)
+            self.put(lora_files.twin(self.pipeline(SHAPES_MODEL)), folder / "adapter_model.safetensors")
+
+    def test_the_metadata_of_diffusers_counts(self) -> None:
+        import diffusers
+        from peft import LoraConfig, get_peft_model_state_dict
+
+        pipeline = lora_files.twin(self.pipeline(SHAPES_MODEL))
+        config = LoraConfig(r=4, lora_alpha=9, target_modules=["to_q"], init_lora_weights=False)
+        pipeline.unet.add_adapter(config)
+        layers = get_peft_model_state_dict(pipeline.unet)
+        diffusers.StableDiffusionPipeline.save_lora_weights(
+            self.folder, layers, weight_name="meta.safetensors", unet_lora_adapter_metadata=config.to_dict()
+        )
+        other = lora_files.twin(self.pipeline(SHAPES_MODEL))
+        self.put(other, self.folder / "meta.safetensors")
+        for name in (layer for layer, module in pipeline.unet.named_modules() if hasattr(module, "base_layer")):
+            right = lora_files.weight_of(pipeline, "unet", name)
+            self.assertLess((lora_files.weight_of(other, "unet", name) - right).abs().max(), 1e-5)
 
 
 if __name__ == "__main__":
