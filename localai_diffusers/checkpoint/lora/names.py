@@ -254,7 +254,7 @@ def _index(component: str, layers: Layers, family: Family) -> dict[str, Place]:
 
 
 def _own_names(component: str, layers: Layers) -> Iterator[tuple[str, str]]:
-    """Every way to write a module's own name: with and without the words that wrap a text encoder, its projection's list
+    """Every way to write a module's own name: with and without the words that wrap a text encoder, a projection's list
     left out; the plain name last, so that it counts."""
     for name in layers:
         if component.startswith("text_encoder"):
