@@ -247,7 +247,8 @@ def _check_every_component(facts: ModelFacts) -> None:
     """Raise LoadError for a component of a pipeline's folder whose config, or nothing, is there without its weights."""
     if not facts.index or facts.is_modular or not facts.path.is_dir():
         return
-    for name in facts.components.keys() - {weights.component for weights in facts.files} - {"safety_checker"}:
+    own = facts.components.keys() & facts.index.keys()  # not what the options bring
+    for name in own - {weights.component for weights in facts.files} - {"safety_checker"}:
         folder = facts.path / name
         if not _is_weightless(name) and ((folder / "config.json").is_file() or not folder.is_dir()):
             raise LoadError(f"{folder} holds no weights: download the model again, whole")

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers.pipeline.argument_values import accepted_types
 from localai_diffusers.pipeline.signatures import (
     EMPTY,
     TENSOR_WORDS,
     Parameters,
-    accepted_types,
     has_call,
     image_parameters,
     parameters_of,

@@ -25,6 +25,8 @@ from localai_diffusers.wire.load_spec import LoadSpec
 log = logging.getLogger(__name__)
 
 _ROOT = "DiffusionPipeline"
+# The kind of a component that an option brings, before it is looked at.
+BROUGHT = ("options", "")
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Numbers in two components' configs that must be the same, or the model cannot compute.
 _MUST_AGREE = (
@@ -75,6 +77,33 @@ def wishes(spec: LoadSpec, cls: type) -> dict[str, Wish]:
                 f"{wish.field} {wish.name!r}: {cls.__name__} has no component {name}. It has {', '.join(sorted(names))}"
             )
     return found
+
+
+def brought(spec: LoadSpec, cls: type) -> set[str]:
+    """Components of ``cls`` that the options bring, each by its name and place."""
+    return {name for name, value in spec.call_arguments.items() if name in expected(cls) and isinstance(value, str)}
+
+
+def with_brought(spec: LoadSpec, facts: ModelFacts, cls: type | None) -> ModelFacts:
+    """The facts as they are with the components in place that the options bring to ``cls``, of no particular class."""
+    names = brought(spec, cls) - facts.components.keys() if cls is not None and facts.components else set()
+    return amended(facts, [Replacement(name, BROUGHT, (), lambda _dtype: None) for name in names])
+
+
+def left_out(spec: LoadSpec, cls: type) -> dict[str, None]:
+    """Components of ``cls`` that the options leave out (``text_encoder_3:null``), as keywords of from_pretrained."""
+    return {name: None for name, value in spec.call_arguments.items() if name in expected(cls) and value is None}
+
+
+def without(facts: ModelFacts, names: Iterable[str]) -> ModelFacts:
+    """The facts of a model that was published without these components."""
+    names = set(names)
+    return replace(
+        facts,
+        components={name: kind for name, kind in facts.components.items() if name not in names},
+        index={**facts.index, **{name: [None, None] for name in facts.components.keys() & names}},
+        files=tuple(weights for weights in facts.files if weights.component not in names),
+    )
 
 
 def prepare(
@@ -233,16 +262,23 @@ def _sort(cls: type) -> tuple[str, ...]:
 
 def _kind(facts: ModelFacts, cls: type, name: str, config: Mapping[str, Any]) -> tuple[str, str]:
     """Library and class: what a diffusers config says itself, else what the model's index has, else the signature."""
-    if isinstance(config.get("_class_name"), str):
-        return "diffusers", config["_class_name"]
+    types = [kind for kind in _signature_types(cls, name) if kind is not inspect.Signature.empty]
+    named = config.get("_class_name")
+    if isinstance(named, str):
+        own = [kind.__module__ for kind in types if kind.__name__ == named]
+        at_top = component_class("diffusers", named) is not None
+        return ("diffusers" if at_top or not own else own[0]), named  # a pipeline's own part is in its module alone
     if name in facts.components:
         return facts.components[name]
-    types = cls._get_signature_types().get(name, ()) if expected(cls) else ()
-    known = next((kind for kind in types if isinstance(kind, type) and kind is not inspect.Signature.empty), None)
-    if known is not None:
-        return known.__module__.partition(".")[0], known.__name__
+    if types:
+        return types[0].__module__.partition(".")[0], types[0].__name__
     architecture = (config.get("architectures") or [""])[0]
     return ("transformers", architecture) if architecture else ("diffusers", "AutoencoderKL")
+
+
+def _signature_types(cls: type, name: str) -> list[type]:
+    found = cls._get_signature_types().get(name, ()) if expected(cls) else ()
+    return [kind for kind in found if isinstance(kind, type)]
 
 
 def component_class(library: str, class_name: str) -> type | None:

@@ -18,7 +18,7 @@ from localai_diffusers import paths
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, placement, schedulers, sources
+from localai_diffusers.loading import components, placement, schedulers, sources, words
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.skeletons import Skeletons
@@ -57,7 +57,8 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
     skeletons = Skeletons(base_facts, quantized=("transformer", "text_encoder_2"))
     planned = adapters.plan(spec, cls, settings, skeletons)
-    defaults, notes = model_defaults(spec, cls, base_facts, settings)
+    said = words.sort(spec, cls, base_facts, settings)
+    defaults = model_defaults(spec, cls, base_facts, settings, said)
 
     def build() -> LoadedModel:
         import torch
@@ -76,7 +77,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
                 dtype=dtype,
                 use_safetensors=safe,
             )
-        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes])
+        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *said.notes, *where.notes])
 
     return build
 

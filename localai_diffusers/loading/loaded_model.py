@@ -9,24 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import placement, schedulers, switches
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.adapters.adapters import Adapters
 from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.as_loaded import AsLoaded
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.guidance import is_distilled
 from localai_diffusers.pipeline.profile import PipelineProfile, profile_of
-from localai_diffusers.pipeline.signatures import (
-    Parameters,
-    check_options,
-    inversion_parameters,
-    parameters_of,
-    without_media,
-)
+from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.pipeline.sizes import FRAME_COUNTS, config_value
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import argument_limits
@@ -147,30 +141,24 @@ def _set_scheduler(pipeline: Any, name: str) -> list[str]:
     return notes
 
 
-def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Settings) -> tuple[ModelDefaults, list[str]]:
-    """What every call starts from, and notes on options that neither the pipeline nor a sibling on its weights takes.
+def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Settings, said: Words) -> ModelDefaults:
+    """What every call of the pipeline starts from. ``said``: its options that are no rows of the table.
 
-    Raises InvalidRequest for an option of a wrong type.
+    Raises InvalidRequest for a number out of its range.
     """
-    options = {name: value for name, value in spec.call_arguments.items() if name not in facts.components}
-    options |= _steps(spec.options.num_inference_steps, cls)
-    scale = spec.options.guidance_scale
-    parameters = _family_parameters(cls, options)
-    known = {name: value for name, value in options.items() if name in parameters}
-    argument_limits.check(known, settings, "option {}")
-    argument_limits.check_texts(without_media(known, parameters), settings, "option {}")
-    checked = check_options(options, parameters, cls.__name__)
+    steps, scale = _steps(spec.options.num_inference_steps, cls), spec.options.guidance_scale
+    argument_limits.check(steps, settings, "option {}")
     names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
     return ModelDefaults(
-        options={**_default_frames(settings.frames or spec.default_frames, cls), **checked.accepted},
+        options={**_default_frames(settings.frames or spec.default_frames, cls), **steps, **said.call},
         guidance=spec.guidance if scale is None else float(scale),
-        distilled=is_distilled(names, facts.index),
+        distilled=is_distilled(names, {**facts.index, **said.constructor}),
         clip_skip=spec.clip_skip,
         use_clip_skip=settings.clip_skip,
         chunk_size=settings.chunk_size,
         said=spec.options,
         generator_device=spec.options.generator_device or "cpu",
-    ), checked.notes
+    )
 
 
 def _steps(count: int | None, cls: type) -> dict[str, int]:
@@ -178,20 +166,6 @@ def _steps(count: int | None, cls: type) -> dict[str, int]:
     plain, short = "num_inference_steps", "steps"
     known = parameters_of(cls)
     return {} if count is None else {short if short in known and plain not in known else plain: count}
-
-
-def _family_parameters(cls: type, options: Iterable[str]) -> Parameters:
-    """Parameters of the class, and where an option is not among them those of the siblings that a request may call for
-    (``strength`` of a text-to-image model is its image-to-image sibling's), or those of its inversion."""
-    found = {**(inversion_parameters(cls) if tasks.inverts(cls) else {}), **parameters_of(cls)}
-    if found.keys() >= set(options):
-        return found
-    for task in tasks.SIBLING_TASKS:
-        try:
-            found = {**parameters_of(loader.find_sibling(cls, task)), **found}
-        except (ValueError, ImportError):
-            continue
-    return found
 
 
 def _default_frames(frames: int | None, cls: type) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any
 from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, modular_call, placement, schedulers, sources
+from localai_diffusers.loading import components, modular_call, placement, schedulers, sources, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
@@ -45,6 +45,7 @@ def prepare(
     _check_code(spec, facts)
     pipeline = _of_blocks(spec, facts)
     cls = modular_call.described(pipeline)
+    early = words.sort(spec, cls, facts, settings)
     facts, places, parts = _found(spec, facts, pipeline, cls, settings, job)
     model_files.check_weights(facts, placement.preferred_variant(spec, facts), sources.allows_pickle(spec, settings))
     if spec.scheduler:
@@ -57,12 +58,15 @@ def prepare(
     def build() -> LoadedModel:
         with progress.watched_loading(job):
             own = {name: _read(spec, pipeline, place, where, settings, job) for name, place in places.items()}
-            pipeline.update_components(**own, **components.load(parts, where))
+            pipeline.update_components(**own, **components.load(parts, where), **early.constructor)
             pipeline.register_components(**_made(pipeline))
         modular_call.served(pipeline)
-        defaults, said = model_defaults(spec, type(pipeline), facts, settings)
+        said = words.sort(spec, type(pipeline), facts, settings)
+        defaults = model_defaults(spec, type(pipeline), facts, settings, said)
         notes = [f"PipelineType {asked} is ignored: the model is a {type(pipeline).__name__}"] if asked else []
-        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes, *said])
+        return finish(
+            spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes, *said.notes]
+        )
 
     return build
 
@@ -148,7 +152,7 @@ def _found(
     for name in pipeline.pretrained_component_names:
         job.check()
         part = pipeline.get_component_spec(name)
-        if name not in wanted and not (nets and name == controlnets.COMPONENT):
+        if name not in {*wanted, *components.left_out(spec, cls)} and not (nets and name == controlnets.COMPONENT):
             place = _place(spec, facts, name, part, settings)
             places |= {name: place} if place is not None else {}
     facts = _with_places(facts, places)

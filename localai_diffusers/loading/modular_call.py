@@ -6,8 +6,9 @@ the instance, in its blocks.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from localai_diffusers.patches import modular_log
@@ -17,7 +18,8 @@ _CONTROLNET, _CONTROL = "controlnet", "control_image"
 
 
 def described(pipeline: Any) -> type:
-    """A class like the pipeline's own that tells its components and their types as a classic pipeline's class does."""
+    """A class like the pipeline's own that tells its components and their types, its configs and what its blocks take
+    as a classic pipeline's class does."""
     types: dict[str, tuple[Any, ...]] = {name: () for name in pipeline.pretrained_component_names}
     for block in _blocks(pipeline.blocks):
         for part in block.expected_components:
@@ -27,6 +29,14 @@ def described(pipeline: Any) -> type:
         "_optional_components": list(types),
         "_get_signature_keys": classmethod(lambda _cls, _obj: (set(types), set())),
         "_get_signature_types": classmethod(lambda _cls: types),
+        "__call__": _signed(
+            type(pipeline).__call__, {entry.name: _parameter(entry) for entry in _named(pipeline.blocks)}
+        ),
+        "plain_parameters": {
+            part.name: _keyword(part.name, part.default)
+            for block in _blocks(pipeline.blocks)
+            for part in block.expected_configs
+        },
     }
     own = type(pipeline)
     return type(own.__name__, (_Served, own), ways)
@@ -45,13 +55,35 @@ def served(pipeline: Any) -> Any:
         with modular_log.applied():
             return own.__call__(self, output=results, **{name: arguments[name] for name in arguments if name in taken})
 
-    call.__signature__ = inspect.Signature([_keyword("self"), *parameters.values()])  # type: ignore[attr-defined]
     pipeline._blocks = pipeline.blocks  # a copy: some blocks are instances that every pipeline of the class shares
     for block in _blocks(pipeline._blocks):
         if hasattr(block, "progress_bar"):  # a loop's own bar writes carriage returns
             block.progress_bar = lambda *arguments, **options: pipeline.progress_bar(*arguments, **options)
-    pipeline.__class__ = type(own.__name__, (described(pipeline),), {"__call__": call})
+    pipeline.__class__ = type(own.__name__, (described(pipeline),), {"__call__": _signed(call, parameters)})
     return pipeline
+
+
+def _signed(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> Callable[..., Any]:
+    """``function`` with these parameters to be read from it."""
+
+    @functools.wraps(function)
+    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return function(self, *arguments, **keywords)
+
+    call.__signature__ = inspect.Signature([_keyword("self"), *parameters.values()])  # type: ignore[attr-defined]
+    return call
+
+
+def _named(blocks: Any) -> Iterator[Any]:
+    return (entry for entry in blocks.inputs if entry.name)
+
+
+def _parameter(entry: Any, required: bool = False) -> inspect.Parameter:
+    return _keyword(
+        entry.name,
+        inspect.Parameter.empty if required else entry.default,
+        inspect.Parameter.empty if entry.type_hint is None else entry.type_hint,
+    )
 
 
 def _parameters(pipeline: Any) -> Iterator[inspect.Parameter]:
@@ -62,17 +94,13 @@ def _parameters(pipeline: Any) -> Iterator[inspect.Parameter]:
     blocks = pipeline.blocks
     made = {output.name for output in blocks.intermediate_outputs}
     controlled, asked = getattr(pipeline, _CONTROLNET, None) is not None, _asked_for(pipeline)
-    for entry in blocks.inputs:
+    for entry in _named(blocks):
         if entry.name == _CONTROL and not controlled:
             continue
         hint = "" if entry.type_hint is None else str(entry.type_hint)
-        if entry.name and not (entry.name in made and "Tensor" in hint):
+        if not (entry.name in made and "Tensor" in hint):
             required = (entry.required or entry.name in asked) and entry.default is None and entry.name not in made
-            yield _keyword(
-                entry.name,
-                inspect.Parameter.empty if required else entry.default,
-                inspect.Parameter.empty if entry.type_hint is None else entry.type_hint,
-            )
+            yield _parameter(entry, required)
     scale = getattr(getattr(getattr(pipeline, "guider", None), "config", None), "guidance_scale", None)
     if scale is not None and "guidance_scale" not in blocks.input_names:
         yield _keyword("guidance_scale", scale, float)

@@ -12,6 +12,7 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading.components import BROUGHT
 from localai_diffusers.wire.load_spec import LoadSpec
 
 _ROOT = "DiffusionPipeline"
@@ -46,6 +47,11 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
     if is_class_name(asked):
         return _explicit(asked, own, facts)
     return _for_task(asked, own, facts)
+
+
+def asked_for(spec: LoadSpec) -> type | None:
+    """The class that PipelineType names, None for a task, a family or nothing."""
+    return loader.resolve_pipeline_class(class_name=spec.pipeline_type) if is_class_name(spec.pipeline_type) else None
 
 
 def is_class_name(text: str) -> bool:
@@ -148,11 +154,20 @@ def misfit(cls: type, own: type, facts: ModelFacts) -> str:
         return f"it needs {', '.join(missing)}"
     # Not only what its constructor insists on: SDXL lists both of its text encoders as optional.
     own_expected, _ = own._get_signature_keys(own)
+    if _is_for_what_is_brought(cls, facts):
+        own_expected = ()
     unused = sorted(set(own_expected) & facts.components.keys() - {*expected, *_DISPENSABLE})
     if unused:
         return f"it has no use for {', '.join(unused)}"
     wrong = sorted(name for name in expected if not _type_fits(cls, name, facts))
     return f"{wrong[0]} is a {facts.components[wrong[0]][1]}" if wrong else _channel_misfit(cls, facts)
+
+
+def _is_for_what_is_brought(cls: type, facts: ModelFacts) -> bool:
+    """Whether the class takes a component that the options bring in the place of the model's denoiser: LTX's latent
+    upsampler needs nothing else of the model but its VAE."""
+    needed = required_components(cls)
+    return facts.denoiser not in needed and any(facts.components.get(name) == BROUGHT for name in needed)
 
 
 def _channel_misfit(cls: type, facts: ModelFacts) -> str:

@@ -25,6 +25,7 @@ from localai_diffusers.loading import (
     placement,
     schedulers,
     sources,
+    words,
 )
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
@@ -116,17 +117,19 @@ def _chosen(
     cls, notes = _choose(spec, facts, nets)
     job.check()
     wanted = wanted | ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
-    facts = sources.with_weights(spec, location, facts, cls, settings, wanted)
+    left_out = components.left_out(spec, cls)
+    facts = sources.with_weights(spec, location, facts, cls, settings, {*wanted, *left_out})
     is_file = location.kind.endswith("file")
     if location.kind == "repo":
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
+    facts = components.without(facts, left_out)
     if is_file:
         facts = replace(facts, scheduler_class=pipeline_class.scheduler_of(cls))
     parts = components.prepare(spec, facts, cls, wanted, settings) + controlnets.prepare(
         spec, facts, cls, nets, settings
     )
     facts = components.amended(facts, parts)
-    pipeline_class.check_components(cls, facts, {*wanted, *(part.component for part in parts)})
+    pipeline_class.check_components(cls, facts, {*wanted, *left_out, *(part.component for part in parts)})
     return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
 
 
@@ -140,8 +143,10 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     planned = adapters.plan(spec, cls, settings, Skeletons(facts, choice.parts))
     ip_adapter.check_encoder(spec, facts)
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
-    options, more = model_defaults(spec, cls, facts, settings)
+    said = words.sort(spec, cls, facts, settings)
+    defaults = model_defaults(spec, cls, facts, settings, said)
     notes = [*spec.notes, *choice.notes, *where.notes]
+    keywords = _arguments(spec, facts, cls, where, variant, settings) | components.left_out(spec, cls)
     job.check()
 
     def build() -> LoadedModel:
@@ -150,15 +155,16 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
                 class_name=cls.__name__,
                 model_id=str(facts.path),
                 from_single_file=choice.is_file,
-                **{**_arguments(spec, facts, cls, where, variant, settings), **components.load(choice.parts, where)},
+                **{**keywords, **said.constructor, **components.load(choice.parts, where)},
             )
         if not where.device_map:  # which may leave weights on the disk
             _check_whole(pipeline)
         if type(pipeline) is cls:
-            return finish(spec, pipeline, where, options, settings, planned, notes + more)
+            return finish(spec, pipeline, where, defaults, settings, planned, [*notes, *said.notes])
         # A class that stands for others (a file of no named class): only now its arguments are known.
-        known, said = model_defaults(spec, type(pipeline), facts, settings)
-        return finish(spec, pipeline, where, known, settings, planned, notes + said)
+        late = words.sort(spec, type(pipeline), facts, settings)
+        known = model_defaults(spec, type(pipeline), facts, settings, late)
+        return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes])
 
     return build
 
@@ -187,8 +193,9 @@ def _with_base(spec: LoadSpec, location: Location, settings: Settings) -> tuple[
 
 
 def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:
-    """The class for the model, with its ControlNets where there are any."""
-    cls, notes = pipeline_class.choose(spec, controlnets.with_controlnet(facts, nets))
+    """The class for the model, with its ControlNets and the components that its options bring."""
+    judged = components.with_brought(spec, controlnets.with_controlnet(facts, nets), pipeline_class.asked_for(spec))
+    cls, notes = pipeline_class.choose(spec, judged)
     return controlnets.pipeline_class(cls, facts, nets, pipeline_class.misfit), notes
 
 

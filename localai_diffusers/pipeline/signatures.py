@@ -6,13 +6,12 @@ The catalogue's 306 classes share names and annotations, not a base method, so b
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,18 +23,25 @@ EMPTY = inspect.Parameter.empty
 
 @lru_cache(maxsize=512)
 def _parameters(call: Callable[..., Any]) -> Parameters:
-    try:
-        signature = inspect.signature(call, eval_str=True)
-    except (NameError, TypeError, SyntaxError, AttributeError):  # an annotation that only a type checker can read
-        signature = inspect.signature(call)
+    signature = inspect.signature(call)
     skip = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return types.MappingProxyType(
         {
-            name: parameter
+            name: parameter.replace(annotation=_evaluated(parameter.annotation, call))
             for name, parameter in signature.parameters.items()
             if name != "self" and parameter.kind not in skip
         }
     )
+
+
+def _evaluated(annotation: Any, call: Callable[..., Any]) -> Any:
+    """An annotation that stands as text, evaluated; itself where only a type checker can read it."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, getattr(inspect.unwrap(call), "__globals__", {}))  # what inspect's eval_str does
+    except (NameError, TypeError, SyntaxError, AttributeError):
+        return annotation
 
 
 def parameters_of(pipeline: Any) -> Parameters:
@@ -53,6 +59,19 @@ def parameters_of(pipeline: Any) -> Parameters:
 def inversion_parameters(cls: type) -> Parameters:
     """Named parameters of the class's ``invert``, none where it has none."""
     return _parameters(cls.invert) if callable(getattr(cls, "invert", None)) else types.MappingProxyType({})
+
+
+@lru_cache(maxsize=512)
+def constructor_parameters(cls: type) -> Parameters:
+    """What the class's constructor takes beside components: numbers and switches that are kept in its config. A modular
+    pipeline's class states those of its blocks."""
+    if (stated := getattr(cls, "plain_parameters", None)) is not None:
+        return types.MappingProxyType(stated)
+    if not hasattr(cls, "_get_signature_keys"):
+        return types.MappingProxyType({})
+    _, plain = cls._get_signature_keys(cls)
+    known = _parameters(cls.__init__)  # type: ignore[misc]
+    return types.MappingProxyType({name: known[name] for name in known if name in plain})
 
 
 def has_call(cls: type) -> bool:
@@ -224,24 +243,25 @@ def takes_list(parameter: inspect.Parameter) -> bool:
 
 def takes_only_list(parameter: inspect.Parameter) -> bool:
     """Whether the annotation names lists alone, so that one picture must come in a list."""
-    members = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
-    return bool(members) and all(typing.get_origin(kind) is list for kind in members)
+    kinds = [kind for kind in members(parameter.annotation) if kind is not type(None)]
+    return bool(kinds) and all(typing.get_origin(kind) is list for kind in kinds)
 
 
 def takes_a_picture(parameter: inspect.Parameter) -> bool:
     """Whether the annotation names a picture by itself, outside of any list."""
     return any(
-        "Image.Image" in str(kind) for kind in _members(parameter.annotation) if typing.get_origin(kind) is not list
+        "Image.Image" in str(kind) for kind in members(parameter.annotation) if typing.get_origin(kind) is not list
     )
 
 
 def is_optional(parameter: inspect.Parameter) -> bool:
     """Whether the annotation admits None: diffusers leaves that out where None is only there to be told from a
     value."""
-    return type(None) in _members(parameter.annotation)
+    return type(None) in members(parameter.annotation)
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
     return (
         typing.get_args(annotation)
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -266,89 +286,6 @@ def unpacked_shape(call: Callable[..., Any], name: str) -> tuple[str, ...]:
     return tuple(side.strip() for side in found[1].split(",")) if found else ()
 
 
-# --- values from options and params ------------------------------------------------------------------------------
-
-_SIMPLE = (bool, int, float, str, list, tuple, dict)
-
-
-def accepted_types(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """The plain Python types that the annotation names (a float takes an int too); () where anything may go."""
-    if parameter.annotation is EMPTY:
-        kind = type(parameter.default)
-        return (kind,) if kind in _SIMPLE else ()
-    plain = {typing.get_origin(member) or member for member in _members(parameter.annotation)}
-    if not plain <= {*_SIMPLE, type(None)}:
-        return ()
-    return tuple(kind for kind in plain if kind is not type(None))
-
-
-def fits_type(value: Any, parameter: inspect.Parameter) -> bool:
-    """Whether ``value`` (from an option) is of a type that the parameter is annotated with."""
-    accepted = accepted_types(parameter)
-    if value is None or not accepted:
-        return True
-    if isinstance(value, bool):
-        return bool in accepted
-    if isinstance(value, int):
-        return bool({int, float} & set(accepted))
-    return isinstance(value, accepted) or (isinstance(value, list) and tuple in accepted)
-
-
-@dataclass(frozen=True)
-class CheckedOptions:
-    """Call arguments from options that the pipeline takes, and a note for each that it does not."""
-
-    accepted: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def check_options(options: Mapping[str, Any], parameters: Parameters, class_name: str) -> CheckedOptions:
-    """Sort out the options that are call arguments.
-
-    One that the signature lacks is noted with its closest match and dropped, since the core also sends options of
-    other backends. Raises InvalidRequest for a value of the wrong type.
-    """
-    result = CheckedOptions()
-    for name, value in options.items():
-        if name not in parameters:
-            result.notes.append(
-                f"option {name!r} is no argument of {class_name} and is ignored{did_you_mean(name, parameters)}"
-            )
-            continue
-        if _is_ours(name):
-            result.notes.append(f"option {name!r} is set by the server itself and is ignored")
-            continue
-        value = _listed(value, parameters[name])
-        _check_type(f"option {name}:{value!r}", value, parameters[name], class_name)
-        result.accepted[name] = value
-    return result
-
-
-def check_params(params: Mapping[str, Any], parameters: Parameters, class_name: str) -> dict[str, Any]:
-    """The request's ``params``, all of which must be arguments of the pipeline. Raises InvalidRequest otherwise."""
-    checked = dict(params)
-    for name, value in params.items():
-        if name not in parameters:
-            raise InvalidRequest(f"params[{name!r}] is no argument of {class_name}{did_you_mean(name, parameters)}")
-        if _is_ours(name):
-            raise InvalidRequest(f"params[{name!r}] is set by the server itself: leave it out")
-        if not (isinstance(value, str) and takes_media(name, parameters)):  # there text is a path, read later
-            checked[name] = _listed(value, parameters[name])
-            _check_type(f"params[{name!r}]={value!r}", checked[name], parameters[name], class_name)
-    return checked
-
-
-def _is_ours(name: str) -> bool:
-    """Whether an argument is the server's own: how a call is stopped and seeded, and what form its answer has."""
-    return name in ("generator", "output_type", "return_dict") or name.startswith("callback")
-
-
-def _listed(value: Any, parameter: inspect.Parameter) -> Any:
-    """One text for a parameter of lists of texts (BLIP Diffusion's subjects, one a prompt) as a list of it."""
-    texts_alone = takes_only_list(parameter) and "list[str]" in str(parameter.annotation).lower()
-    return [value] if isinstance(value, str) and texts_alone else value
-
-
 # Ends of the names of arguments that only another model can make: no request carries a tensor.
 TENSOR_WORDS = ("embeds", "embeddings", "latents", "hint")
 
@@ -368,32 +305,3 @@ def check_complete(arguments: Mapping[str, Any], parameters: Parameters, class_n
         raise InvalidRequest(
             f"{class_name} needs {', '.join(missing)}, which the request does not bring: {'; '.join(how)}"
         )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the closest of the known names, "" if none is close."""
-    close = difflib.get_close_matches(name, list(known), 1, 0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-# Where the types come from that no text can stand for.
-_FOREIGN = frozenset({"torch", "numpy", "PIL", "diffusers", "transformers"})
-
-
-def _is_foreign(kind: Any) -> bool:
-    """Whether an annotation's member is a tensor, a picture or an object of the libraries,
-    or a list of nothing else."""
-    if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
-        return all(_is_foreign(part) for part in typing.get_args(kind))
-    return isinstance(kind, type) and kind.__module__.partition(".")[0] in _FOREIGN
-
-
-def _check_type(what: str, value: Any, parameter: inspect.Parameter, class_name: str) -> None:
-    members = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
-    is_media = takes_media(parameter.name, {parameter.name: parameter})  # those come as paths
-    if value is not None and members and not is_media and all(map(_is_foreign, members)):
-        name = getattr(members[0], "__name__", members[0])
-        raise InvalidRequest(f"{what} cannot be said in text: {class_name} takes a {name} there")
-    if not fits_type(value, parameter):
-        kinds = " or ".join(sorted(kind.__name__ for kind in accepted_types(parameter)))
-        raise InvalidRequest(f"{what} is of the wrong type: {class_name} takes {kinds}")

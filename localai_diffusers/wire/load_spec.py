@@ -16,16 +16,18 @@ from localai_diffusers.wire.values import parse_json, parse_value
 
 
 class LegacyType(NamedTuple):
-    """A pipeline_type of the incumbent that is no class of diffusers: what it stands for,
-    and its default frame count."""
+    """A pipeline_type that the incumbent treated in a way of its own: the class that it stands for, its default frame
+    count, and whether its call was handed the options (unknown ones in such a YAML have done no harm)."""
 
     class_name: str
     frames: int | None = None
+    hands_options: bool = True
 
 
 LEGACY_TYPES: Mapping[str, LegacyType] = {
     # The incumbent's name for text-to-video through /v1/images/generations; its default was FRAMES=64.
-    "VideoDiffusionPipeline": LegacyType("DiffusionPipeline", frames=64),
+    "VideoDiffusionPipeline": LegacyType("DiffusionPipeline", frames=64, hands_options=False),
+    "StableVideoDiffusionPipeline": LegacyType("StableVideoDiffusionPipeline", hands_options=False),
 }
 
 
@@ -35,7 +37,7 @@ class LoadSpec:
 
     ``options``: those of the table. ``call_arguments``: the others, typed by what they look like, and
     ``argument_texts`` what was written for them (a prompt of 007 is no number). ``lenient``: those that are only noted
-    where nothing takes them.
+    where nothing takes them, as all are with ``hands_no_options``.
     """
 
     identity: str
@@ -62,6 +64,7 @@ class LoadSpec:
     call_arguments: Mapping[str, Any] = field(default_factory=dict)
     argument_texts: Mapping[str, str] = field(default_factory=dict)
     lenient: frozenset[str] = frozenset()
+    hands_no_options: bool = False
     default_frames: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -108,6 +111,7 @@ def from_model_options(request: Any) -> LoadSpec:
         call_arguments=said.arguments,
         argument_texts=said.texts,
         lenient=frozenset(said.lenient),
+        hands_no_options=not legacy.hands_options,
         default_frames=legacy.frames,
         notes=notes,
     )

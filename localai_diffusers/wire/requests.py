@@ -47,6 +47,7 @@ class GenerationRequest:
     num_frames: int | None = None
     fps: float | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)  # the params as they were written
     fields: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     intake: Intake = field(default_factory=lambda: Intake(Settings()), compare=False, repr=False)
@@ -136,6 +137,7 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),
         fps=_bounded("fps", request.fps, 0, MAX_FPS),
         params=_params(request.params, settings),
+        texts=dict(request.params),
         settings=settings,
         intake=intake,
     )
@@ -199,6 +201,7 @@ def from_3d_request(request: Any, settings: Settings, intake: Intake | None = No
         guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
         params={name: value for name, value in _params(request.params, settings).items() if name != "prompt"},
+        texts=dict(request.params),
         settings=settings,
         intake=intake,
     )

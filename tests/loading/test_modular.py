@@ -15,13 +15,14 @@ from typing import Any
 import backend_pb2
 from localai_diffusers.errors import Cancelled, InvalidRequest, LoadError
 from localai_diffusers.generation import generation
+from localai_diffusers.loading.pipelines import prepare
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import requests
 from localai_diffusers.work.engine import Job
 from tests import adapter_files
 from tests.adapter_files import difference
-from tests.support import Backend, arguments_of, generate, image_request, load, new_job, offloaded
+from tests.support import Backend, arguments_of, generate, image_request, load, new_job, offloaded, spec_of
 from tests.zoo import call as zoo_call
 from tests.zoo import checkpoint
 
@@ -112,10 +113,15 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(type(model.pipeline.scheduler).__name__, "EulerAncestralDiscreteScheduler")
         generate(model, PROMPT, **SMALL)
 
-    def test_an_option_that_the_blocks_do_not_take_is_noted(self) -> None:
-        model = load(modular_folder("FluxPipeline"), Options=["strenght:0.5", "max_sequence_length:64"])
-        self.assertRegex(model.notes[0], "strenght.*did you mean 'strength'")
+    def test_an_option_that_the_blocks_do_not_take_is_refused_before_anything_is_read(self) -> None:
+        with self.assertRaisesRegex(LoadError, "strenght:0.5 is taken by nothing.*did you mean 'strength'"):
+            prepare(spec_of(modular_folder("FluxPipeline"), Options=["strenght:0.5"]), Settings(), new_job())
+        model = load(modular_folder("FluxPipeline"), Options=["max_sequence_length:64"])
         self.assertEqual(arguments_of(model, PROMPT)["max_sequence_length"], 64)
+
+    def test_a_config_of_the_blocks_is_an_option(self) -> None:
+        model = load(modular_folder(XL), Options=["force_zeros_for_empty_prompt:false"])
+        self.assertIs(model.pipeline.config.force_zeros_for_empty_prompt, False)
 
     def test_a_broken_component_is_an_error_that_names_it(self) -> None:
         folder = copy_of(modular_folder("FluxPipeline"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.pipeline import signatures
+from localai_diffusers.pipeline.argument_values import accepted_types
 from localai_diffusers.pipeline.signatures import EMPTY, parameters_of
 
 KINDS = ("image_parameters", "mask_parameters", "video_parameters", "audio_parameters", "condition_parameters")
@@ -50,7 +51,7 @@ class CatalogueTest(unittest.TestCase):
         for name, parameters in self.known.items():
             taken = [key for key in parameters if signatures.takes_media(key, parameters)]
             self.assertEqual([key for key in taken if NUMBERS.search(key)], [], name)
-            plain = {key for key in taken if {int, float, bool, str} & set(signatures.accepted_types(parameters[key]))}
+            plain = {key for key in taken if {int, float, bool, str} & set(accepted_types(parameters[key]))}
             self.assertLessEqual(plain, {"image"}, name)  # Versatile Diffusion annotates its picture as text
 
     def test_what_a_call_must_have_is_text_media_or_for_the_options_to_give(self) -> None:
@@ -59,7 +60,7 @@ class CatalogueTest(unittest.TestCase):
             for key, parameter in parameters.items():
                 if parameter.default is not EMPTY or key == "prompt" or signatures.takes_media(key, parameters):
                     continue
-                plain = bool(signatures.accepted_types(parameter))
+                plain = bool(accepted_types(parameter))
                 tensor = key.endswith(signatures.TENSOR_WORDS) or "Tensor" in str(parameter.annotation)
                 self.assertTrue(
                     plain or tensor or "int" in str(parameter.annotation), f"{name}.{key}: {parameter.annotation}"

@@ -17,17 +17,15 @@ from localai_diffusers.generation.arguments import control_arguments, media_form
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
 from localai_diffusers.generation.arguments.repainting import Repaint
 from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline.argument_values import check_params, did_you_mean, fitted
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import Role, role_of
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
     Parameters,
-    accepted_types,
     check_complete,
-    check_params,
     condition_parameters,
-    did_you_mean,
     image_parameters,
     without_media,
 )
@@ -75,7 +73,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     notes: list[str] = []
     arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
     argument_limits.check_texts(without_media(request.params, parameters), request.settings, "params[{!r}]")
-    arguments |= check_params(request.params, parameters, class_name)
+    arguments |= check_params(request.params, request.texts, parameters, class_name)
     arguments |= _guidance(request, profile, defaults, arguments, notes)
     arguments |= _text(request, profile, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes)
@@ -287,7 +285,7 @@ def _fields(request: GenerationRequest, profile: PipelineProfile, notes: list[st
         if own is None:
             notes.append(f"this pipeline has no argument for {name}: it is ignored")
         else:
-            found[own] = str(value) if accepted_types(parameters[own]) == (str,) else value
+            found[own] = fitted(f"{name}={value!r}", value, None, parameters[own], profile.name)
     return found
 
 
