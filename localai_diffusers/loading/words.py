@@ -107,8 +107,9 @@ def _let_pass(spec: LoadSpec, name: str, cls: type, known: Mapping[str, Any]) ->
     if name in spec.lenient or spec.hands_no_options or (isinstance(value, str) and value.startswith(_ARTIFACTS)):
         return f"option {name!r} is no argument of {cls.__name__} and is ignored{near}"
     raise LoadError(
-        f"option {name}:{value} is taken by nothing{near}: it is no option of this backend, no argument of the call or "
-        f"constructor of {cls.__name__}, and none of its components. Correct it or take it out"
+        f"option {name}:{spec.argument_texts.get(name, value)} is taken by nothing{near}: it is no option of this "
+        f"backend, no argument of the call or constructor of {cls.__name__}, and none of its components. Correct it or "
+        "take it out"
     )
 
 
