@@ -17,16 +17,19 @@ _MENDED: set[str] = {
     "after_a_failed_decode",
     "after_an_inpainting",
     "after_another_attention",
+    "animated_sources",
     "lora_alpha_per_layer",
     "lora_dora",
     "lora_saved_by_peft",
     "lora_that_fits_in_part",
     "lora_two_transformers",
+    "small_masks",
     "turned_videos",
     "with_color_profiles",
-    "animated_sources",
+    "with_component_by_option",
+    "with_component_null",
     "with_references",
-    "small_masks",
+    "with_tuples",
 }
 # A script that prints PASS again leaves this table: its test says so.
 EXPECTED_FAILURES = {
