@@ -137,7 +137,9 @@ def _set_scheduler(pipeline: Any, name: str) -> list[str]:
     current = getattr(pipeline, "scheduler", None)
     if current is None:
         return [f"SchedulerType {name!r}: {type(pipeline).__name__} has no scheduler, it is ignored"]
-    pipeline.scheduler, notes = schedulers.make(name, current, getattr(pipeline, "vae", None) is not None)
+    pipeline.scheduler, notes = schedulers.make(
+        name, current, getattr(pipeline, "vae", None) is not None, type(pipeline)
+    )
     return notes
 
 

@@ -139,7 +139,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     variant = placement.preferred_variant(spec, facts)
     model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
     if spec.scheduler:
-        schedulers.check(spec.scheduler, facts.scheduler_config)
+        schedulers.check(spec.scheduler, facts.scheduler_config, cls)
     planned = adapters.plan(spec, cls, settings, Skeletons(facts, choice.parts))
     ip_adapter.check_encoder(spec, facts)
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)

@@ -6,17 +6,18 @@ of newer schedulers, and any scheduler class by its own name. ``k_`` in front as
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.errors import LoadError
-
-log = logging.getLogger(__name__)
+from localai_diffusers.loading import scheduler_kinds
+from localai_diffusers.pipeline import scheduler_calls
 
 KARRAS_PREFIX = "k_"
 
@@ -85,71 +86,162 @@ def parse_name(name: str) -> tuple[Scheduler, bool]:
     )
 
 
-def make(name: str, current: Any, in_latent_space: bool) -> tuple[Any, list[str]]:
+def make(name: str, current: Any, in_latent_space: bool, cls: type | None = None) -> tuple[Any, list[str]]:
     """The scheduler ``name`` with the config of the pipeline's ``current`` one, and what there is to say of it.
 
-    ``in_latent_space``: the pipeline has a VAE. Raises LoadError if the named class cannot drive this model.
+    ``in_latent_space``: the pipeline has a VAE. ``cls``: the pipeline's class, whose code asks more of some schedulers.
+    Raises LoadError if the named class cannot drive this model.
     """
     wanted, karras = parse_name(name)
-    cls = _scheduler_class(wanted.class_name)
-    flow = _is_flow(type(current), current.config)
-    if not _can_drive(cls, flow):
+    own = _scheduler_class(wanted.class_name)
+    reason, made = _tried(wanted, karras, current, in_latent_space, cls)
+    if reason:
         raise LoadError(
-            f"SchedulerType {name!r} ({cls.__name__}) cannot drive this model, which is "
-            f"{'a flow-matching' if flow else 'not a flow-matching'} one. Those that can: {', '.join(_able(flow))}"
+            f"SchedulerType {name!r} ({own.__name__}) cannot drive this model{reason}. Those that can: "
+            f"{', '.join(_able(current, in_latent_space, cls)) or type(current).__name__}"
         )
-    extra = dict(wanted.config)
-    parameters = inspect.signature(cls.__init__).parameters
-    if flow and "use_flow_sigmas" in parameters:
-        extra |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    if in_latent_space and "clip_sample" in parameters and "clip_sample" not in current.config:
-        extra["clip_sample"] = False  # the class's default clips at +-1, which is right for pixels, not for latents
-    notes = []
-    if karras and "use_karras_sigmas" not in parameters:
+    ignored = f"SchedulerType {name!r}: {own.__name__} has no Karras sigmas, the {KARRAS_PREFIX} prefix is ignored"
+    no_karras = karras and "use_karras_sigmas" not in _parameters(own)
+    return made, ([ignored] if no_karras else []) + _losses(made, current)
+
+
+def check(name: str, config: Mapping[str, Any], cls: type | None = None) -> None:
+    """Raise LoadError if ``name`` is unknown or cannot drive the model whose scheduler_config.json is ``config``.
+
+    ``cls`` is the pipeline's class. A scheduler that is made only with the model is judged then.
+    """
+    parse_name(name)
+    own = loader.discover_diffusers_classes("SchedulerMixin").get(str(config.get("_class_name", "")))
+    with contextlib.suppress(TypeError, ValueError, AttributeError, ImportError, NotImplementedError):
+        current = own.from_config(dict(config)) if own is not None else None
+        if current is not None:
+            make(name, current, True, cls)
+
+
+def _tried(wanted: Scheduler, karras: bool, current: Any, in_latent_space: bool, cls: type | None) -> tuple[str, Any]:
+    """Why the scheduler cannot drive the model, to be read after "this model"; or "" and the scheduler."""
+    own = _scheduler_class(wanted.class_name)
+    try:
+        with _quiet():
+            made = own.from_config(current.config, **_entries(own, wanted, karras, current, in_latent_space))
+    except (TypeError, ValueError, NotImplementedError) as error:  # what the model's config lacks, or has of another's
+        return f"{_kind(current)} ({str(error)[:200]})", None
+    if not scheduler_kinds.drives(made, current) and not _is_named(own, cls, made, current):
+        same = scheduler_kinds.kind_of(made) == scheduler_kinds.kind_of(current) is not None
+        return (f": it does not take the steps that a {type(current).__name__} does" if same else _kind(current)), None
+    lacks = "" if cls is None or type(made) is type(current) else scheduler_calls.misfit(cls, made)
+    return (f": {cls.__name__} asks more of a scheduler ({lacks})" if cls and lacks else ""), made
+
+
+def _kind(current: Any) -> str:
+    kind = scheduler_kinds.kind_of(current)
+    return f", which is {kind}" if kind else f", which is one for a {type(current).__name__} alone"
+
+
+def _is_named(own: type, cls: type | None, made: Any, current: Any) -> bool:
+    """Whether the pipeline's own constructor names the scheduler's class beside others (CogVideoX takes two)."""
+    types = cls._get_signature_types().get("scheduler", ()) if hasattr(cls, "_get_signature_types") else ()
+    return own in types and scheduler_kinds.kind_of(made) == scheduler_kinds.kind_of(current)
+
+
+# What a config says of the model, whatever class reads it; diffusers leaves out what is a class's default, as if that
+# were the other class's default too.
+_FACTS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "snr_shift_scale",
+)
+# How far a flow's steps are moved towards noise, by the names that the classes have for it.
+_SHIFTS = ("shift", "flow_shift")
+
+
+def _entries(cls: type, wanted: Scheduler, karras: bool, current: Any, in_latent_space: bool) -> dict[str, Any]:
+    """The entries of the new scheduler's config that ``from_config`` would not take over by itself."""
+    config, parameters = current.config, _parameters(cls)
+    entries = {name: config[name] for name in _FACTS if name in config and name in parameters}
+    if scheduler_kinds.kind_of(current) == scheduler_kinds.FLOW:
+        shift = next((config[name] for name in _SHIFTS if config.get(name) is not None), 1.0)
+        entries |= {name: shift for name in _SHIFTS if name in parameters}
+        if "use_flow_sigmas" in parameters:
+            entries |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    if in_latent_space and "clip_sample" in parameters and "clip_sample" not in config:
+        entries["clip_sample"] = False  # the class's default clips at +-1, which is right for pixels, not for latents
+    if karras and "use_karras_sigmas" in parameters:
+        entries["use_karras_sigmas"] = True
+    return {**entries, **wanted.config}
+
+
+_LOST = {
+    "rescale_betas_zero_snr": "its zero terminal SNR (very dark and very bright pictures come out grayer)",
+    "shift_terminal": "shift_terminal",
+    "use_dynamic_shifting": "the shift that goes by the picture's size",
+    "shift": "its shift",
+    "flow_shift": "its flow_shift",
+}
+_CLEAN = 0.01
+
+
+def _losses(made: Any, current: Any) -> list[str]:
+    """Notes on what the model's own scheduler has and the new one has not."""
+    name, parameters = type(made).__name__, _parameters(type(made))
+    has_shift = any(shift in parameters for shift in _SHIFTS)
+    neutral = (None, False, 1.0)
+    lost = [
+        said
+        for entry, said in _LOST.items()
+        if current.config.get(entry) not in neutral and entry not in parameters
+        if not (entry in _SHIFTS and (has_shift or scheduler_kinds.kind_of(current) != scheduler_kinds.FLOW))
+    ]
+    notes = [f"{name} does not keep what the model's own scheduler has: {', '.join(lost)}"] if lost else []
+    left = _noise_left(made) if scheduler_kinds.kind_of(made) == scheduler_kinds.FLOW else 0.0
+    if left > _CLEAN:
         notes.append(
-            f"SchedulerType {name!r}: {cls.__name__} has no Karras sigmas, the {KARRAS_PREFIX} prefix is ignored"
+            f"{name} ends with noise in a flow's picture (a part of {left:.2f} after 20 steps, less after more)"
         )
-    elif karras:
-        extra["use_karras_sigmas"] = True
-    return cls.from_config(current.config, **extra), notes
+    return notes
 
 
-def check(name: str, config: Mapping[str, Any]) -> None:
-    """Raise LoadError if ``name`` is unknown or cannot drive the model whose scheduler_config.json is ``config``."""
-    wanted, _ = parse_name(name)
-    own = str(config.get("_class_name", ""))
-    if not own:
-        return
-    flow = "FlowMatch" in own or _config_says_flow(config)
-    if not _can_drive(_scheduler_class(wanted.class_name), flow):
-        raise LoadError(
-            f"SchedulerType {name!r} ({wanted.class_name}) cannot drive this model, whose own scheduler is {own}. "
-            f"Those that can: {', '.join(_able(flow))}"
-        )
+def _noise_left(scheduler: Any) -> float:
+    """The part of noise in what a flow scheduler ends with, 0 where it cannot be asked beforehand."""
+    with contextlib.suppress(Exception):  # of any class's code: it is a note
+        copy = type(scheduler).from_config(scheduler.config)
+        copy.set_timesteps(20, **({"mu": 1.0} if copy.config.get("use_dynamic_shifting") else {}))
+        return float(copy.sigmas[-1])
+    return 0.0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' warning about each entry that another class's config has: what is lost is told by a note."""
+    logger = logging.getLogger("diffusers.configuration_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _scheduler_classes() -> list[str]:
-    """Names of diffusers' scheduler classes that can be imported (discovered from the package, not listed by hand)."""
-    return list(loader.discover_diffusers_classes("SchedulerMixin"))
+    """Names of diffusers' scheduler classes that sample (discovered from the package, not listed by hand): without the
+    base class, and what a pipeline's folder calls a scheduler that is none (the spectrograms of its sound)."""
+    every = loader.discover_diffusers_classes("SchedulerMixin")
+    return [name for name, cls in every.items() if hasattr(cls, "from_config") and hasattr(cls, "set_timesteps")]
 
 
 def _scheduler_class(class_name: str) -> type:
     return loader.discover_diffusers_classes("SchedulerMixin")[class_name]
 
 
-def _config_says_flow(config: Mapping[str, Any]) -> bool:
-    return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__init__).parameters
 
 
-def _is_flow(cls: type, config: Mapping[str, Any]) -> bool:
-    return "FlowMatch" in cls.__name__ or _config_says_flow(config)
-
-
-def _can_drive(cls: type, flow: bool) -> bool:
-    if "FlowMatch" in cls.__name__:
-        return flow
-    return not flow or "use_flow_sigmas" in inspect.signature(cls.__init__).parameters
-
-
-def _able(flow: bool) -> list[str]:
-    return [name for name, known in NAMES.items() if _can_drive(_scheduler_class(known.class_name), flow)]
+def _able(current: Any, in_latent_space: bool, cls: type | None = None) -> list[str]:
+    """The names of those that can drive the model."""
+    return [name for name, known in NAMES.items() if not _tried(known, False, current, in_latent_space, cls)[0]]
