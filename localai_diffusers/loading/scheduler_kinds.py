@@ -10,6 +10,7 @@ mixture at every timestep and arrives at that picture, any other does not. Small
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 _PICTURE = 0.4  # every value of the picture; within what clips or thresholds
 _STEPS = 20
-_MOST_STEPS_TRIED = 6
+MOST_STEPS_TRIED = 6
 # What is right within: of the noise that the network finds in a mixture its mean, and its deviation from 1 (samplers
 # begin with pure noise where a schedule's first mixture has a little of the picture in it); and the picture at the end.
 _MEAN, _DEVIATION, _NEAR = 0.09, 0.13, 0.3
@@ -70,7 +71,7 @@ def _are_of_one_schedule(scheduler: Any, own: Any, zero_snr: bool) -> bool:
 def least_steps(scheduler: Any) -> int:
     """The fewest steps that it can lay out and take (PNDM takes its first ones together); 1 where that is not told."""
     network = network_of(scheduler)
-    for steps in range(1, _MOST_STEPS_TRIED) if network is not None else ():
+    for steps in range(1, MOST_STEPS_TRIED) if network is not None else ():
         with _by_itself():
             ended = _sampled(type(scheduler).from_config(scheduler.config), network, steps, exactly=False)
             if ended is not None and bool(ended[0].isfinite().all()):
@@ -92,12 +93,26 @@ def arrives(scheduler: Any, network: Network | None, steps: int = _STEPS, exactl
 
 
 @contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what diffusers says of each entry of another class's config (what is lost is told by a note of ours), and
+    of what it changes in one."""
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
 def _by_itself() -> Iterator[None]:
     """Without a trace of the trial: whatever a class's code raises, warns of, or draws by chance."""
     import torch
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
         torch.manual_seed(0)
         with contextlib.suppress(Exception):
             yield

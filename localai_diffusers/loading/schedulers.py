@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -122,7 +121,7 @@ def _tried(wanted: Scheduler, karras: bool, current: Any, in_latent_space: bool,
     """Why the scheduler cannot drive the model, to be read after "this model"; or "" and the scheduler."""
     own = _scheduler_class(wanted.class_name)
     try:
-        with _quiet():
+        with scheduler_kinds.quiet():
             made = own.from_config(current.config, **_entries(own, wanted, karras, current, in_latent_space))
     except (TypeError, ValueError, NotImplementedError) as error:  # what the model's config lacks, or has of another's
         return f"{_kind(current)} ({str(error)[:200]})", None
@@ -189,14 +188,11 @@ _CLEAN = 0.01
 def _losses(made: Any, current: Any) -> list[str]:
     """Notes on what the model's own scheduler has and the new one has not."""
     name, parameters = type(made).__name__, _parameters(type(made))
-    has_shift = any(shift in parameters for shift in _SHIFTS)
-    neutral = (None, False, 1.0)
-    lost = [
-        said
-        for entry, said in _LOST.items()
-        if current.config.get(entry) not in neutral and entry not in parameters
-        if not (entry in _SHIFTS and (has_shift or scheduler_kinds.kind_of(current) != scheduler_kinds.FLOW))
-    ]
+    of_flow = scheduler_kinds.kind_of(current) == scheduler_kinds.FLOW
+    set_here = {name for name, value in current.config.items() if value and (value is True or value != 1.0)}
+    if not of_flow or any(shift in parameters for shift in _SHIFTS):
+        set_here -= set(_SHIFTS)
+    lost = [said for entry, said in _LOST.items() if entry in set_here and entry not in parameters]
     notes = [f"{name} does not keep what the model's own scheduler has: {', '.join(lost)}"] if lost else []
     left = _noise_left(made) if scheduler_kinds.kind_of(made) == scheduler_kinds.FLOW else 0.0
     if left > _CLEAN:
@@ -208,23 +204,11 @@ def _losses(made: Any, current: Any) -> list[str]:
 
 def _noise_left(scheduler: Any) -> float:
     """The part of noise in what a flow scheduler ends with, 0 where it cannot be asked beforehand."""
-    with contextlib.suppress(Exception):  # of any class's code: it is a note
+    with contextlib.suppress(Exception), scheduler_kinds.quiet():  # of any class's code: it is a note
         copy = type(scheduler).from_config(scheduler.config)
         copy.set_timesteps(20, **({"mu": 1.0} if copy.config.get("use_dynamic_shifting") else {}))
         return float(copy.sigmas[-1])
     return 0.0
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' warning about each entry that another class's config has: what is lost is told by a note."""
-    logger = logging.getLogger("diffusers.configuration_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _scheduler_classes() -> list[str]:
@@ -244,4 +228,12 @@ def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
 
 def _able(current: Any, in_latent_space: bool, cls: type | None = None) -> list[str]:
     """The names of those that can drive the model."""
-    return [name for name, known in NAMES.items() if not _tried(known, False, current, in_latent_space, cls)[0]]
+    key = (type(current), repr(sorted(current.config.items(), key=str)), in_latent_space, cls)
+    if key not in _known_able:
+        tried = {name: _tried(known, False, current, in_latent_space, cls)[0] for name, known in NAMES.items()}
+        _known_able[key] = [name for name, reason in tried.items() if not reason]
+    return _known_able[key]
+
+
+# By what a refusal is about: a second of constructors' work, that comes out the same.
+_known_able: dict[Any, list[str]] = {}

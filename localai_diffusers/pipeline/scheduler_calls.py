@@ -151,13 +151,22 @@ class _Walk:
         calls = [inner.func for inner in ast.walk(node) if isinstance(inner, ast.Call)]
         names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
         untold = any(isinstance(self.known.get(name), (_Some, _Unknown)) for name in names)
-        pure = all(_is_pure(call) for call in calls)
+        pure = all(_is_pure(call) or self._makes_numbers(call, names) for call in calls)
         if untold or not pure:
             return _SOME if calls or isinstance(node, (ast.BinOp, ast.List, ast.Tuple, ast.JoinedStr)) else _UNKNOWN
         try:
             return eval(compile(ast.Expression(node), "<pipeline>", "eval"), self.globals, self.known)
         except Exception:  # what the stand-in for the pipeline does not have
             return _UNKNOWN
+
+    def _makes_numbers(self, call: ast.expr, names: set[str]) -> bool:
+        """Whether it is numpy's, or a function of diffusers' own, on numbers alone: a pipeline's sigmas."""
+        values = [self.known[name] for name in names if name in self.known]
+        on_numbers = all(isinstance(value, (int, float, type(None))) for value in values)
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name):
+            return on_numbers and getattr(self.globals.get(call.value.id), "__name__", "") == "numpy"
+        function = self.globals.get(call.id) if isinstance(call, ast.Name) else None
+        return on_numbers and inspect.isfunction(function) and function.__module__.startswith("diffusers.pipelines")
 
     # What the scheduler is asked
 
@@ -204,12 +213,15 @@ class _Walk:
                 return
             order = list(inspect.signature(function).parameters)
             given = dict(zip(order, map(self._value, node.args), strict=False)) | dict(self._keywords(node))
-            told = [name for name, value in given.items() if name not in ("scheduler", "num_inference_steps", "device")]
             own = ("timesteps", "sigmas")  # passed on only where there are any
-            self._compare(
-                self.scheduler.set_timesteps,
-                [name for name in told if name not in own or not (given[name] is None or given[name] is _UNKNOWN)],
-            )
+            told = {
+                name: value
+                for name, value in given.items()
+                if name not in ("scheduler", "num_inference_steps", "device")
+                if name not in own or not (value is None or value is _UNKNOWN)
+            }
+            if not self._compare(self.scheduler.set_timesteps, list(told)):
+                self._try(told)
 
     def _keywords(self, node: ast.Call) -> Iterator[tuple[str, Any]]:
         for keyword in node.keywords:
@@ -219,11 +231,24 @@ class _Walk:
             elif isinstance(value, dict):
                 yield from value.items()
 
-    def _compare(self, method: Any, names: list[str]) -> None:
+    def _compare(self, method: Any, names: list[str]) -> list[str]:
         parameters = inspect.signature(method).parameters
-        if not any(known.kind is inspect.Parameter.VAR_KEYWORD for known in parameters.values()):
-            lacking = [name for name in names if name not in parameters]
-            self.found.extend(f"its {method.__name__} takes no {name}" for name in lacking)
+        takes_any = any(known.kind is inspect.Parameter.VAR_KEYWORD for known in parameters.values())
+        lacking = [] if takes_any else [name for name in names if name not in parameters]
+        self.found.extend(f"its {method.__name__} takes no {name}" for name in lacking)
+        return lacking
+
+    def _try(self, told: dict[str, Any]) -> None:
+        """Have a copy lay out the sigmas of the pipeline, where the code tells them: some schedulers take no list."""
+        sigmas, mu = told.get("sigmas"), {"mu": 1.0} if told.get("mu") is not None else {}
+        if sigmas is None or isinstance(sigmas, _Some) or told.keys() - {"sigmas", "mu"}:
+            return
+        try:
+            type(self.scheduler).from_config(self.scheduler.config).set_timesteps(sigmas=sigmas, **mu)
+        except TypeError:
+            self.found.append(f"its set_timesteps cannot take sigmas as a {type(sigmas).__name__}")
+        except (ValueError, AttributeError, IndexError, ZeroDivisionError):
+            return  # of values that are not the call's
 
 
 def _is_entry(target: ast.expr) -> bool:

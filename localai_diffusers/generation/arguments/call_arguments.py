@@ -6,14 +6,13 @@ who speaks: the request's fields, then the model's options, then the pipeline's 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting
+from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting, steps
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
 from localai_diffusers.generation.arguments.repainting import Repaint
 from localai_diffusers.pipeline import sizes
@@ -23,7 +22,6 @@ from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import Role, role_of
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
-    Parameters,
     check_complete,
     condition_parameters,
     image_parameters,
@@ -42,7 +40,6 @@ _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_
 _STEPS = ("num_inference_steps", "steps")
 FRAME_RATES = ("frame_rate", "fps")
 _NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
-_STRENGTHS = ("strength", "inpaint_strength")
 # Output types that must be asked for, by RPC; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {"Generate3D": "mesh"}  # Shap-E's default is a video of its renders
 
@@ -80,7 +77,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     on_canvas, repaint = repainting.plan(arguments, pipeline, defaults.said)
     arguments |= on_canvas
     arguments |= _numbers(request, profile, defaults)
-    arguments |= _enough_steps(arguments, parameters, notes)
+    arguments |= steps.fitted(arguments, profile, notes)
     arguments |= _frames(request, profile, notes)
     arguments |= _fields(request, profile, notes)
     arguments |= _output_type(request, profile)
@@ -130,25 +127,6 @@ def _for_this_model(arguments: Mapping[str, Any], profile: PipelineProfile, note
             changed |= change.arguments
             notes.extend([change.note] if change.note else [])
     return changed
-
-
-def _enough_steps(arguments: Mapping[str, Any], parameters: Parameters, notes: list[str]) -> dict[str, int]:
-    """A pipeline that starts from a picture takes ``strength`` of the steps; where that is none it fails, so: one."""
-    said = {
-        name: arguments.get(name, parameters[name].default)
-        for name in ("num_inference_steps", *_STRENGTHS)
-        if name in parameters
-    }
-    steps, strength = said.get("num_inference_steps"), next((said[name] for name in _STRENGTHS if name in said), None)
-    if (
-        not isinstance(steps, int)
-        or not isinstance(strength, (int, float))
-        or not 0 < strength <= 1
-        or steps * strength >= 1
-    ):
-        return {}
-    notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
-    return {"num_inference_steps": math.ceil(1 / strength)}
 
 
 def _inversion(

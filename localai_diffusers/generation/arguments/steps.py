@@ -1,0 +1,56 @@
+"""How many steps a call may have: what is left of them by a source's strength, and what the scheduler can lay out."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.loading import scheduler_kinds
+from localai_diffusers.pipeline.profile import PipelineProfile
+
+_STEPS = "num_inference_steps"
+_STRENGTHS = ("strength", "inpaint_strength")
+
+
+def fitted(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, int]:
+    """The number of steps where the call's own, or the pipeline's default, is too few.
+
+    Raises InvalidRequest for more steps than the scheduler has.
+    """
+    said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *_STRENGTHS)}
+    steps, strength = said[_STEPS], next((said[name] for name in _STRENGTHS if name in profile.parameters), None)
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        return {}
+    _check_most(steps, getattr(profile.pipeline, "scheduler", None))
+    if isinstance(strength, (int, float)) and 0 < strength <= 1 and steps * strength < 1:
+        notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
+        steps = math.ceil(1 / strength)
+    least = _least(steps, getattr(profile.pipeline, "scheduler", None))
+    if steps < least:
+        notes.append(f"step={steps} is too few for this model's scheduler: {least} are taken")
+    return {_STEPS: max(steps, least)} if max(steps, least) != said[_STEPS] else {}
+
+
+def _least(steps: int, scheduler: Any) -> int:
+    """The fewest that the scheduler can lay out, asked only where it may be more than ``steps``."""
+    may_be = steps < scheduler_kinds.MOST_STEPS_TRIED and hasattr(scheduler, "from_config")
+    return scheduler_kinds.least_steps(scheduler) if may_be else 1
+
+
+def _check_most(steps: int, scheduler: Any) -> None:
+    """LCM and TCD choose their steps among those of the distillation, of which there are so many."""
+    config, method = getattr(scheduler, "config", {}), getattr(scheduler, "set_timesteps", None)
+    most = config.get("original_inference_steps")
+    if (
+        most
+        and callable(method)
+        and "original_inference_steps" in inspect.signature(method).parameters
+        and steps > most
+    ):
+        raise InvalidRequest(
+            f"step={steps} is more than {type(scheduler).__name__} has: it takes some of the {most} of its "
+            f"distillation (original_inference_steps): send at most {most}"
+        )
