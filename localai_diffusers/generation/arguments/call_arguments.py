@@ -107,7 +107,9 @@ def _unchanged(
     if repaint is not None and repaint.is_empty:
         notes.append("nothing in the mask is white: the source is returned as it is")
         return repaint.source
-    strength = next((arguments.get(name, parameters[name].default) for name in _STRENGTHS if name in parameters), None)
+    strength = next(
+        (arguments.get(name, parameters[name].default) for name in steps.STRENGTHS if name in parameters), None
+    )
     if strength != 0 or condition_parameters(parameters):  # there it is how much a condition counts
         return None
     name = next((name for name in image_parameters(parameters) if hasattr(arguments.get(name), "resize")), "")

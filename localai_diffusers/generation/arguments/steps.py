@@ -12,7 +12,7 @@ from localai_diffusers.loading import scheduler_kinds
 from localai_diffusers.pipeline.profile import PipelineProfile
 
 _STEPS = "num_inference_steps"
-_STRENGTHS = ("strength", "inpaint_strength")
+STRENGTHS = ("strength", "inpaint_strength")
 
 
 def fitted(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, int]:
@@ -20,8 +20,8 @@ def fitted(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[s
 
     Raises InvalidRequest for more steps than the scheduler has.
     """
-    said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *_STRENGTHS)}
-    steps, strength = said[_STEPS], next((said[name] for name in _STRENGTHS if name in profile.parameters), None)
+    said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *STRENGTHS)}
+    steps, strength = said[_STEPS], next((said[name] for name in STRENGTHS if name in profile.parameters), None)
     if not isinstance(steps, int) or isinstance(steps, bool):
         return {}
     _check_most(steps, getattr(profile.pipeline, "scheduler", None))
