@@ -21,7 +21,7 @@ class Layer:
     """A module with a weight, or a parameter of its own (kind "parameter"). ``shape`` is the weight's, unpacked.
 
     ``kind`` is "linear", "conv" (of two dimensions, ungrouped), "parameter" or "other". ``swaps``: the original code
-    has the two halves of its rows the other way round (AdaLayerNormContinuous: diffusers' scale, shift).
+    has the two halves of its rows the other way round.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +31,8 @@ class Layer:
 
 
 Layers = Mapping[str, Layer]
+# Modules whose linear layer has, in diffusers, scale before shift and value before gate.
+_SWAPPING = ("AdaLayerNormContinuous", "AuraFlowPreFinalBlock", "Flux3AdaLayerNorm", "SwiGLU")
 
 
 def layers_of(model: Any) -> dict[str, Layer]:
@@ -45,7 +47,7 @@ def layers_of(model: Any) -> dict[str, Layer]:
             full = f"{name}.{part}" if name else part
             if part == "weight":
                 shape, kind = _weight(module, tensor)
-                found[name] = Layer(shape, kind, "bias" in own, parent == "AdaLayerNormContinuous")
+                found[name] = Layer(shape, kind, "bias" in own, parent in _SWAPPING)
             elif part != "bias":
                 found[full] = Layer(tuple(tensor.shape), "parameter", False)
     return found

@@ -33,6 +33,13 @@ MODELS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "Lumina 2": (families.LUMINA, "Lumina2Transformer2DModel", {"num_layers": 2}),
     "Z-Image": (families.LUMINA, "ZImageTransformer2DModel", {"n_layers": 2}),
     "Cosmos": (families.COSMOS, "CosmosTransformer3DModel", {"num_layers": 2}),
+    "Mochi": (families.MOCHI, "MochiTransformer3DModel", {"num_layers": 48}),
+    "AuraFlow": (families.AURA, "AuraFlowTransformer2DModel", {"num_mmdit_layers": 2, "num_single_dit_layers": 2}),
+    "Sana": (families.SANA, "SanaTransformer2DModel", {"num_layers": 2}),
+    "Flux 3": (families.FLUX3, "Flux3Transformer2DModel", {}),
+    "Krea 2": (families.KREA, "Krea2Transformer2DModel", {}),
+    "Qwen-Image 2.1": (families.QWEN21, "QwenImage21Transformer2DModel", {}),
+    "MiniMax H3": (families.MINIMAX, "MiniMaxH3Transformer3DModel", {}),
     "SD": (families.UNET, "UNet2DConditionModel", {}),
     "SDXL": (
         families.UNET,
@@ -51,7 +58,10 @@ MODELS: dict[str, tuple[Family, str, dict[str, Any]]] = {
 }
 
 # What a converter asks for beside the weights of modules.
-MORE = {"SD3.5": {"pos_embed": torch.zeros(1)}}
+MORE = {
+    "SD3.5": {"pos_embed": torch.zeros(1)},
+    "Sana": {"pos_embed": torch.zeros(1), "y_embedder.y_embedding": torch.zeros(1)},
+}
 
 
 def described(class_name: str, config: dict[str, Any]) -> Any:
@@ -98,7 +108,8 @@ class FamiliesTest(unittest.TestCase):
         convert = SINGLE_FILE_LOADABLE_CLASSES[class_name]["checkpoint_mapping_fn"]
         prefix = "model.diffusion_model." if family is families.UNET else ""
         given = {prefix + key: value for key, value in checkpoint.items()} | MORE.get(name, {})
-        given |= {key.replace(".weight", ".scale"): value for key, value in given.items() if "norm" in key}
+        norms = ("norm", "txtmlp.0.")  # whose weight the original code calls a scale
+        given |= {k.replace(".weight", ".scale"): v for k, v in given.items() if any(norm in k for norm in norms)}
         made = convert(given, config=dict(model.config))
         for original, place in places.items():
             self.compare(original, place, checkpoint, made, layers)
