@@ -19,6 +19,7 @@ from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.signatures import image_parameters, is_optional, mask_parameters, parameters_of
 from localai_diffusers.pipeline.sizes import config_value, size_multiple
+from localai_diffusers.wire.argument_limits import MAX_SIDE
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.jobs import Job
 
@@ -38,18 +39,32 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
     """Enlarge ``request.images[0]`` to ``scale`` times its sides and write ``request.dst``.
 
     ``scale`` None means the model's own factor. A model that cannot upscale leaves it to Lanczos, and says so.
+    Transparency is enlarged beside the colors, which is all that models know.
     """
-    from localai_diffusers.media import payloads
+    from localai_diffusers.media import compositing, images, payloads
 
     source = request.images[0]
+    colors = compositing.colors_of(source)
     if _enlarges_a_picture(type(model.pipeline)):
-        result, seed, notes = _by_model(model, request, scale, job)
+        result, seed, notes = _by_model(model, replace(request, images=(colors,)), scale, job)
     else:
-        result, seed = _resized(source, _target(source, scale, _DEFAULT_SCALE, model.settings.max_pixels)), 0
+        result, seed = _resized(colors, _target(source, scale, _DEFAULT_SCALE, model.settings.max_pixels)), 0
         notes = (f"{type(model.pipeline).__name__} cannot upscale: the picture was enlarged with Lanczos",)
+    result = _with_alpha(result, source)
+    if result.mode == "RGBA" and images.image_format(request.dst) == "JPEG":
+        notes += ("a JPEG holds no transparency: what is transparent is white",)
     payload = payloads.Payload("image", images=(result,))
     described = payloads.write_payload(payload, request.dst, fps=1.0, metadata=None, check=job.check)
     return Outcome(described, seed, notes)
+
+
+def _with_alpha(result: Image.Image, source: Image.Image) -> Image.Image:
+    """``result`` with the transparency of ``source``, enlarged, where there is some."""
+    if source.mode != "RGBA":
+        return result
+    result = result.copy()
+    result.putalpha(_resized(source.getchannel("A"), result.size))
+    return result
 
 
 def _enlarges_a_picture(cls: type) -> bool:
@@ -66,6 +81,11 @@ def _enlarges_a_picture(cls: type) -> bool:
 def _target(source: Image.Image, scale: int | None, own_factor: float, max_pixels: int) -> tuple[int, int]:
     factor = scale or own_factor
     size = round(source.width * factor), round(source.height * factor)
+    if max(size) > MAX_SIDE:
+        raise InvalidRequest(
+            f"scale={scale or 0} makes {size[0]}x{size[1]} of src's {source.width}x{source.height}: a side has at most "
+            f"{MAX_SIDE} pixels"
+        )
     if size[0] * size[1] > max_pixels:
         raise InvalidRequest(
             f"scale={scale or 0} makes {size[0]}x{size[1]} of src's {source.width}x{source.height}: at most "

@@ -58,6 +58,21 @@ def laid_over(made: Image.Image, source: Image.Image, mask: Image.Image, blur: f
     return Image.fromarray(np.rint(below + (painting - below) * share).astype(np.uint8))
 
 
+def colors_of(picture: Image.Image) -> Image.Image:
+    """``picture`` as RGB; what is wholly transparent takes the color of the nearest pixel that is seen, so that an edge
+    mixes with nothing that nobody sees."""
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    pixels = np.asarray(picture)
+    hidden = pixels[..., 3] == 0
+    if not hidden.any() or hidden.all():
+        return picture.convert("RGB")
+    from scipy import ndimage
+
+    rows, columns = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return Image.fromarray(np.ascontiguousarray(pixels[rows, columns, :3]))
+
+
 def _share(white: np.ndarray, reach: float) -> np.ndarray:
     """1 in the white, falling to 0 at ``reach`` pixels from it."""
     if not white.any() or reach <= 1:  # the next pixel is one away

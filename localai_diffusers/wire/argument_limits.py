@@ -17,6 +17,7 @@ from localai_diffusers.settings import Settings
 MAX_GUIDANCE = 100.0
 MAX_CLIP_SKIP = 64
 MAX_FPS = 240
+MAX_SIDE = 16384  # pixels: no model makes more, and a picture of 1 x 16 million pixels is nobody's
 MAX_BATCH = 64
 _MOST_OUTPUTS = 64
 # No argument of diffusers that is a list has a thousand items, or lists in lists in lists in lists.
@@ -40,7 +41,7 @@ def _limit(names: str, least: float, most: Callable[[Settings], float]) -> _Limi
 _LIMITS = (
     _limit(r"(.*_)?inference_steps|steps", 1, lambda settings: settings.max_steps),
     _limit(r".*_steps", 0, lambda settings: settings.max_steps),
-    _limit(r"(.*_)?(width|height)|.*resolution", 0, lambda settings: settings.max_pixels // 8),
+    _limit(r"(.*_)?(width|height)|.*resolution", 0, lambda _: MAX_SIDE),
     _limit(r"max_area", 1, lambda settings: settings.max_pixels),
     _limit(r"(.*num_)?frames(_.*)?|video_length", 0, lambda settings: settings.max_frames),
     _limit(r"num_.*_per_prompt|(.*_)?batch_size|ensemble_size|decode_chunk_size", 1, lambda _: _MOST_OUTPUTS),
@@ -108,7 +109,9 @@ def check_text(name: str, text: str, settings: Settings) -> str:
 
 
 def check_area(size: tuple[int, int], settings: Settings, name: str = "width x height") -> tuple[int, int]:
-    """``size`` itself. Raises InvalidRequest for more pixels than the settings allow."""
+    """``size`` itself. Raises InvalidRequest for a side above MAX_SIDE and for more pixels than the settings allow."""
+    if max(size) > MAX_SIDE:
+        raise InvalidRequest(f"{name} = {size[0]}x{size[1]}: a side has at most {MAX_SIDE} pixels")
     if size[0] * size[1] > settings.max_pixels:
         raise InvalidRequest(
             f"{name} = {size[0]}x{size[1]} is {size[0] * size[1]} pixels: at most {settings.max_pixels} "

@@ -97,14 +97,14 @@ class Intake:
             results.append(self._decoded(name, self.data(name, value), mode))
         return results[0]
 
-    def picture_file(self, name: str, path: str) -> Image.Image:
-        """The picture in the file ``path``."""
+    def picture_file(self, name: str, path: str, mode: str = "RGB") -> Image.Image:
+        """The picture in the file ``path``; "RGBA" keeps its transparency where it has some."""
         from localai_diffusers.media import files
 
         take = partial(self.take, name)
         with self._only_the_result() as results:
             data = files.read_regular_file(path, name, self._settings.max_source_bytes, take)
-            results.append(self._decoded(name, data, "RGB"))
+            results.append(self._decoded(name, data, mode))
         return results[0]
 
     def inpaint_pair(self, name: str, path: str) -> tuple[Image.Image, Image.Image] | None:

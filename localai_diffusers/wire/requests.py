@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import argument_limits
-from localai_diffusers.wire.argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE
+from localai_diffusers.wire.argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
 from localai_diffusers.wire.intake import Clip, Intake
 from localai_diffusers.wire.values import parse_value
 
@@ -216,7 +216,7 @@ def from_upscale_request(request: Any, settings: Settings, intake: Intake | None
         raise InvalidRequest("src is empty: it must be the path of a picture")
     upscale_factor(request)
     intake = intake or Intake(settings)
-    picture = intake.picture_file("src", request.src)
+    picture = intake.picture_file("src", request.src, mode="RGBA")
     return GenerationRequest("UpscaleImage", request.dst, images=(picture,), seed=0, settings=settings, intake=intake)
 
 
@@ -251,8 +251,7 @@ def _prompt(name: str, text: str, settings: Settings) -> str:
 
 def _size(request: Any, settings: Settings) -> tuple[int | None, int | None]:
     """Width and height in pixels; each within the limits alone and both together."""
-    side = settings.max_pixels // 8
-    width, height = _bounded("width", request.width, 0, side), _bounded("height", request.height, 0, side)
+    width, height = (_bounded(name, getattr(request, name), 0, MAX_SIDE) for name in ("width", "height"))
     if width and height:
         argument_limits.check_area((width, height), settings)
     return width, height

@@ -65,9 +65,56 @@ class SizeTest(RpcCase):
             reference = gradient(40, 30).resize((160, 120), Image.Resampling.LANCZOS)
             self.assertTrue((numpy.asarray(made) == numpy.asarray(reference)).all())
 
+    def test_transparency_is_enlarged_beside_the_colors(self) -> None:
+        """RGBA, gray with alpha, and a palette with a transparent entry; by the model and by Lanczos."""
+        picture = gradient(64, 48)
+        alpha = Image.new("L", (64, 48), 0)
+        alpha.paste(255, (20, 0, 64, 48))
+        alpha.paste(120, (40, 20, 64, 48))
+        clear = picture.copy()
+        clear.putalpha(alpha)
+        palette = picture.quantize(16)
+        palette.info["transparency"] = palette.getpixel((60, 40))
+        gray = picture.convert("L")
+        gray.putalpha(alpha)
+        for model in ("StableDiffusionPipeline", "LDMSuperResolutionPipeline", "StableDiffusionUpscalePipeline"):
+            self.load(model)
+            for source in (clear, gray, palette):
+                with self.subTest(model, mode=source.mode):
+                    source.save(self.path("clear.png"))
+                    made = self.upscale((64, 48), 4, src=str(self.path("clear.png")))
+                    self.assertEqual((made.mode, made.size), ("RGBA", (256, 192)))
+                    right = source.convert("RGBA").getchannel("A").resize((256, 192), Image.Resampling.LANCZOS)
+                    off = numpy.asarray(made.getchannel("A"), int) - numpy.asarray(right, int)
+                    self.assertLessEqual(numpy.abs(off).max(), 1)
+
+    def test_the_colors_are_those_of_the_opaque_picture(self) -> None:
+        picture = gradient(64, 48)
+        clear = picture.copy()
+        clear.putalpha(Image.new("L", (64, 48), 200))
+        clear.save(self.path("clear.png"))
+        self.load("StableDiffusionUpscalePipeline")
+        opaque, seen = (
+            numpy.asarray(self.upscale((64, 48), 4, **fields).convert("RGB"), int)
+            for fields in ({}, {"src": str(self.path("clear.png"))})
+        )
+        self.assertEqual(numpy.abs(opaque - seen).max(), 0)
+
+    def test_an_edge_mixes_with_no_hidden_color_and_a_jpeg_is_on_white(self) -> None:
+        source = Image.new("RGBA", (64, 48), (0, 0, 0, 0))
+        source.paste((250, 240, 230, 255), (32, 0, 64, 48))
+        source.save(self.path("clear.png"))
+        self.load("StableDiffusionPipeline")
+        made = numpy.asarray(self.upscale((64, 48), 4, src=str(self.path("clear.png"))), int)
+        self.assertLessEqual(numpy.abs(made[made[..., 3] > 30][:, :3] - (250, 240, 230)).max(), 8)
+        made = self.upscale((64, 48), 4, name="out.jpg", src=str(self.path("clear.png")))
+        self.assertGreater(min(made.getpixel((10, 10))), 250)
+        self.assertIn("a JPEG holds no transparency", self.message)
+
     def test_what_would_be_too_large_is_refused_before_the_work(self) -> None:
         self.load("StableDiffusionUpscalePipeline")
-        self.assertRegex(self.refusal(self.upscale, (1500, 1500), 16), "scale=16 makes 24000x24000.*at most")
+        self.assertRegex(self.refusal(self.upscale, (1500, 1500), 8), "scale=8 makes 12000x12000.*at most")
+        self.assertRegex(self.refusal(self.upscale, (1500, 2), 16), "scale=16 makes 24000x32.*a side has at most 16384")
 
     def test_bad_fields_are_refused(self) -> None:
         self.load("StableDiffusionUpscalePipeline")

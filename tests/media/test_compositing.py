@@ -77,5 +77,14 @@ class CellsTest(unittest.TestCase):
         self.assertEqual((mask[:50, :70].min(), mask[:, 70:].max(), mask[50:].max()), (255, 0, 0))
 
 
+class ColorsTest(unittest.TestCase):
+    def test_what_is_transparent_takes_the_nearest_color_that_is_seen(self) -> None:
+        picture = Image.new("RGBA", (6, 1), (9, 9, 9, 0))
+        picture.putpixel((1, 0), (10, 20, 30, 255))
+        picture.putpixel((4, 0), (40, 50, 60, 1))
+        colors = [compositing.colors_of(picture).getpixel((x, 0)) for x in range(6)]
+        self.assertEqual(colors, [(10, 20, 30)] * 3 + [(40, 50, 60)] * 3)
+
+
 if __name__ == "__main__":
     unittest.main()

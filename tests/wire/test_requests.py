@@ -46,6 +46,7 @@ class FieldsTest(FolderCase):
             ("CLIPSkip", -1),
             ("CLIPSkip", 65),
             ("width", 2**31 - 1),
+            ("height", 16385),
         ):
             with self.assertRaisesRegex(InvalidRequest, f"{field}={value}"):
                 image_request(**{field: value})
