@@ -158,6 +158,19 @@ def _size_of_places(arguments: Arguments, subject: Subject) -> Change | None:
     return Change(other, f"this model makes {side}x{side} alone: that is taken") if other else None
 
 
+def _moments_within_steps(arguments: Arguments, subject: Subject) -> Change | None:
+    """Unset moments at their share of the steps; as many steps as a moment that is set needs."""
+    said = {name: arguments.get(name, subject.parameters[name].default) for name in ("num_inference_steps", "t0", "t1")}
+    every, (steps, t0, t1) = subject.parameters["num_inference_steps"].default, said.values()
+    if t1 < steps:
+        return None
+    taken = max(2, steps, t1 + 1 if "t1" in arguments else 0)
+    note = f"step={steps} is too few for this pipeline: {taken} are taken" if taken != steps else ""
+    last = t1 if "t1" in arguments else min(taken - 1, t1 * taken // every)
+    first = t0 if "t0" in arguments else min(last - 1, t0 * taken // every)
+    return Change({"num_inference_steps": taken, "t0": max(0, first), "t1": max(1, last)}, note)
+
+
 def _fewer_tiles(arguments: Arguments, subject: Subject) -> Change | None:
     """As many tiles a side as are each wider than their overlap, in latents."""
     said = {name: arguments.get(name, known.default) for name, known in subject.parameters.items()}
@@ -281,6 +294,14 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "UnCLIPScheduler.set_timesteps takes 1",
     ),
     Quirk(
+        "moments_of_text_to_video_zero",
+        takes("t0", "t1", "num_inference_steps"),
+        _moments_within_steps,
+        "The motion begins and ends t1 and t0 steps before the last, by defaults for fifty steps alone.",
+        "TextToVideoZeroPipeline",
+        "never: it is how the method works",
+    ),
+    Quirk(
         "own_size_of_glm_image",
         lambda subject: takes("width", "height")(subject) and has("GlmImageTransformer2DModel")(subject),
         _own_size,
@@ -300,6 +321,7 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "two_latents_for_reflection",
         lambda subject: (
             "reflect" in (subject.config("vae", "decoder_spatial_padding_mode"), subject.config("vae", _PAD))
+            and "latent_upsampler" not in subject.components  # which decodes twice as many
         ),
         _two_latents,
         "The decoder pads its latents with their reflection: one alone reflects nothing, after all the steps.",

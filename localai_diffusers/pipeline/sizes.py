@@ -23,9 +23,8 @@ _TEMPORAL_FACTORS = ("vae_scale_factor_temporal", "vae_temporal_compression_rati
 FRAME_COUNTS = ("num_frames", "video_length", "frames")
 # What they call the sides of the output (VisualCloze enlarges its answer to these).
 OUTPUT_SIDES = (("width", "height"), ("upsampling_width", "upsampling_height"))
-_CHECKED = re.compile(
-    r"\b(?:height|width) % (?:(\d+|self\.[\w.]+)|\(((?:\d+|self\.[\w.]+)(?: \* (?:\d+|self\.[\w.]+))*)\))"
-)
+_TERM = r"(?:\d+|self\.[\w.]+)"
+_CHECKED = re.compile(rf"\b(?:height|width) % \(?({_TERM}(?: \* {_TERM})*)[^:]*:\s+(?:#.*\s+)*raise ")
 _PROCESSORS = ("image_processor", "video_processor", "vae_image_processor", "mask_processor")
 
 
@@ -44,7 +43,7 @@ def size_multiple(pipeline: Any) -> int:
 
 
 def _stated_multiples(pipeline: Any) -> Iterator[int]:
-    """What the class's code checks the sides by: "height % 32" (LEDITS++), "width % (self.patch_size * 2)"."""
+    """What the class's code refuses all but multiples of: "height % 32 != 0", "width % (self.patch_size * 2)"."""
     for terms in _checked_by(type(pipeline)):
         with contextlib.suppress(AttributeError, TypeError):  # of a component that this model does not have
             yield int(math.prod(int(term) if term.isdigit() else attrgetter(term)(pipeline) for term in terms))
@@ -57,12 +56,23 @@ def _checked_by(cls: type) -> frozenset[tuple[str, ...]]:
         found = _CHECKED.findall(inspect.getsource(cls))
     except (OSError, TypeError):  # no source to read
         return frozenset()
-    return frozenset(tuple(term.removeprefix("self.") for term in re.split(r"\s*\*\s*", "".join(one))) for one in found)
+    return frozenset(tuple(term.removeprefix("self.") for term in one.split(" * ")) for one in found)
 
 
 def latent_cell(pipeline: Any) -> int:
     """The side in pixels of what one latent stands for, 1 in pixel space; a VAE that packs its latents into patches
     (FLUX.2's, whose config says (2, 2)) counts those."""
+    factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
+    if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):  # Kandinsky's autoencoder
+        factors.append(2 ** (len(blocks) - 1))
+    patch = config_value(getattr(pipeline, "vae", None), "patch_size")
+    return max(factors, default=1) * (patch[-1] if isinstance(patch, (tuple, list)) and patch else 1)
+
+
+def _multiples(pipeline: Any) -> Iterator[int]:
+    adapted = getattr(getattr(pipeline, "adapter", None), "downscale_factor", None)  # T2I-Adapter unshuffles pixels
+    if isinstance(adapted, int):
+        yield adapted
     factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
     if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):  # Kandinsky's autoencoder
         factors.append(2 ** (len(blocks) - 1))

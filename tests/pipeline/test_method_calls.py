@@ -29,7 +29,8 @@ class MethodCallsTest(FolderCase):
         for prompt in (PROMPT, ""):  # stopped at a step, for methods that have exchanged modules by then
             request = image_request(prompt, model.settings, src=source, **FIELDS)
             job = new_job()
-            with mock.patch.object(job, "report", side_effect=Cancelled("left")), self.assertRaises(Cancelled):
+            asked = [None] * 8 + [Cancelled("left")] * 99  # before each component, so in the midst of the steps
+            with mock.patch.object(job, "check", side_effect=asked), self.assertRaises(Cancelled):
                 generation.generate(model, request, job)
             self.assertEqual(generate(model, PROMPT, **FIELDS)[0].tobytes(), before)
 

@@ -74,6 +74,14 @@ class CallsTest(unittest.TestCase):
         self.assert_two_steps("two_steps_of_unclip", "decoder_num_inference_steps")
         self.assertFalse(ROWS["two_steps_of_unclip"].applies(subject("StableDiffusionPipeline")))
 
+    def test_moments_of_text_to_video_zero(self) -> None:
+        row = "moments_of_text_to_video_zero"
+        self.assertEqual(self.changed(row), {})
+        self.assertEqual(self.changed(row, num_inference_steps=25), {"num_inference_steps": 25, "t0": 22, "t1": 23})
+        self.assertEqual(self.changed(row, num_inference_steps=1), {"num_inference_steps": 2, "t0": 0, "t1": 1})
+        set_by_hand = self.changed(row, num_inference_steps=2, t0=3, t1=5)
+        self.assertEqual(set_by_hand, {"num_inference_steps": 6, "t0": 3, "t1": 5})
+
     def test_own_size_of_glm_image(self) -> None:
         pipeline = zoo_model("GlmImagePipeline").pipeline
         side = pipeline.default_sample_size * pipeline.vae_scale_factor
@@ -91,7 +99,8 @@ class CallsTest(unittest.TestCase):
         self.assertEqual(self.changed(row, width=32, height=96), {"width": 64})
         self.assertEqual(self.changed(row, width=64), {})
         self.assertTrue(ROWS[row].applies(subject("SanaWMPipeline")))  # on the same autoencoder
-        self.assertFalse(ROWS[row].applies(subject("LTXPipeline")))
+        for other in ("LTXPipeline", "LTX2LatentUpsamplePipeline"):
+            self.assertFalse(ROWS[row].applies(subject(other)), other)
 
     def test_tiles_wider_than_their_overlap(self) -> None:
         row, factor = "tiles_wider_than_their_overlap", 32

@@ -59,16 +59,21 @@ class FitTest(unittest.TestCase):
 class PipelinesTest(unittest.TestCase):
     """Of real tiny pipelines: what their own check_inputs insists on."""
 
-    def test_what_the_code_checks_sides_by_is_a_multiple(self) -> None:
+    def test_what_the_code_refuses_all_but_multiples_of_is_a_multiple(self) -> None:
         """By a number, or by a product of the pipeline's and its components' attributes."""
         for name in ("SanaVideoPipeline", "LEditsPPPipelineStableDiffusion", "LTX2Pipeline"):
             self.assertEqual(size_multiple(zoo_model(name).pipeline) % 32, 0, name)
         glm = zoo_model("GlmImagePipeline").pipeline
         self.assertEqual(size_multiple(glm) % (glm.vae_scale_factor * glm.transformer.config.patch_size * 2), 0)
 
+    def test_what_the_code_only_warns_of_is_none(self) -> None:
+        """Bria's: "divisible by 32 ... Dimensions will be resized accordingly", and 16 will do."""
+        bria = zoo_model("BriaPipeline").pipeline
+        self.assertEqual(size_multiple(bria), bria.vae_scale_factor)
+
     def test_an_adapter_that_unshuffles_pixels_has_a_multiple(self) -> None:
         adapted = zoo_model("StableDiffusionXLAdapterPipeline").pipeline
-        self.assertEqual(size_multiple(adapted) % adapted.adapter.total_downscale_factor, 0)
+        self.assertEqual(size_multiple(adapted) % adapted.adapter.downscale_factor, 0)
 
     def test_the_multiple_is_the_vaes_factor_times_the_patch(self) -> None:
         for name in (
