@@ -29,7 +29,7 @@ test: tools ## all tests
 test-quick: tools ## the tests without whole servers and without every pipeline of diffusers: two minutes
 	$(PYTEST) $(PARALLEL) $(addprefix --ignore=,$(HEAVY)) $(TESTS)
 
-test-processors: tools ## all tests as on other processors (ONLY=sse41|avx2|compatible|threads, TESTS=folder)
+test-processors: tools ## all tests as on other processors (ONLY=sse41|avx2|compatible|threads|rounding, TESTS=folder)
 	bash scripts/test-processors.sh $(ONLY) -- $(PARALLEL) $(TESTS)
 
 test-next: tools ## all tests with the newest diffusers and transformers: it may fail, and says of what

@@ -5,6 +5,7 @@
 #   avx2        256 bits, as most desktop processors
 #   compatible  MKL's results as on every x86 processor
 #   threads     one thread in each process
+#   rounding    each layer's last digits made up (tests/rounding.py): what depends on them fails on some processor
 # Without a setting all of them, one after the other. Each one's failures come again at the end.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +15,7 @@ declare -A environments=(
     [avx2]="ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"
     [compatible]="MKL_CBWR=COMPATIBLE"
     [threads]="OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"
+    [rounding]="PYTEST_PLUGINS=tests.rounding"
 )
 chosen=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -22,7 +24,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     shift
 done
 [ "${1:-}" != -- ] || shift
-[ ${#chosen[@]} -gt 0 ] || chosen=(sse41 avx2 compatible threads)
+[ ${#chosen[@]} -gt 0 ] || chosen=(sse41 avx2 compatible threads rounding)
 
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
