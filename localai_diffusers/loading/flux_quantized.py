@@ -55,7 +55,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loaded
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
     where = placement.plan(dtype_spec, facts or base_facts, settings)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
-    skeletons = Skeletons(base_facts, quantized=("transformer", "text_encoder_2"))
+    skeletons = Skeletons(cls, base_facts, quantized=("transformer", "text_encoder_2"))
     planned = adapters.plan(spec, cls, settings, skeletons)
     said = words.sort(spec, cls, base_facts, settings)
     defaults = model_defaults(spec, cls, base_facts, settings, said)

@@ -50,7 +50,7 @@ def prepare(
     model_files.check_weights(facts, placement.preferred_variant(spec, facts), sources.allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
-    planned = adapters.plan(spec, cls, settings, Skeletons(facts, parts))
+    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts))
     where = _with_manager(placement.plan(spec, facts, settings))
     asked = "" if _ROOT in spec.pipeline_type else spec.pipeline_type
     job.check()

@@ -140,7 +140,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
     model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config, cls)
-    planned = adapters.plan(spec, cls, settings, Skeletons(facts, choice.parts))
+    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts))
     ip_adapter.check_encoder(spec, facts)
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
     said = words.sort(spec, cls, facts, settings)

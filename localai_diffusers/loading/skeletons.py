@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,33 @@ from localai_diffusers.loading.components import Replacement
 
 log = logging.getLogger(__name__)
 
+_LIBRARIES = ("diffusers", "transformers")
+
 
 class Unknown(Exception):
     """The modules of a component cannot be told before it is loaded: its config is not on this machine."""
 
 
 class Skeletons(Mapping[str, Layers]):
-    """Component name -> its modules' names and shapes, for every component that is a torch module.
+    """Component name -> its modules' names and shapes, for every component of ``cls`` that is a torch module.
 
-    Built once, at the first look-up, which raises :class:`Unknown` for one whose config is not known.
+    Built once, at the first look-up, which raises :class:`Unknown` for one whose config is not known, and for one that
+    the pipeline may make another model of (its constructor takes several kinds: AnimateDiff's U-Net).
     """
 
-    def __init__(self, facts: ModelFacts, parts: Iterable[Replacement] = (), quantized: Iterable[str] = ()) -> None:
+    def __init__(
+        self, cls: type, facts: ModelFacts, parts: Iterable[Replacement] = (), quantized: Iterable[str] = ()
+    ) -> None:
+        self._cls = cls
         self._facts = facts
         self._replaced = {part.component: part for part in parts}
         self._quantized = frozenset(quantized)
-        self._classes = {name: cls for name, kind in facts.components.items() if (cls := _module_class(*kind))}
         self._built: dict[str, Layers] = {}
+
+    @cached_property
+    def _classes(self) -> dict[str, type]:
+        found = ((name, _module_class(*kind)) for name, kind in self._facts.components.items())
+        return {name: cls for name, cls in found if cls}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
@@ -43,6 +55,9 @@ class Skeletons(Mapping[str, Layers]):
 
     def __getitem__(self, name: str) -> Layers:
         if name not in self._built:
+            taken = self._cls._get_signature_types() if hasattr(self._cls, "_get_signature_types") else {}
+            if len([kind for kind in taken.get(name, ()) if isinstance(kind, type)]) > 1:
+                raise Unknown(name)
             self._built[name] = layers_of(_built(self._classes[name], self._folder(name)))
         return self._built[name]
 
@@ -64,10 +79,12 @@ class Skeletons(Mapping[str, Layers]):
 
 
 def _module_class(library: str, class_name: str) -> type | None:
-    """The class of a component that is a torch module, None for one of another sort."""
+    """The class of a component that is a torch module, None for one of another sort, or of a library whose import would
+    run what a model's file names."""
     import torch
 
-    found = components.component_class(library, class_name) if library and class_name else None
+    own = library in _LIBRARIES or (library.isidentifier() and find_spec(f"diffusers.pipelines.{library}"))
+    found = components.component_class(library, class_name) if own and class_name else None
     return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
 
 

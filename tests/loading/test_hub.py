@@ -7,6 +7,9 @@ import shutil
 import tempfile
 import unittest
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from tests import adapter_files, single_file, zoo
 from tests.hub_server import FakeHub, closed_port_url
@@ -42,6 +45,10 @@ class Hub(unittest.TestCase):
         cls.ran = Path(temporary, "ran")
         lora = adapter_files.lora(zoo.checkpoint("StableDiffusionPipeline"), root / "tiny" / "lora" / "one.safetensors")
         shutil.copy(lora, lora.with_name("two.safetensors"))
+        peft = root / "tiny" / "peft" / "adapter_model.safetensors"
+        peft.parent.mkdir()
+        shutil.copy(lora, peft)
+        peft.with_name("adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
         cls.hub = cls.enterClassContext(FakeHub(root, denied={"tiny/gated": 403}))
         cls.cache = cache
         cls.backend = Backend(**{**cls.hub.environment(cache), "HF_HUB_OFFLINE": "0"})
@@ -130,6 +137,18 @@ class Hub(unittest.TestCase):
             self.assertTrue(result.success, result.message)
             self.draws()
         self.assertIn("one.safetensors, two.safetensors", self.backend.load("tiny/sd", LoraAdapter="tiny/lora").message)
+
+    def test_a_repo_as_peft_saves_it_brings_its_config(self) -> None:
+        def drawn(**fields: Any) -> Any:
+            result = self.backend.load("tiny/sd", **fields)
+            self.assertTrue(result.success, result.message)
+            return Image.open(self.backend.image("a cat", width=64, height=64, step=2, seed=1)).copy()
+
+        twice = drawn(LoraAdapters=["tiny/lora/one.safetensors"], LoraScales=[2.0])
+        once = drawn(LoraAdapters=["tiny/lora/one.safetensors"])
+        for name in ("tiny/peft", "tiny/peft/adapter_model.safetensors"):
+            off = adapter_files.difference(drawn(LoraAdapter=name), twice)
+            self.assertLess(off, adapter_files.difference(once, twice) / 20, name)
 
 
 def modular_repos(root: Path, marker: Path) -> None:

@@ -91,7 +91,7 @@ def apply(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     if not hasattr(pipeline, "load_lora_weights"):
         raise LoadError(f"{_FIELD} {loras[0].label!r}: {type(pipeline).__name__} takes no LoRA")
     model = Loaded(pipeline)
-    loras = [one if one.fit else _fitted(one, type(pipeline), model) for one in loras]
+    loras = [one if one.fit and _is_here(one.fit, model) else _fitted(one, type(pipeline), model) for one in loras]
     for one in loras:
         assert one.fit is not None
         lora_layers.put_on(pipeline, one.name, one.label, one.scale, one.file, one.fit)
@@ -99,6 +99,12 @@ def apply(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
         log.info("LoRA %s on %s, scale %g", one.label, parts, one.scale)
     lora_layers.activate(pipeline, {one.name: one.scale for one in loras})
     return [note for one in loras for note in one.notes]
+
+
+def _is_here(found: Fit, model: Mapping[str, Layers]) -> bool:
+    """Whether the loaded pipeline has every module that its configs promised."""
+    places = [change.place for change in found.changes]
+    return all(place.component in model and model[place.component].keys() >= set(place.targets) for place in places)
 
 
 # --- files -------------------------------------------------------------------------------------------------------

@@ -101,6 +101,14 @@ class LoadTest(FolderCase):
         one = Lora("0", file.read(self.save(tensors), False), 1.0, "x")
         return lora._fitted(one, type(pipeline), Loaded(pipeline)).fit
 
+    def test_a_lora_of_modules_that_the_pipeline_itself_adds_counts(self) -> None:
+        unet = lora_files.one_of("AnimateDiffPipeline").unet
+        name = next(n for n, _module in unet.named_modules() if "motion_modules" in n and n.endswith("to_q"))
+        layer = unet.get_submodule(name)
+        path = self.save(pair(f"unet.{name}", layer.out_features, layer.in_features))
+        served = load(checkpoint("AnimateDiffPipeline"), LoraAdapter=str(path)).pipeline.unet
+        self.assertGreater(served.get_submodule(name).get_delta_weight("0_style").abs().max(), 0)
+
     # --- biases and norms
 
     def test_biases_norms_and_tables_are_added(self) -> None:
