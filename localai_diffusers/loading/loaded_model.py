@@ -18,7 +18,7 @@ from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.as_loaded import AsLoaded
 from localai_diffusers.pipeline.defaults import ModelDefaults
-from localai_diffusers.pipeline.guidance import is_distilled
+from localai_diffusers.pipeline.guidance import distilled_name, guidance_of, is_distilled
 from localai_diffusers.pipeline.profile import PipelineProfile, profile_of
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.pipeline.sizes import FRAME_COUNTS, config_value
@@ -114,12 +114,26 @@ def finish(
     _bound_tokenizers(pipeline)
     said += switches.switch_on(pipeline, spec.options)
     placement.place(pipeline, where)
+    said += _distilled_note(spec, pipeline, defaults)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
     log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
     model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
     model.profile_as(type(pipeline))
     return model
+
+
+def _names(spec: LoadSpec) -> list[str]:
+    """What the model is called: the last parts of its name and of its file's."""
+    return [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
+
+
+def _distilled_note(spec: LoadSpec, pipeline: Any, defaults: ModelDefaults) -> list[str]:
+    """That the model's name sets its guidance, where it does."""
+    name = distilled_name(_names(spec))
+    if not name or defaults.guidance is not None or not guidance_of(pipeline).arguments(None, defaults.distilled):
+        return []
+    return [f"guidance is 0, for the name {name} is one of a distilled model: cfg_scale in the YAML sets another"]
 
 
 def _bound_tokenizers(pipeline: Any) -> None:
@@ -150,11 +164,10 @@ def model_defaults(spec: LoadSpec, cls: type, facts: ModelFacts, settings: Setti
     """
     steps, scale = _steps(spec.options.num_inference_steps, cls), spec.options.guidance_scale
     argument_limits.check(steps, settings, "option {}")
-    names = [os.path.basename(name.rstrip("/")) for name in (spec.identity, spec.model_file)]
     return ModelDefaults(
         options={**_default_frames(settings.frames or spec.default_frames, cls), **steps, **said.call},
         guidance=spec.guidance if scale is None else float(scale),
-        distilled=is_distilled(names, {**facts.index, **said.constructor}),
+        distilled=is_distilled(_names(spec), {**facts.index, **said.constructor}),
         clip_skip=spec.clip_skip,
         use_clip_skip=settings.clip_skip,
         chunk_size=settings.chunk_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,16 +12,59 @@ from typing import Any
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.pipeline.sizes import config_value
 
-DISTILLED_TOKENS = frozenset({"turbo", "lightning", "schnell", "lcm", "hyper"})
+# What distilled models are called: two words mean nothing else; the others are words of ordinary names too, and count
+# as publishers write them: SDXL-Turbo, Hyper-SD15-1step, Hyper-FLUX.1-dev-8steps, Z-Image-Turbo, Wan2.2-Lightning.
+_SURE_TOKENS, _USUAL_TOKENS = frozenset({"schnell", "lcm"}), frozenset({"turbo", "lightning", "hyper"})
+_BASE = re.compile(r"sdv?\d*|\w*xl|flux\d*|\d+steps?")
+# What may stand between a family's name and such a word: a version, a size, a task.
+_BETWEEN = re.compile(r"v?\d+\w?|a?\d+b|large|medium|small|base|dev|alpha|edit|plus|[ti]{1,2}2[vi]")
+_MOST_PARTS = 4  # of a family's name: "stable", "diffusion", "x", "l"
 _DISTILLED_FLAGS = ("is_distilled", "distilled")
 # Other names of the argument that says how much the prompt counts, where there is none called guidance_scale.
 _OTHER_NAMES = ("distilled_guidance_scale", "prior_guidance_scale", "decoder_guidance_scale")
 
 
 def is_distilled(names: Iterable[str], index: Mapping[str, Any]) -> bool:
-    """Whether a name of the model has a whole distillation token, or its model_index.json a flag."""
-    tokens = {token for name in names for token in re.split(r"[^a-z0-9]+", name.lower())}
-    return bool(tokens & DISTILLED_TOKENS) or any(index.get(flag) is True for flag in _DISTILLED_FLAGS)
+    """Whether a name of the model says so, or its model_index.json has a flag."""
+    return bool(distilled_name(names)) or any(index.get(flag) is True for flag in _DISTILLED_FLAGS)
+
+
+def distilled_name(names: Iterable[str]) -> str:
+    """The first of the model's names that says that it is distilled, "" where none does."""
+    return next((name for name in names if _says_distilled(re.findall(r"[a-z0-9]+", name.lower()))), "")
+
+
+def _says_distilled(tokens: list[str]) -> bool:
+    if _SURE_TOKENS & set(tokens):
+        return True
+    places = [at for at, token in enumerate(tokens) if token in _USUAL_TOKENS]
+    return any(_is_of_base(tokens[:at][::-1], tokens[at + 1 :]) for at in places)
+
+
+def _is_of_base(before: list[str], after: list[str]) -> bool:
+    """Whether the word stands beside a base model, a family or a number of steps: ``before`` it (nearest first), or
+    ``after`` it."""
+    beside = [*before[:1], *after[:1]]
+    if any(_BASE.fullmatch(token) for token in beside) or (after[1:2] in (["step"], ["steps"]) and after[0].isdigit()):
+        return True
+    families = _families()
+    for start in range(len(before)):
+        heads = ("".join(before[start : start + parts][::-1]) for parts in range(1, _MOST_PARTS + 1))
+        if _BASE.fullmatch(before[start]) or any(re.sub(r"\d+$", "", head) in families for head in heads):
+            return True
+        if not _BETWEEN.fullmatch(before[start]):
+            break
+    tails = ("".join(after[:parts]) for parts in range(1, _MOST_PARTS + 1))
+    return any(re.sub(r"\d+$", "", tail) in families for tail in tails)
+
+
+@functools.cache
+def _families() -> frozenset[str]:
+    """The names of diffusers' families of pipelines, as its folders have them, without what separates their words."""
+    import diffusers.pipelines
+
+    folders = pkgutil.iter_modules(diffusers.pipelines.__path__)
+    return frozenset(re.sub(r"[^a-z]|\d+$", "", entry.name) for entry in folders if entry.ispkg)
 
 
 def embeds_guidance(pipeline: Any) -> bool:

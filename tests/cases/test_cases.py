@@ -24,6 +24,7 @@ _MENDED: set[str] = {
     "lora_that_fits_in_part",
     "lora_two_transformers",
     "small_masks",
+    "names_with_hyper",
     "schedulers_of_another_kind",
     "turned_videos",
     "with_color_profiles",

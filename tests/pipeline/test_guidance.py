@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,20 +18,31 @@ def part(**config: Any) -> SimpleNamespace:
 
 
 class DistilledTest(unittest.TestCase):
-    def test_a_whole_token_of_the_name_tells(self) -> None:
-        for name in (
-            "sdxl-turbo",
-            "Z-Image-Turbo",
-            "FLUX.1-schnell",
-            "SDXL-Lightning",
-            "dreamshaper_8LCM.lcm",
-            "Hyper-SD15-1step",
-        ):
-            self.assertTrue(is_distilled([name], {}), name)
+    PUBLISHED = (
+        "sdxl-turbo", "Z-Image-Turbo", "FLUX.1-schnell", "SDXL-Lightning", "dreamshaper_8LCM.lcm", "Hyper-SD15-1step",
+        "Hyper-FLUX.1-dev-8steps-lora", "stable-diffusion-3.5-large-turbo", "sd3.5_large_turbo", "Qwen-Image-Lightning",
+        "Qwen-Image-Edit-2511-Lightning", "Wan2.2-T2V-A14B-Lightning", "AnimateDiff-Lightning", "FLUX.1-Turbo-Alpha",
+        "sdxl_lightning_4step.safetensors", "DreamShaperXL_Turbo", "photo_turbo_4steps", "some-lightning-8-steps",
+    )  # fmt: skip
+    ORDINARY = (
+        "hyper-realistic-shapes", "HRA_hyper_realism_art", "lightning-photography", "Turbo-Encabulator",
+        "swan-lightning", "realistic_hyper_v3.safetensors", "turbovisionXL", "turbocharged", "hyperion",
+        "art-hyper-2024", "turbo", "z-image", "lightningbug", "FLUX.1-dev", "",
+    )  # fmt: skip
 
-    def test_a_part_of_a_token_does_not(self) -> None:
-        for name in ("turbocharged", "hyperion", "z-image", "lightningbug", "FLUX.1-dev", ""):
-            self.assertFalse(is_distilled([name], {}), name)
+    def test_a_word_tells_where_publishers_write_it(self) -> None:
+        self.assertEqual([name for name in self.PUBLISHED if not is_distilled([name], {})], [])
+
+    def test_in_other_names_it_is_a_word(self) -> None:
+        self.assertEqual([name for name in self.ORDINARY if is_distilled([name], {})], [])
+
+    def test_a_guidance_that_a_name_sets_is_a_note(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "sdxl-turbo")
+            path.symlink_to(checkpoint("StableDiffusionXLPipeline"), target_is_directory=True)
+            self.assertIn("guidance is 0, for the name sdxl-turbo", load(path).notes[0])
+            self.assertEqual(load(path, CFGScale=2).notes, ())
+            self.assertEqual(arguments_of(load(path), "a cat")["guidance_scale"], 0.0)
 
     def test_a_flag_in_the_index_tells(self) -> None:
         self.assertTrue(is_distilled(["flux2-klein"], {"is_distilled": True}))
