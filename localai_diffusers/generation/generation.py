@@ -51,7 +51,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     """
     began = time.monotonic()
     request, extra = ip_adapter.split(model.spec, model.pipeline, tasks.with_clip(request, type(model.pipeline)))
-    profile = model.profile_as(tasks.class_for(request, model.pipeline))
+    profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults)
     ip_adapter.add(call.arguments, extra, pipeline)

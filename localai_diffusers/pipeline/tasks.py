@@ -16,6 +16,7 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 from localai_diffusers.errors import InvalidRequest, NotSupported
 from localai_diffusers.pipeline import method_calls
+from localai_diffusers.pipeline.controls import controls_of
 from localai_diffusers.pipeline.inputs import inputs_of
 from localai_diffusers.pipeline.signatures import (
     EMPTY,
@@ -179,14 +180,13 @@ def combined_hint(class_name: str) -> str:
     return f": load {min(same or names, key=len)}" if names else ""
 
 
-def task_beside_control(request: GenerationRequest, pipeline: Any) -> str | None:
+def task_beside_control(request: GenerationRequest, pipeline: Any, said: Mapping[str, Any]) -> str | None:
     """What the pictures ask for that are more than the ControlNets of a pipeline that takes no others: one is a source,
     two are a source and its mask. None where there are no more."""
-    nets = getattr(getattr(pipeline, "controlnet", None), "nets", [None])  # a Multi-ControlNet holds several
     takes = inputs_of(type(pipeline))
     if "controlnet" not in tasks_of(type(pipeline)) or len(takes.images) != 1 or takes.masks:
         return None
-    return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - len(nets))
+    return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - controls_of(pipeline, said))
 
 
 def with_clip(request: GenerationRequest, pipeline_class: type) -> GenerationRequest:
@@ -207,10 +207,14 @@ def with_clip(request: GenerationRequest, pipeline_class: type) -> GenerationReq
     return request
 
 
-def class_for(request: GenerationRequest, pipeline: Any) -> type:
-    """The class to run on the weights of ``pipeline``: its own or a sibling. Raises as :func:`sibling_for` does."""
+def class_for(request: GenerationRequest, pipeline: Any, options: Mapping[str, Any] | None = None) -> type:
+    """The class to run on the weights of ``pipeline``: its own or a sibling. Raises as :func:`sibling_for` does.
+
+    ``options``: the model's, for every call.
+    """
     cls = sibling_for(request, type(pipeline))
-    task = task_beside_control(request, pipeline) if cls is type(pipeline) else None
+    said = {**(options or {}), **request.params}
+    task = task_beside_control(request, pipeline, said) if cls is type(pipeline) else None
     if task is not None:
         with contextlib.suppress(ValueError):
             return loader.find_sibling(cls, task)

@@ -185,6 +185,58 @@ class ControlNetTest(unittest.TestCase):
         loaded = self.controlled("union", "StableDiffusionXLPipeline", Options=["control_mode:1"])
         self.assertEqual(picture(loaded, src=self.source).size, (32, 32))
 
+    def test_a_picture_for_each_mode_of_a_union_is_a_control(self) -> None:
+        """Against plain diffusers with the same weights, in both families that say modes; none is a source."""
+        import diffusers
+        from diffusers.utils import load_image
+
+        pictures = [self.source, self.mask_of_control()]
+        given = [load_image(path) for path in pictures]
+        adapter_files.controlnet("StableDiffusionXLControlNetUnionPipeline", self.folder / "several")
+        self.flux_union(self.folder / "flux-several")
+        xl, flux = diffusers.StableDiffusionXLControlNetUnionPipeline, diffusers.FluxControlNetPipeline
+        cases = (
+            ("several", "StableDiffusionXLPipeline", xl, diffusers.ControlNetUnionModel, lambda net: net),
+            ("flux-several", "FluxPipeline", flux, diffusers.FluxControlNetModel, lambda net: [net, net]),
+        )
+        for name, model, cls, kind, form in cases:
+            with self.subTest(model):
+                loaded = self.controlled(name, model, Options=["control_mode:[0,2]"])
+                made = picture(loaded, src=pictures[0], ref_images=pictures[1:])
+                parts = diffusers.DiffusionPipeline.from_pretrained(checkpoint(model)).components
+                plain = cls(**parts, controlnet=form(kind.from_pretrained(self.folder / name)))
+                call = dict(
+                    prompt="red circle", control_image=given, control_mode=[0, 2], width=32, height=32,
+                    num_inference_steps=2, controlnet_conditioning_scale=[1.0, 1.0],
+                )  # fmt: skip
+                right = plain(**call, generator=torch.Generator().manual_seed(1)).images[0]
+                self.assertEqual(difference(made, right), 0)
+                other = plain(
+                    **{**call, "control_image": given[:1] * 2}, generator=torch.Generator().manual_seed(1)
+                ).images
+                self.assertGreater(difference(made, other[0]), 0)
+                with self.assertRaisesRegex(
+                    InvalidRequest, "control_mode says 2 modes and the request brings 1 picture"
+                ):
+                    picture(loaded, src=pictures[0])
+
+    def mask_of_control(self) -> str:
+        path = self.folder / "second.png"
+        self.plain.transpose(0).rotate(90).save(path)
+        return str(path)
+
+    def flux_union(self, folder: Path) -> None:
+        """The zoo's Flux ControlNet as a union of four."""
+        import diffusers
+
+        config = diffusers.FluxControlNetModel.load_config(checkpoint("FluxControlNetPipeline") / "controlnet")
+        torch.manual_seed(0)
+        net = diffusers.FluxControlNetModel.from_config({**config, "num_mode": 4})
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.5)
+        net.save_pretrained(folder)
+
     def test_a_lone_file_takes_its_config_from_beside_it_or_from_the_option(self) -> None:
         by_folder = picture(self.controlled("sd"), src=self.source)
         file = next((self.folder / "sd").glob("*.safetensors"))

@@ -73,7 +73,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     arguments |= check_params(request.params, request.texts, parameters, class_name)
     arguments |= _guidance(request, profile, defaults, arguments, notes)
     arguments |= _text(request, profile, arguments, notes)
-    arguments |= media_arguments(request, pipeline, notes)
+    arguments |= media_arguments(request, pipeline, notes, arguments)
     on_canvas, repaint = repainting.plan(arguments, pipeline, defaults.said)
     arguments |= on_canvas
     arguments |= _numbers(request, profile, defaults)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.pipeline.controls import MODE, controls_of, modes_of, nets_of
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
 from localai_diffusers.pipeline.tasks import tasks_of
 from localai_diffusers.wire.requests import GenerationRequest
-
-_MODE = "control_mode"
 
 
 class _Kind(NamedTuple):
@@ -23,18 +22,16 @@ class _Kind(NamedTuple):
 
 
 _CONTROLNET = _Kind("controlnet", "nets", "controlnet_conditioning_scale", "ControlNet")
+# Of the steps, the part that a control counts in.
+_PARTS = ("control_guidance_start", "control_guidance_end")
 _KINDS = (_CONTROLNET, _Kind("adapter", "adapters", "adapter_conditioning_scale", "T2I-Adapter"))
 
 
-def _nets_of(pipeline: Any, kind: _Kind = _CONTROLNET) -> list[Any]:
-    """The loaded ControlNets, [] where there are none (or the pipeline has no place for them)."""
-    net = getattr(pipeline, kind.component, None)
-    return [] if net is None else list(getattr(net, kind.inside, [net]))
-
-
-def pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any) -> dict[str, list[Any]]:
-    """The request's last pictures, one for each ControlNet, where these have an argument beside the source's; {} where
-    not.
+def pictures(
+    request: GenerationRequest, parameters: Parameters, pipeline: Any, said: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """The request's last pictures, one for each ControlNet (or mode of a union, which ``said`` has), where these
+    have an argument beside the source's; {} where not.
 
     They come first where there are too few, since a ControlNet is loaded to be used; but not before the main picture of
     a class that must start from one.
@@ -42,7 +39,7 @@ def pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any) 
     name = next((name for name in image_parameters(parameters)[1:] if name.startswith("control")), None)
     tasks = tasks_of(type(pipeline))
     starts_from_one = request.is_inpainting or (tasks and not any(task.startswith("text-to-") for task in tasks))
-    count = min(len(_nets_of(pipeline)), len(request.images) - bool(starts_from_one))
+    count = min(controls_of(pipeline, said), len(request.images) - bool(starts_from_one))
     return {name: list(request.images[-count:])} if name and count > 0 else {}
 
 
@@ -55,20 +52,35 @@ def completed(arguments: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
     parameters = parameters_of(pipeline)
     given = _given(arguments, parameters)
     kind = next((kind for kind in _KINDS if kind.scale in parameters), _CONTROLNET)
-    nets = _nets_of(pipeline, kind)
+    nets = nets_of(pipeline, kind.component, kind.inside)
     if not nets or kind.scale not in parameters or (given is None and not _needs_picture(pipeline)):
         return {}
     _check_mode(nets, arguments, parameters)
     scale = arguments.get(kind.scale, parameters[kind.scale].default)
-    if not _is_union(nets[0]):
-        _check_counts(nets, given, scale, kind)
-    if len(nets) > 1 and isinstance(scale, (int, float)):  # some pipelines spread one scale, some don't
-        return {kind.scale: [float(scale)] * len(nets)}
-    return {}
-
-
-def _check_counts(nets: list[Any], given: Any, scale: Any, kind: _Kind) -> None:
     count = len(given) if isinstance(given, list) else int(given is not None)
+    if modes_of(nets[0]):
+        _check_modes(count, arguments.get(MODE), parameters)
+    else:
+        _check_counts(nets, count, scale, kind)
+    if count < 2 or not hasattr(getattr(pipeline, kind.component), kind.inside):
+        return {}
+    # Some pipelines spread a number, some don't, and where one union stands for all, by the nets: the rest is dropped.
+    spread = (kind.scale, *(_PARTS if len(nets) == 1 else ()))
+    said = {name: arguments.get(name, parameters[name].default) for name in spread if name in parameters}
+    return {name: [float(value)] * count for name, value in said.items() if isinstance(value, (int, float))}
+
+
+def _check_modes(count: int, modes: Any, parameters: Parameters) -> None:
+    """Of a union: a mode for each picture."""
+    said = len(modes) if isinstance(modes, list) else 1
+    if MODE in parameters and count != said:
+        raise InvalidRequest(
+            f"{MODE} says {_counted(said, 'mode')} and the request brings {_counted(count, 'picture')} for control: "
+            "send one for each, after the source (and the mask) where there is one"
+        )
+
+
+def _check_counts(nets: list[Any], count: int, scale: Any, kind: _Kind) -> None:
     if count != len(nets):
         raise InvalidRequest(
             f"the model has {_counted(len(nets), kind.label)} and the request brings {_counted(count, 'picture')} for "
@@ -92,21 +104,11 @@ def _needs_picture(pipeline: Any) -> bool:
     return "controlnet" in tasks_of(type(pipeline)) and bool(image_parameters(parameters_of(pipeline)))
 
 
-def _is_union(net: Any) -> bool:
-    """Whether the net is several in one, told apart by a mode."""
-    return _modes(net) is not None
-
-
-def _modes(net: Any) -> int | None:
-    config = getattr(net, "config", {})
-    return config.get("num_control_type") or config.get("num_mode")
-
-
 def _check_mode(nets: list[Any], arguments: Mapping[str, Any], parameters: Parameters) -> None:
-    count = _modes(nets[0])
-    if count and _MODE in parameters and arguments.get(_MODE) is None:
+    count = modes_of(nets[0])
+    if count and MODE in parameters and arguments.get(MODE) is None:
         raise InvalidRequest(
-            f"the ControlNet is a union of {count}: say what the picture is by options: {_MODE}:0 (0 to {count - 1}, "
+            f"the ControlNet is a union of {count}: say what the picture is by options: {MODE}:0 (0 to {count - 1}, "
             "see the net's own page)"
         )
 

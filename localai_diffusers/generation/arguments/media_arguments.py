@@ -32,15 +32,17 @@ from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.requests import GenerationRequest
 
 
-def media_arguments(request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """Pictures, mask, video and sound by argument name.
+def media_arguments(
+    request: GenerationRequest, pipeline: Any, notes: list[str], said: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Pictures, mask, video and sound by argument name. ``said``: what options and params say of the call.
 
     Raises InvalidRequest when the request brings more than the pipeline takes.
     """
     parameters = parameters_of(pipeline)
     found = _placed_in_time(request, pipeline)
     if found is None:
-        found = _pictures(request, parameters, pipeline)
+        found = _pictures(request, parameters, pipeline, said or {})
         found |= _one(request.video, video_parameters(parameters), pipeline)
         found |= _last(request, parameters, type(pipeline).__name__)
     found |= _sound(request, pipeline)
@@ -59,8 +61,10 @@ def picture_to_invert(request: GenerationRequest, pipeline: Any) -> Any:
     return _at_size(picture, _bounded_size(picture, request, pipeline), crop=False)
 
 
-def _pictures(request: GenerationRequest, parameters: Parameters, pipeline: Any) -> dict[str, Any]:
-    cls, controls = type(pipeline), control_arguments.pictures(request, parameters, pipeline)
+def _pictures(
+    request: GenerationRequest, parameters: Parameters, pipeline: Any, said: Mapping[str, Any]
+) -> dict[str, Any]:
+    cls, controls = type(pipeline), control_arguments.pictures(request, parameters, pipeline, said)
     names = [name for name in image_parameters(parameters) if name not in controls]
     masks, mask = mask_parameters(parameters), request.mask
     images = list(request.images)[: len(request.images) - sum(len(pictures) for pictures in controls.values())]

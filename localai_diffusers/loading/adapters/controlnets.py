@@ -21,6 +21,7 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components
 from localai_diffusers.loading.components import Replacement
+from localai_diffusers.pipeline.controls import MODE
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 
@@ -190,11 +191,14 @@ def prepare(
     for net in nets:
         _check_widths(net, facts)
     files = tuple(file for net in nets for file in _weights(net, component))
+    is_several = isinstance(spec.call_arguments.get(MODE), list)
     readers = [_reader(spec, cls, net, settings) for net in nets]
 
     def read(dtype: Any) -> Any:
         loaded = [reader(dtype) for reader in readers]
         together = joined or (list if component == COMPONENT else _multi)
+        if len(loaded) == 1 and is_several and "num_mode" in loaded[0].config:
+            return _multi(loaded)  # Flux's union takes several pictures in this form alone, and keeps one net
         return together(loaded) if len(loaded) > 1 else loaded[0]
 
     return (Replacement(component, ("diffusers", nets[0].class_name or "ControlNetModel"), files, read),)
