@@ -8,6 +8,7 @@ from localai_diffusers import patches
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
 from localai_diffusers.generation import refusals, step_hook
 from localai_diffusers.generation.arguments.call_arguments import Call
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.signatures import parameters_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _all_nan(call: Call) -> BackendError:
 def _is_blank(output: Any) -> bool:
     """Whether pictures came out, each of them of one color."""
     found = getattr(output, "images", None)
-    pictures = [picture for picture in found if hasattr(picture, "getcolors")] if isinstance(found, list) else []
+    pictures = [picture for picture in found if is_picture(picture)] if isinstance(found, list) else []
     return bool(pictures) and all(picture.getcolors(1) for picture in pictures)
 
 

@@ -20,6 +20,7 @@ from localai_diffusers.errors import (
     missing_package,
     one_line,
 )
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import tasks
 
 _OURS = __name__.partition(".")[0]
@@ -63,7 +64,7 @@ def described(arguments: Mapping[str, Any]) -> str:
 def _described(name: str, value: Any) -> str:
     if isinstance(value, (bool, int, float)):
         return f"{name}={value}"
-    pictures = [part for part in (value if isinstance(value, list) else [value]) if hasattr(part, "getbands")]
+    pictures = [part for part in (value if isinstance(value, list) else [value]) if is_picture(part)]
     if not pictures:
         return name
     size = f"{pictures[0].width}x{pictures[0].height}"

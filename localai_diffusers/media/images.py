@@ -78,6 +78,11 @@ def read_image(
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
 
+def is_picture(value: Any) -> bool:
+    """Whether it is one of Pillow's: tensors have a ``size`` and a ``resize`` too, and mean others."""
+    return isinstance(value, Image.Image)
+
+
 def is_animated(data: bytes) -> bool:
     """Whether ``data`` is a picture of several frames that follow one another."""
     try:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import backend_pb2
 from localai_diffusers import errors
-from localai_diffusers.generation import refusals
+from localai_diffusers.generation import batching, refusals, upscaling
+from localai_diffusers.wire import requests
+from localai_diffusers.work.jobs import Job
 from tests import zoo
 from tests.rpc import Clip, RpcCase
-from tests.support import zoo_model
+from tests.support import FolderCase, generate, image_request, load, new_job, zoo_model
 from tests.zoo import video_recent
 
 TWO_STEPS = "num_inference_steps:2"
@@ -256,6 +259,34 @@ class RuleTest(unittest.TestCase):
         except ZeroDivisionError as error:
             told = refusals.told(error, pipeline, type(zoo_model("FluxPipeline").pipeline), {}, 0)
         self.assertIn("these weights run as FluxPipeline", str(told))
+
+
+class PartsTest(FolderCase):
+    """A later part of a request is judged by its own steps, and tells its own notes."""
+
+    def test_a_later_tile_that_is_refused_before_its_first_step_is_the_requests(self) -> None:
+        model = zoo_model("StableDiffusionUpscalePipeline")
+        message = backend_pb2.UpscaleImageRequest(src=self.picture(size=(400, 64)), dst=str(self.folder / "out.png"))
+        request, job = requests.from_upscale_request(message, model.settings), new_job()
+        checked = mock.patch.object(type(model.pipeline), "check_inputs", side_effect=[None, ValueError("no")])
+        with checked, self.assertRaisesRegex(errors.InvalidRequest, "refuses the request: ValueError: no"):
+            upscaling.upscale(model, request, 4, job)
+
+    def test_a_call_that_is_refused_after_its_inversion_is_the_requests(self) -> None:
+        model = zoo_model("LEditsPPPipelineStableDiffusion")
+        checked = mock.patch.object(type(model.pipeline), "check_inputs", side_effect=ValueError("no"))
+        with checked, self.assertRaisesRegex(errors.InvalidRequest, "refuses the request: ValueError: no"):
+            generate(model, "", src=self.picture(), step=2, seed=1)
+
+    def test_every_member_of_a_batch_is_told_what_was_changed_for_its_model(self) -> None:
+        model = load(zoo.checkpoint("QwenImagePipeline"), Options=["max_batch:2"])
+        small: dict[str, Any] = {"step": 1, "width": 32, "height": 32}
+        wanted = [image_request(f"cat {seed}", model.settings, seed=seed, **small) for seed in (1, 2)]
+        jobs = [Job(lambda _job: None, "x", batch=batching.batch_for(model, request)) for request in wanted]
+        self.assertTrue(jobs[0].batch.run(jobs, model))
+        for job in jobs:
+            job.settle()
+            self.assertIn("step=1 is too few", job.wait(1).message())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import math
 import shutil
 import tempfile
 import unittest
@@ -159,6 +160,14 @@ class RunTest(unittest.TestCase):
                 generate(model, PROMPT, seed=1, src=picture_file(seed), **SMALL | {"step": 4})[0] for seed in (0, 3)
             ]
             self.assertGreater(difference(*made), 0)
+
+    def test_its_strength_counts_where_there_is_a_picture_to_start_from(self) -> None:
+        model = model_of("StableDiffusionXLPipeline")
+        strength = parameters_of(model.pipeline)["strength"].default
+        self.assertEqual(arguments_of(model, PROMPT, step=1)["num_inference_steps"], 1)
+        self.assertNotIn("leaves no step", generate(model, PROMPT, seed=1, **SMALL | {"step": 1})[1].message())
+        found = arguments_of(model, PROMPT, step=1, src=picture_file())["num_inference_steps"]
+        self.assertEqual(found, math.ceil(1 / strength))
 
     def test_a_mask_makes_it_inpainting(self) -> None:
         arguments = arguments_of(

@@ -15,6 +15,7 @@ from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting, steps
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
 from localai_diffusers.generation.arguments.repainting import Repaint
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.argument_values import check_params, did_you_mean, fitted
 from localai_diffusers.pipeline.defaults import ModelDefaults
@@ -112,7 +113,7 @@ def _unchanged(
     )
     if strength != 0 or condition_parameters(parameters):  # there it is how much a condition counts
         return None
-    name = next((name for name in image_parameters(parameters) if hasattr(arguments.get(name), "resize")), "")
+    name = next((name for name in image_parameters(parameters) if is_picture(arguments.get(name))), "")
     if arguments.get(VIDEO) is not None or (name and makes_video(profile.cls)):
         raise InvalidRequest("strength=0 changes nothing of the source: set one above 0, up to 1")
     if not name or role_of(name, profile.cls) is not Role.SOURCE:

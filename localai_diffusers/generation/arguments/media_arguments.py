@@ -11,6 +11,7 @@ from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.roles import Role, lies_on_the_source, role_of
 from localai_diffusers.pipeline.signatures import (
@@ -273,7 +274,7 @@ def _resized(found: dict[str, Any], request: GenerationRequest, pipeline: Any, n
     main, names = _main(found, parameters), image_parameters(parameters)
     several = bool(names) and isinstance(found.get(names[0]), list)
     sizes_itself = upscales(type(pipeline)) or "processing_resolution" in parameters
-    if main is None or not hasattr(main, "resize") or several or sizes_itself:
+    if not is_picture(main) or several or sizes_itself:
         return found
     if request.rpc == "GenerateVideo" or makes_video(type(pipeline)):
         return _resized_for_video(found, main, request, pipeline, notes)
@@ -302,7 +303,7 @@ def _resized_for_video(
 
 def _is_masked(found: Mapping[str, Any], parameters: Parameters) -> bool:
     """Whether one picture comes with a mask, so that a part of it alone is made anew."""
-    return any(hasattr(found.get(name), "resize") for name in mask_parameters(parameters))
+    return any(is_picture(found.get(name)) for name in mask_parameters(parameters))
 
 
 def _role_of_main(found: Mapping[str, Any], pipeline: Any) -> Role:
@@ -348,7 +349,7 @@ def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
     """A picture, or each of a list, at ``size``: stretched, or cropped to its aspect. Anything else as it is."""
     if isinstance(value, list):
         return [_at_size(part, size, crop) for part in value]
-    if not hasattr(value, "resize") or getattr(value, "size", size) == size:
+    if not is_picture(value) or value.size == size:
         return value
     from PIL import ImageOps
 
@@ -367,7 +368,7 @@ def _decided(
     main: Any, arguments: Mapping[str, Any], request: GenerationRequest, pipeline: Any
 ) -> tuple[int, int] | None:
     """The size that the first picture or clip decides; None where the request alone does, or nothing."""
-    if not hasattr(main, "size") or upscales(type(pipeline)):
+    if not is_picture(main) or upscales(type(pipeline)):
         return None
     if request.rpc == "GenerateVideo":
         return main.size if request.width or request.height else None

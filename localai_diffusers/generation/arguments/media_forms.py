@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
     Condition,
@@ -59,7 +60,7 @@ def _takes_alpha(vae: Any) -> bool:
 def _with_alpha(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_alpha(part) for part in value]
-    return value.convert("RGBA") if hasattr(value, "convert") else value
+    return value.convert("RGBA") if is_picture(value) else value
 
 
 def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:

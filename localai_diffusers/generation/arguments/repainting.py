@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.roles import lies_on_the_source
 from localai_diffusers.pipeline.signatures import image_parameters, mask_parameters, parameters_of
@@ -50,7 +51,7 @@ def _on_canvas(value: Any, canvas: tuple[int, int]) -> Any:
 
     if isinstance(value, list):
         return [_on_canvas(part, canvas) for part in value]
-    return compositing.padded(value, canvas) if hasattr(value, "resize") else value
+    return compositing.padded(value, canvas) if is_picture(value) else value
 
 
 def plan(media: Mapping[str, Any], pipeline: Any, said: Options) -> tuple[dict[str, Any], Repaint | None]:
@@ -63,10 +64,10 @@ def plan(media: Mapping[str, Any], pipeline: Any, said: Options) -> tuple[dict[s
     from localai_diffusers.media import compositing
 
     parameters = parameters_of(pipeline)
-    name = next((name for name in mask_parameters(parameters) if hasattr(media.get(name), "resize")), None)
+    name = next((name for name in mask_parameters(parameters) if is_picture(media.get(name))), None)
     main = next((name for name in image_parameters(parameters) if name in media), None)
     source = media.get(main or "")
-    if name is None or main is None or not hasattr(source, "resize"):
+    if name is None or main is None or not is_picture(source):
         return {}, None
     canvas = sizes.round_up(*source.size, sizes.size_multiple(pipeline))
     beside = {key: value for key, value in media.items() if key in (main, name) or lies_on_the_source(key)}

@@ -10,6 +10,7 @@ from typing import Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.loading import scheduler_kinds
 from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.pipeline.signatures import condition_parameters, takes_media
 
 _STEPS = "num_inference_steps"
 STRENGTHS = ("strength", "inpaint_strength")
@@ -25,13 +26,27 @@ def fitted(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[s
     if not isinstance(steps, int) or isinstance(steps, bool):
         return {}
     _check_most(steps, getattr(profile.pipeline, "scheduler", None))
-    if isinstance(strength, (int, float)) and 0 < strength <= 1 and steps * strength < 1:
+    if _starts_midway(arguments, profile) and _is_part(strength) and steps * strength < 1:
         notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
         steps = math.ceil(1 / strength)
     least = _least(steps, getattr(profile.pipeline, "scheduler", None))
     if steps < least:
         notes.append(f"step={steps} is too few for this model's scheduler: {least} are taken")
     return {_STEPS: max(steps, least)} if max(steps, least) != said[_STEPS] else {}
+
+
+def _starts_midway(arguments: Mapping[str, Any], profile: PipelineProfile) -> bool:
+    """Whether there is a source to start from: where there is none, strength counts for nothing (a modular pipeline
+    has it among its inputs whatever it is called for)."""
+    conditions = condition_parameters(profile.parameters)
+    return any(
+        arguments.get(name) is not None and (name in conditions or takes_media(name, profile.parameters))
+        for name in profile.parameters
+    )
+
+
+def _is_part(strength: Any) -> bool:
+    return isinstance(strength, (int, float)) and 0 < strength <= 1
 
 
 def _least(steps: int, scheduler: Any) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import unittest
 from typing import Any
 
+from PIL import Image
+
+import backend_pb2
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size
+from localai_diffusers.settings import Settings
+from localai_diffusers.wire import requests
+from tests.rpc import write_wave
 from tests.support import FolderCase, image_request, zoo_model
 
 
@@ -53,6 +60,28 @@ class ArgumentsTest(FolderCase):
     def test_more_pictures_than_the_pipeline_takes_are_refused(self) -> None:
         with self.assertRaisesRegex(InvalidRequest, r"brings 2 pictures .*takes 1 \(image\)"):
             media("StableDiffusionImg2ImgPipeline", ref_images=[self.picture("a"), self.picture("b")])
+
+
+class TensorsTest(FolderCase):
+    def test_a_sound_beside_a_picture_is_brought_to_no_size(self) -> None:
+        """A tensor has a ``resize`` and a ``size``, too; no class of 0.42.1 takes both, one of a model's own may."""
+        import torch
+
+        def call(
+            self: Any, image: Image.Image, audio: torch.Tensor | None = None, width: int = 64, height: int = 64
+        ) -> None: ...
+
+        call.__annotations__ = {"image": Image.Image, "audio": torch.Tensor | None, "width": int, "height": int}
+        pipeline = copy.copy(zoo_model("WanImageToVideoPipeline").pipeline)
+        pipeline.__class__ = type("TalkingPipeline", (type(pipeline),), {"__call__": call})
+        sound, picture = self.folder / "sound.wav", self.picture(size=(96, 64))
+        write_wave(sound, 1)
+        message = backend_pb2.GenerateVideoRequest(
+            prompt="x", dst=str(self.folder / "x.mp4"), start_image=picture, audio=str(sound), width=32, height=32
+        )
+        found = media_arguments(requests.from_video_request(message, Settings()), pipeline, [])
+        self.assertEqual(found["image"].size, (32, 32))
+        self.assertGreater(found["audio"].numel(), 10_000)
 
 
 class SizeTest(FolderCase):
