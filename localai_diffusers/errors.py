@@ -87,14 +87,15 @@ class NothingMade(GenerationFailed):
     """The pipeline returned no picture, frame or sound."""
 
 
+# What a chain of targets does with each (core, classify.go): it goes on from INTERNAL and UNIMPLEMENTED; every other is
+# final, so that one request that is too large does not trip all targets in turn.
 # Name of the grpc.StatusCode, so that this module needs no grpc. First match by the error's class hierarchy.
 STATUS_CODES: dict[type[BaseException], str] = {
     InvalidRequest: "INVALID_ARGUMENT",
     ModelNotLoaded: "FAILED_PRECONDITION",
     ModelMismatch: "NOT_FOUND",
     LoadError: "INVALID_ARGUMENT",
-    NotSupported: "INVALID_ARGUMENT",
-    MissingPackage: "UNIMPLEMENTED",
+    NotSupported: "UNIMPLEMENTED",  # a gap in what the target can: a failover chain goes on, and marks nobody down
     OutOfMemory: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
     SystemLimit: "RESOURCE_EXHAUSTED",

@@ -35,13 +35,13 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
 
     Raises NotSupported for a pipeline without a depth map, InvalidRequest for an unknown export.
     """
-    from localai_diffusers.media import payloads
+    from localai_diffusers.media import files, payloads
 
     unknown = [name for name in exports if name not in EXPORTS]
     if unknown:
         raise InvalidRequest(f"exports {unknown[0]!r} is unknown: use {', '.join(EXPORTS)}")
     if exports and not request.dst:
-        raise InvalidRequest("dst is empty: exports need a path to write to")
+        raise InvalidRequest("dst is empty: exports need a folder to write to")
     done = tasks.tasks_of(type(model.pipeline))
     if (
         done and "depth-estimation" not in done
@@ -54,6 +54,8 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
     if not payload.arrays:
         raise _no_depth(model)
     values = payload.arrays[0]
+    if exports:
+        files.make_folder(request.dst, "dst")
     return DepthMap(_within_limit(values), tuple(EXPORTS[name](values, request.dst) for name in exports))
 
 
@@ -74,7 +76,7 @@ def _within_limit(values: np.ndarray) -> np.ndarray:
 def _export_png(values: np.ndarray, dst: str) -> str:
     from localai_diffusers.media import payloads
 
-    path = str(Path(dst).with_suffix(".png"))
+    path = str(Path(dst) / "depth.png")
     payloads.write_payload(
         payloads.Payload("depth", arrays=(values,)), path, fps=1.0, metadata=None, check=lambda: None
     )
@@ -86,11 +88,11 @@ def _export_npy(values: np.ndarray, dst: str) -> str:
 
     from localai_diffusers.media import files
 
-    path = str(Path(dst).with_suffix(".npy"))
+    path = str(Path(dst) / "depth.npy")
     with files.atomic_output(path) as temporary, temporary.open("wb") as stream:
         numpy.save(stream, values)
     return path
 
 
-# Format -> writer(values, dst), which returns the path it wrote: dst with the format's extension.
+# Format -> writer(values, dst), which returns the path it wrote, in the folder dst (backend.proto: "output directory").
 EXPORTS: Mapping[str, Callable[[Any, str], str]] = {"png": _export_png, "npy": _export_npy}

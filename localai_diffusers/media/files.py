@@ -251,6 +251,14 @@ def atomic_output(dst: str, field: str = "dst") -> Iterator[Path]:
         _unfinished.discard(temporary)
 
 
+def make_folder(path: str, field: str) -> None:
+    """The folder ``path``, made where there is none. Raises OutputError where it cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise _output_error(path, field, error) from error
+
+
 def discard_unfinished() -> None:
     """Remove the temporary files that are being written: for a process that ends without unwinding its threads."""
     for temporary in tuple(_unfinished):

@@ -241,7 +241,7 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
     if found is None or (found is pipeline_class and task is not None):
         if task == "text-to-video" and _starts_from_text_too(pipeline_class):
             return pipeline_class
-        raise InvalidRequest(_mismatch(request, pipeline_class, task))
+        raise NotSupported(_mismatch(request, pipeline_class, task))
     return found
 
 
@@ -400,7 +400,7 @@ def share_components(pipeline: Any, cls: type) -> Any:
     """A ``cls`` pipeline on the components of ``pipeline``, no weight copied.
 
     Not ``from_pipe``: it casts every shared component to one dtype, which would round a VAE that is kept in fp32.
-    Raises InvalidRequest naming the components that are missing.
+    Raises NotSupported naming the components that are missing, InvalidRequest where those at hand do not fit.
     """
     expected, optional = cls._get_signature_keys(cls)
     components = {name: part for name, part in pipeline.components.items() if name in expected}
@@ -413,7 +413,7 @@ def share_components(pipeline: Any, cls: type) -> Any:
         *_does_without(pipeline),
     }
     if absent - may_lack:
-        raise InvalidRequest(
+        raise NotSupported(
             f"{type(pipeline).__name__} cannot do this: {cls.__name__} also needs "
             f"{', '.join(sorted(absent - may_lack))}"
         )

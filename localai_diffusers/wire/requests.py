@@ -146,7 +146,7 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
 # SoundGenerationRequest's fields -> what the audio pipelines call them; the first that the signature has is set.
 SOUND_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "duration": ("audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s", "duration"),
-    "temperature": ("temperature",),
+    "temperature": ("temperature", "guidance_scale"),  # the core's word for how much the prompt counts
     "sample": ("do_sample", "sample"),
     "think": ("think", "thinking"),
     "caption": ("caption",),

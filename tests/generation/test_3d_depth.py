@@ -87,12 +87,19 @@ class DepthTest(RpcCase):
         self.assertEqual((answer.width, answer.height), (1500, 1000))
         self.assertLess(answer.ByteSize(), 50 << 20)
 
-    def test_exports_are_written_beside_dst(self) -> None:
-        answer = self.depth((100, 50), dst=str(self.path("depth")), exports=["png", "npy"])
+    def test_exports_are_written_into_the_folder_dst_which_is_made(self) -> None:
+        folder = self.path("deep") / "maps"
+        answer = self.depth((100, 50), dst=str(folder), exports=["png", "npy"])
         png, npy = answer.export_paths
+        self.assertEqual([Path(png).parent, Path(npy).parent], [folder, folder])
         with Image.open(png) as picture:
             self.assertEqual(picture.size, (100, 50))
         self.assertTrue(numpy.allclose(numpy.load(npy), numpy.array(answer.depth).reshape(50, 100)))
+
+    def test_without_exports_nothing_is_written(self) -> None:
+        folder = self.path("unused")
+        self.depth(dst=str(folder))
+        self.assertFalse(folder.exists())
 
     def test_bad_requests_are_refused(self) -> None:
         self.assertIn(

@@ -13,7 +13,7 @@ import numpy
 import torch
 from PIL import Image, ImageChops, ImageStat
 
-from localai_diffusers.errors import Cancelled, GenerationFailed, InvalidRequest
+from localai_diffusers.errors import Cancelled, GenerationFailed, InvalidRequest, NotSupported
 from localai_diffusers.generation import generation
 from localai_diffusers.settings import Settings
 from tests.adapter_files import difference
@@ -153,7 +153,7 @@ class PicturesInTest(ShapesCase):
         self.assertEqual(difference(self.make(src=path, step=10)[0].convert("RGB"), image), 0)
 
     def test_a_model_that_takes_no_picture_refuses_one(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest, "DDPMPipeline takes"):
+        with self.assertRaisesRegex(NotSupported, "DDPMPipeline takes"):
             generate(zoo_model("DDPMPipeline"), "x", src=self.picture())
 
     def test_a_model_that_edits_pictures_refuses_a_request_without_one(self) -> None:
@@ -261,7 +261,7 @@ class FamiliesTest(FolderCase):
         )
 
     def test_a_prior_names_the_pipeline_to_load_whatever_the_request_brings(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest, "makes embeddings, not a file: load KandinskyV22CombinedPipeline"):
+        with self.assertRaisesRegex(NotSupported, "makes embeddings, not a file: load KandinskyV22CombinedPipeline"):
             generate(zoo_model("KandinskyV22PriorPipeline"), "a cat", src=self.picture())
 
     def test_a_picture_of_nothing_but_nan_is_no_picture(self) -> None:

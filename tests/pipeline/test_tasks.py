@@ -9,7 +9,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.errors import InvalidRequest, NotSupported
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.wire.requests import GenerationRequest
 from tests.support import load, zoo_model
@@ -96,7 +96,7 @@ class SiblingTest(unittest.TestCase):
             ("StableDiffusionControlNetPipeline", "text"),
             ("FluxFillPipeline", "text"),
         ):
-            with self.assertRaisesRegex(InvalidRequest, f"{name} takes"):
+            with self.assertRaisesRegex(NotSupported, f"{name} takes"):
                 chosen(name, brings)
 
     def test_an_inpaint_class_with_one_picture_asks_for_the_mask(self) -> None:
@@ -109,7 +109,8 @@ class ShareTest(unittest.TestCase):
         pipeline = zoo_model("StableDiffusionPipeline").pipeline
         sibling = tasks.share_components(pipeline, diffusers.StableDiffusionImg2ImgPipeline)
         for name, part in sibling.components.items():
-            self.assertIs(part, pipeline.components.get(name), name)
+            if name != "scheduler":  # which counts the steps of one call
+                self.assertIs(part, pipeline.components.get(name), name)
         self.assertFalse(sibling.config.requires_safety_checker)
 
     def test_a_vae_that_is_kept_in_fp32_stays_so_in_a_sibling(self) -> None:
@@ -119,7 +120,7 @@ class ShareTest(unittest.TestCase):
         self.assertEqual((sibling.vae.dtype, sibling.transformer.dtype), (torch.float32, torch.bfloat16))
 
     def test_a_sibling_that_needs_more_names_what(self) -> None:
-        with self.assertRaisesRegex(InvalidRequest, "StableDiffusionControlNetPipeline also needs controlnet"):
+        with self.assertRaisesRegex(NotSupported, "StableDiffusionControlNetPipeline also needs controlnet"):
             tasks.share_components(
                 zoo_model("StableDiffusionPipeline").pipeline, diffusers.StableDiffusionControlNetPipeline
             )

@@ -199,7 +199,7 @@ class FieldsTest(ServerCase):
                 try:
                     getattr(self.backend.stub, rpc)(self.request(rpc), timeout=60)
                 except grpc.RpcError as error:
-                    self.assertEqual(error.code(), CODE.INVALID_ARGUMENT, error.details())
+                    self.assertEqual(error.code(), CODE.UNIMPLEMENTED, error.details())
         (self.backend.folder / "never.bin").unlink(missing_ok=True)
 
 
@@ -215,8 +215,8 @@ FEW = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-# INTERNAL, UNKNOWN, UNAVAILABLE or a deadline are none of these.
-EXPECTED = (CODE.INVALID_ARGUMENT, CODE.RESOURCE_EXHAUSTED)
+# INTERNAL, UNKNOWN, UNAVAILABLE or a deadline are none of these; UNIMPLEMENTED is of an RPC that the model cannot serve.
+EXPECTED = (CODE.INVALID_ARGUMENT, CODE.RESOURCE_EXHAUSTED, CODE.UNIMPLEMENTED)
 
 
 class PropertyTest(ServerCase):

@@ -39,6 +39,7 @@ class StatusTest(unittest.TestCase):
             errors.ModelMismatch: "NOT_FOUND",
             errors.OutputDiskFull: "RESOURCE_EXHAUSTED",
             errors.GenerationFailed: "INTERNAL",
+            errors.NotSupported: "UNIMPLEMENTED",
         }
         for kind, name in expected.items():
             self.assertEqual(errors.status_name(made(kind)), name)
