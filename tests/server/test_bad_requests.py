@@ -215,7 +215,7 @@ FEW = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-# INTERNAL, UNKNOWN, UNAVAILABLE or a deadline are none of these; UNIMPLEMENTED is of an RPC that the model cannot serve.
+# INTERNAL, UNKNOWN, UNAVAILABLE or a deadline are none of these; UNIMPLEMENTED is of an RPC that the model lacks.
 EXPECTED = (CODE.INVALID_ARGUMENT, CODE.RESOURCE_EXHAUSTED, CODE.UNIMPLEMENTED)
 
 
