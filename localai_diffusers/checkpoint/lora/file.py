@@ -82,7 +82,7 @@ def _single(header: Header, keys: Sequence[str]) -> dict[str, Any]:
     return weights.tensors(header, alone) if alone else {}
 
 
-def _configs(header: Header) -> dict[str, Mapping[str, Any]]:
+def _configs(header: Header) -> Mapping[str, Mapping[str, Any]]:
     """PEFT's config from the file's own metadata, else from the adapter_config.json beside it."""
     try:
         flat = json.loads(header.metadata.get(_METADATA, "{}"))

@@ -73,7 +73,8 @@ def fit(
     for layer in whole:
         pieces = found.layers[layer]
         its_shapes = {piece: tuple(shapes[key]) for piece, key in pieces.items()}
-        for place in places[layer] if layer not in absent else ():
+        found_places = places[layer]
+        for place in () if isinstance(found_places, Nowhere) else found_places:
             wrong = misfit(its_shapes, [components[place.component][target] for target in place.targets])
             if wrong:
                 misfits[layer] = wrong

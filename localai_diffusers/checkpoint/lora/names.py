@@ -91,6 +91,7 @@ _PREFIXES = tuple(
         (r"(?:lora_)?te2\.", "text_encoder_2"),
         (r"(?:lora_)?te3\.", "text_encoder_3"),
         (r"llm_adapter\.", "text_conditioner"),
+        (r"text_embedding_projection\.", "connectors"),
         (r"(?:base_model\.model|base_model|model|module|net|pipe|pipeline|lora|default|orig_mod|_orig_mod)\.", ""),
         (r"(?:text_model|language_model)\.", ANY_TEXT),
         # kohya's, LyCORIS' and OneTrainer's flattened names

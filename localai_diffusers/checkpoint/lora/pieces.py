@@ -51,6 +51,7 @@ _NUMBERED = re.compile(r".+?(?P<lora>_lora\d*)\.(?:down|up)\.weight")
 
 # Kinds of adapters that are told by a piece and not served, as people call them.
 FOREIGN = {
+    r"^lora_controlnet$": "a Control-LoRA, a ControlNet's changes to a model,",
     r"\.(?:oft_blocks|oft_diag|oft_R|rescale)\b": "OFT or BOFT",
     r"\.(?:a1|a2|b1|b2|bm)\.weight$": "GLoRA",
     r"\.(?:ia3_l|on_input)\b": "IA3",
@@ -60,7 +61,6 @@ FOREIGN = {
 }
 # Keys that belong to no layer of a model and have no effect here, with the reason.
 IDLE = {
-    r"lora_controlnet": "a mark",
     r"(?:.*\.)?position_ids": "positions counted from 0",
     r"(?:.*[._])?logit_scale(?:\.alpha)?": "CLIP's temperature",
     r"(?:ss|sai|modelspec)_.*": "notes of the training",
@@ -84,12 +84,14 @@ def sort(keys: Iterable[str], others: Iterable[str] = ()) -> Sorted:
     """The pieces of each layer of a LoRA by its keys' names. Of two keys that are one piece the later is unknown, as
     are ``others``, which can be no weights, but for those that are idle."""
     layers: dict[str, dict[str, str]] = {}
-    idle, bundled, unknown = [], [], []
+    idle: list[str] = []
+    bundled: list[str] = []
+    unknown: list[str] = []
     for key in others:
-        (idle if any(re.fullmatch(pattern, key) for pattern in IDLE) else unknown).append(key)
+        (idle if is_idle(key) else unknown).append(key)
     for key in sorted(keys):
         layer, piece = _parted(key)
-        if any(re.fullmatch(pattern, key) for pattern in IDLE):
+        if is_idle(key):
             idle.append(key)
         elif _BUNDLED.match(key):
             bundled.append(key)
@@ -116,6 +118,11 @@ def _layer(layer: str, key: str) -> str:
         layer += numbered["lora"]
     layer = layer.replace(".processor.", ".")
     return re.sub(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.|$)", "", layer)
+
+
+def is_idle(key: str) -> bool:
+    """Whether the key has no effect by its nature."""
+    return any(re.fullmatch(pattern, key) for pattern in IDLE)
 
 
 def foreign_kind(key: str) -> str:

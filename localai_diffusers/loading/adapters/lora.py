@@ -163,6 +163,7 @@ def _fitted_before(lora: Lora, cls: type, model: Skeletons) -> Lora:
 
 def _fitted(lora: Lora, cls: type, model: Mapping[str, Layers]) -> Lora:
     """The LoRA with what of it fits ``model`` and notes on the rest. Raises LoadError for one of another model."""
+    _refuse_whole(lora)
     denoisers, notes = _denoisers(lora, list(model))
     shapes = lora.file.shapes
     seen = _Widened(model, denoisers, lora.file, _takes_control(cls))
@@ -254,9 +255,8 @@ def _refuse_foreign(lora: Lora, found: Fit, cls: type) -> None:
     """Raise LoadError for a file of which less than a tenth fits."""
     if not found.is_of_another_model:
         return
-    kinds = {kind for key in found.unknown if (kind := pieces.foreign_kind(key))}
     how = "fits no layer" if not found.fitting else f"fits {found.fitting} of {found.total} layers"
-    why = f"it is {', '.join(sorted(kinds))}, which is not served" if kinds else "it was made for another model"
+    why = _what_it_is(lora, found)
     told = [f"{layer} has {wrong}" for layer, wrong in found.misfits.items()]
     told += [f"{layer} lacks {piece}" for layer, piece in found.torn.items()]
     first = next(iter([*told, *found.absent, *found.unknown]), "")
@@ -264,6 +264,27 @@ def _refuse_foreign(lora: Lora, found: Fit, cls: type) -> None:
         f"{_FIELD} {lora.label!r} ({lora.file.header.path.name}) {how} of {cls.__name__}: {why}"
         + (f" ({first[:200]})" if first else "")
     )
+
+
+def _what_it_is(lora: Lora, found: Fit) -> str:
+    kinds = {kind for key in found.unknown if (kind := pieces.foreign_kind(key))}
+    if kinds:
+        return f"it is {', '.join(sorted(kinds))}, which is not served"
+    if lora.file.sorted.bundled and not lora.file.sorted.layers:
+        return "it is a textual inversion: give it as options: textual_inversion:"
+    return "it was made for another model"
+
+
+def _refuse_whole(lora: Lora) -> None:
+    """Raise LoadError for a file of nothing but whole weights: it would replace the model's own without a word."""
+    found = lora.file.sorted
+    whole = [key for its in found.layers.values() for piece, key in its.items() if piece in ("set", "set_b")]
+    said = any(key.endswith(("set_weight", "set_bias")) for key in whole)
+    if whole and not said and len(whole) == sum(len(its) for its in found.layers.values()):
+        raise LoadError(
+            f"{_FIELD} {lora.label!r} ({lora.file.header.path.name}) holds whole weights and no LoRA: give it as "
+            "model:, or as the component that it is (options: vae:, unet:, transformer: …)"
+        )
 
 
 def _notes(lora: Lora, found: Fit, components: set[str]) -> list[str]:
@@ -290,7 +311,7 @@ def _notes(lora: Lora, found: Fit, components: set[str]) -> list[str]:
 def _unknown_notes(lora: Lora, found: Fit) -> list[str]:
     bundled = set(lora.file.sorted.bundled)
     unknown = [key for key in found.unknown if key not in bundled]
-    others = [*unknown, *lora.file.header.others]
+    others = [*unknown, *(name for name in lora.file.header.others if not pieces.is_idle(name))]
     notes = [f"LoRA {lora.label}: {len(others)} keys of an unknown kind have no effect ({_some(others)})"]
     notes = notes if others else []
     if bundled:

@@ -78,6 +78,16 @@ class LoadTest(FolderCase):
         with self.assertRaisesRegex(LoadError, "OFT"):
             self.planned(SHAPES_MODEL, path)
 
+    def test_files_of_another_sort_are_refused_by_what_they_are(self) -> None:
+        for tensors, said in (
+            (adapter_files.weights_of(SHAPES_MODEL / "unet"), "whole weights and no LoRA"),
+            ({"emb_params": torch.ones(2, 64)}, "textual inversion: give it as"),
+            ({"lora_controlnet": torch.ones(1)}, "Control-LoRA"),
+            ({"image_proj.proj.weight": torch.ones(4, 4)}, "no LoRA"),
+        ):
+            with self.assertRaisesRegex(LoadError, said):
+                self.planned(SHAPES_MODEL, self.save(tensors))
+
     def test_whole_numbers_are_no_weights(self) -> None:
         odd = {key: value.to(torch.int8) for key, value in pair(f"unet.{K}").items()}
         self.assertRegex(self.notes(pair(f"unet.{Q}") | odd), "2 keys of an unknown kind")
