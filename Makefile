@@ -1,5 +1,8 @@
 # The names that LocalAI's own Makefile and CI call, `demo` for a first look, and a maintainer's day.
 
+# LocalAI calls `make` alone for the install
+.DEFAULT_GOAL := diffusers
+
 .PHONY: help diffusers run demo test test-quick test-processors test-next lint types format coverage tools \
 	protogen protogen-clean clean
 

@@ -42,14 +42,22 @@ source_libbackend() {
     fi
     # shellcheck disable=SC1090
     source "$libbackend"
-    # A source checkout of LocalAI has its own backend.proto two folders up, and protoc refuses a file that
-    # stands in two of its folders. Ours is the one that the tests compare with the wire facts, so it is the
-    # one used there.
-    if [ -f "$backend_dir/../../backend.proto" ]; then
+    # A source checkout of LocalAI has its own backend.proto two folders up, which is compiled, as for all its
+    # backends; protoc refuses a file that stands in two of its folders, so the library's own call will not do.
+    if [ "$(proto_dir)" != "$backend_dir" ]; then
         runProtogen() {
             ensureVenv
             generate_stubs python
         }
+    fi
+}
+
+# The folder of the backend.proto to compile: the core's where its tree is around us, else ours.
+proto_dir() {
+    if [ -n "$libbackend" ] && [ -f "$backend_dir/../../backend.proto" ]; then
+        (cd "$backend_dir/../.." && pwd)
+    else
+        say "$backend_dir"
     fi
 }
 
@@ -58,8 +66,8 @@ source_libbackend() {
 generate_stubs() (
     cd "$backend_dir"
     rm -f backend_pb2.py backend_pb2_grpc.py
-    "$1" -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. backend.proto ||
-        fail "protoc could not generate the gRPC stubs from backend.proto"
+    "$1" -m grpc_tools.protoc -I"$(proto_dir)" --python_out=. --grpc_python_out=. "$(proto_dir)/backend.proto" ||
+        fail "protoc could not generate the gRPC stubs from $(proto_dir)/backend.proto"
     # -B and no cache: a stale .pyc of the same size and second would hide a bad stub
     rm -f __pycache__/backend_pb2*.pyc
     "$1" -B -c 'import backend_pb2, backend_pb2_grpc' || {

@@ -300,11 +300,21 @@ class InLocalAI(unittest.TestCase):
         self.assertIn("l4t12", done.stderr)
         self.assertEqual(self.tree.calls("installRequirements"), [])
 
-    def test_a_source_checkouts_own_proto_does_not_shadow_ours(self) -> None:
-        (self.tree.home.parent.parent / "backend.proto").write_text("not ours")
+    def test_a_source_checkouts_own_proto_is_the_one_that_is_compiled(self) -> None:
+        tree = self.tree.home.parent.parent
+        (tree / "backend.proto").write_text("not ours")
         self.assertEqual(self.tree.run("install.sh").returncode, 0)
         self.assertEqual(self.tree.calls("runProtogen"), [])
-        self.assertEqual(len(self.tree.calls("grpc_tools.protoc -I. ")), 1)
+        (call,) = self.tree.calls("grpc_tools.protoc ")
+        self.assertIn(f"{tree}/backend.proto", call)
+
+    def test_run_needs_nothing_of_ours_beside_it(self) -> None:
+        """LocalAI's own test of its Intel runtime copies run.sh, libbackend.sh and a stub of backend.py alone."""
+        for path in self.tree.home.iterdir():
+            if path.name != "run.sh":
+                path.unlink()
+        self.assertEqual(self.tree.run("run.sh", "--addr", "127.0.0.1:1").returncode, 0)
+        self.assertEqual(len(self.tree.calls("startBackend")), 1)
 
     def test_protogen_defers(self) -> None:
         self.assertEqual(self.tree.run("protogen.sh").returncode, 0)
