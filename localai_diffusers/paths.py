@@ -12,7 +12,8 @@ def resolve(name: str, base: str, field: str) -> str:
     """An existing path for ``name``, or ``name`` itself where nothing of that name exists (a Hub repo id then).
 
     An absolute path is the operator's own choice; a relative one may not leave ``base``, by ``..`` or by a symlink.
-    Raises LoadError naming ``field`` if it does.
+    A link keeps its own name: a Hub cache has the file's name there, and a hash behind it. Raises LoadError naming
+    ``field`` for a name that leaves ``base``.
     """
     if os.path.isabs(name) or not base:
         return name
@@ -20,4 +21,4 @@ def resolve(name: str, base: str, field: str) -> str:
     target = (root / name).resolve()
     if not target.is_relative_to(root):
         raise LoadError(f"{field} {name!r} leaves the models folder {base}: give a path inside it, or an absolute one")
-    return str(target) if target.exists() else name
+    return str(root / name) if target.exists() else name

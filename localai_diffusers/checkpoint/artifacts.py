@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from localai_diffusers import paths
 from localai_diffusers.checkpoint import model_files
@@ -25,11 +26,15 @@ CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.mod
 
 @dataclass(frozen=True)
 class Wish:
-    """What the YAML wants as a component: the field that says so, its text, and the subfolder to look in."""
+    """What the YAML wants as a component: the field that says so, its text, and the subfolder to look in.
+
+    ``fit`` is how the model's own file fills it, where it does.
+    """
 
     field: str
     name: str
     subfolder: str = ""
+    fit: Any = field(default=None, compare=False)
 
 
 def find(spec: LoadSpec, name: str, field: str) -> Location:
@@ -155,9 +160,7 @@ def _the_weight(names: list[str], place: str, field: str, usual: Iterable[str]) 
 
 def check_weights(path: Path, spec: LoadSpec, settings: Settings) -> None:
     """Raise LoadError for weights (a file, or all in a folder) that are broken, or a pickle that nobody trusts."""
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES]
-    safe = [file for file in files if file.suffix in model_files.SAFE_SUFFIXES]
-    for file in safe or files:
+    for file in [path] if path.is_file() else model_files.weights_in(path):
         model_files.check_intact(file, allows_pickle(spec, settings))
 
 

@@ -17,7 +17,9 @@ from typing import Any
 from localai_diffusers.errors import LoadError, is_out_of_memory
 
 SAFETENSORS, GGUF, PICKLE = "safetensors", "gguf", "pickle"
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _GGUF_MAGIC = b"GGUF"
+_PICKLES = (b"PK", b"\x80")  # torch's archives since 1.6, and what it wrote before
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 # Where ComfyUI's converter keeps the shape of a tensor that it flattened for GGUF's blocks.
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
@@ -71,6 +73,12 @@ def form_of(path: Path) -> str:
     return SAFETENSORS if start[8:] == b"{" and length <= _LONGEST_HEADER else PICKLE
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether the file begins as torch's pickles do; what is none and no other form either is no file of weights."""
+    with path.open("rb") as stream:
+        return stream.read(2).startswith(_PICKLES)
+
+
 def read(path: Path, allow_pickle: bool = False) -> Header:
     """The header of the file. A pickle is read whole (its tensors mapped from the disk), only with ``allow_pickle``.
 
@@ -91,6 +99,8 @@ def check(path: Path, allow_pickle: bool) -> str:
         _check_safetensors(path)
     elif form == PICKLE and suffix in (".safetensors", ".gguf"):
         raise LoadError(f"{path} is no intact {suffix[1:]} file (by its first bytes): download it again")
+    elif form == PICKLE and not is_pickled(path) and (allow_pickle or suffix not in PICKLE_SUFFIXES):
+        raise LoadError(f"{path} is no checkpoint: by its first bytes it is neither safetensors nor GGUF nor a pickle")
     elif form == PICKLE and not allow_pickle:
         raise LoadError(
             f"{path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "

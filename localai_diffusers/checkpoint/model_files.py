@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from localai_diffusers.checkpoint import headers
 from localai_diffusers.errors import LoadError
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ INDEX_FILE = "model_index.json"
 MODULAR_INDEX_FILE = "modular_model_index.json"
 _BLOCKS_FILE = "modular_config.json"  # names the code of a modular pipeline's own blocks
 SAFE_SUFFIXES = (".safetensors", ".gguf")
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLE_SUFFIXES = headers.PICKLE_SUFFIXES
 _DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
 _HUB_URL = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
@@ -177,8 +178,10 @@ class ModelFacts:
         return "FlowMatch" in str(config.get("_class_name")) or bool(config.get("use_flow_sigmas"))
 
 
-def folder_facts(path: Path, subfolder: str = "") -> ModelFacts:
+def folder_facts(path: Path, subfolder: str = "", brought: bool = False) -> ModelFacts:
     """Facts of a pipeline folder. Raises LoadError for a folder without an index or weights, or with broken files.
+
+    ``brought``: its weights, or some, come from elsewhere.
 
     A modular pipeline's weights may all be in other repos.
     """
@@ -189,7 +192,12 @@ def folder_facts(path: Path, subfolder: str = "") -> ModelFacts:
         raise LoadError(f"option subfolder:{subfolder}: there is no folder {path}")
     facts = indexed_facts(path)
     files = tuple(_weight_files(path, facts.components))
-    if not files and not facts.is_modular and any(not _is_weightless(name) for name in facts.components):
+    if (
+        not files
+        and not facts.is_modular
+        and not brought
+        and any(not _is_weightless(name) for name in facts.components)
+    ):
         raise LoadError(f"{path} has a {INDEX_FILE} but no weights: download the model again, whole")
     return replace(facts, files=files)
 
@@ -212,11 +220,8 @@ def _has_own_blocks(path: Path) -> bool:
 
 def file_facts(path: Path) -> ModelFacts:
     """Facts of a single-file checkpoint. Raises LoadError for what cannot be a diffusion model's weights."""
-    if path.suffix not in SAFE_SUFFIXES + PICKLE_SUFFIXES:
-        raise LoadError(
-            f"{path} is no checkpoint: its name must end in one of {', '.join(SAFE_SUFFIXES + PICKLE_SUFFIXES)}"
-        )
-    if path.suffix == ".gguf":
+    form = headers.check(path, allow_pickle=True)
+    if form == headers.GGUF:
         _refuse_language_model(path)
     return ModelFacts(path, files=(weight_file("", path),))
 
@@ -230,11 +235,7 @@ def check_weights(facts: ModelFacts, variant: str | None, allow_pickle: bool, us
     if used:
         facts = facts.only(used)
     for weights in facts.chosen_files(variant):
-        if weights.path.suffix in PICKLE_SUFFIXES and not allow_pickle:
-            raise LoadError(
-                f"{weights.path} is a pickle, which can carry code, and there is no .safetensors beside it. Convert "
-                "it, or if you trust it set SAFETENSORS=0, options: use_safetensors:false or trust_remote_code: true"
-            )
+        headers.check(weights.path, allow_pickle)
     _check_every_component(facts)
     _check_variants(facts, variant)
     for weights in facts.chosen_files(variant):
@@ -318,10 +319,14 @@ def _library_and_class(value: Any) -> tuple[str, str] | None:
 
 
 def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iterator[WeightFile]:
-    for component in components:
-        for file in sorted((path / component).glob("[!.]*")):  # macOS leaves ._<name> beside a file
-            if file.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES and file.name != "training_args.bin":
-                yield weight_file(component, file)
+    return (weight_file(component, file) for component in components for file in weights_in(path / component))
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of weights in a folder: pickles only where there is nothing safe, in whatever variant."""
+    every = sorted(folder.glob("[!.]*")) if folder.is_dir() else []  # macOS leaves ._<name> beside a file
+    safe = [file for file in every if file.suffix in SAFE_SUFFIXES]
+    return safe or [file for file in every if file.suffix in PICKLE_SUFFIXES and file.name != "training_args.bin"]
 
 
 def check_intact(path: Path, allow_pickle: bool) -> None:
@@ -335,29 +340,9 @@ def _is_weightless(component: str) -> bool:
 
 def weight_file(component: str, path: Path) -> WeightFile:
     """Size and dtype of one file of weights. LoadError for an empty or broken one."""
-    size = path.stat().st_size
-    if size == 0:
-        raise LoadError(f"{path} is empty: download it again")
-    return WeightFile(component, path, size, _safetensors_dtype(path) if path.suffix == ".safetensors" else "")
-
-
-def _safetensors_dtype(path: Path) -> str:
-    """The dtype of most of the file's bytes, from its header. LoadError for a truncated or foreign file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np"):
-            pass  # checks the header against the file's length
-    except (SafetensorError, OSError, ValueError) as error:
-        raise LoadError(f"{path} is no intact safetensors file ({error}): download it again") from None
-    sizes: dict[str, int] = {}
-    with path.open("rb") as stream:
-        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
-    return max(sizes, key=sizes.__getitem__, default="")
+    form = headers.check(path, allow_pickle=True)
+    dtype = headers.read(path).main_dtype if form == headers.SAFETENSORS else ""
+    return WeightFile(component, path, path.stat().st_size, dtype)
 
 
 def _what_it_seems(path: Path) -> str:

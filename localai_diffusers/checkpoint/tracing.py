@@ -42,8 +42,28 @@ class Trace:
         return self.read.union(*(output.keys for output in self.outputs.values()))
 
 
-_VALUE = {torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__float__, torch.Tensor.__int__}
+# What looks at values, which tensors without data do not have.
+_VALUE = {
+    torch.Tensor.item,
+    torch.Tensor.tolist,
+    torch.Tensor.numpy,
+    torch.Tensor.__bool__,
+    torch.Tensor.__float__,
+    torch.Tensor.__int__,
+    torch.Tensor.__index__,
+    torch.Tensor.equal,
+    torch.Tensor.allclose,
+    torch.equal,
+    torch.allclose,
+}
 _IN_PLACE = {torch.Tensor.__setitem__, torch.Tensor.copy_}
+
+
+class _ValueNeeded(BaseException):
+    """A converter looks at the values of what was made of these keys. No Exception, which converters may catch."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self.keys = keys
 
 
 class _Traced(torch.Tensor):
@@ -54,11 +74,13 @@ class _Traced(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs or {})
-        taken = [value.keys for value in tree_leaves((args, kwargs or {})) if isinstance(value, cls)]
-        keys = frozenset().union(*taken)
+        traced = [value for value in tree_leaves((args, kwargs or {})) if isinstance(value, cls)]
+        keys = frozenset().union(*(value.keys for value in traced))
         if func in _VALUE:
+            if any(value.is_meta for value in traced):
+                raise _ValueNeeded(keys)
             cls.looked_at |= keys
+        result = super().__torch_function__(func, types, args, kwargs or {})
         if func in _IN_PLACE:
             args[0].keys = keys
         return tree_map(lambda value: _traced(value, keys) if isinstance(value, torch.Tensor) else value, result)
@@ -77,21 +99,15 @@ def trace(
 ) -> Trace:
     """What ``convert`` makes, and of what.
 
-    ``shapes`` says of each of the file's keys its shape and dtype. ``read`` gives the real tensors of some keys: single
-    numbers, which converters compute with, are always asked for; all only of a converter that fails without values.
-    Raises what ``convert`` raises on the real tensors.
+    ``shapes`` says of each of the file's keys its shape and dtype; ``read`` gives the real tensors of those keys whose
+    values are looked at, and of no others. Raises what ``convert`` raises.
     """
-    single = [key for key, (shape, _dtype) in shapes.items() if not shape or shape == (1,)]
-    scalars = read(single) if single else {}
-    empty = {
-        key: scalars[key] if key in scalars else torch.empty(shape, dtype=dtype, device="meta")
-        for key, (shape, dtype) in shapes.items()
-    }
-    try:
-        return _run(convert, empty)
-    except Exception:  # meta tensors raise RuntimeError or NotImplementedError where a value is looked at; a
-        # converter that does not know the file raises anything, on the real tensors once more
-        return _run(convert, read(list(shapes)))
+    given = {key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in shapes.items()}
+    while True:
+        try:
+            return _run(convert, given)
+        except _ValueNeeded as needed:
+            given |= read(sorted(needed.keys))
 
 
 def _run(convert: Converter, tensors: Mapping[str, torch.Tensor]) -> Trace:

@@ -79,6 +79,8 @@ def tensors(header: Header, keys: Collection[str] | None = None) -> dict[str, An
     Of a GGUF those in blocks are diffusers' GGUFParameter, still packed, but for those that ComfyUI flattened.
     """
     wanted = header.tensors.keys() if keys is None else [key for key in keys if key in header.tensors]
+    if not wanted:
+        return {}
     if header.form == headers.SAFETENSORS:
         from safetensors import safe_open
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localai_diffusers.checkpoint import artifacts, model_files, transformer_file
+from localai_diffusers.checkpoint import artifacts, component_file, fitting, model_files
 from localai_diffusers.checkpoint.artifacts import Wish
+from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placement import DevicePlan
@@ -48,6 +49,8 @@ class Replacement:
     kind: tuple[str, str]
     files: tuple[WeightFile, ...]
     load: Callable[[Any], Any]
+    notes: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = None
 
 
 def expected(cls: type) -> set[str]:
@@ -115,6 +118,9 @@ def prepare(
     """
     found: dict[str, Replacement] = {}
     for name, wish in wanted.items():
+        if wish.fit is not None:
+            found[name] = of_fit(wish.fit)
+            continue
         place, beside = _place(spec, name, wish)
         found[name] = _replacement(spec, facts, cls, name, wish, place, settings)
         tokenizer = name.replace("text_encoder", "tokenizer")
@@ -199,13 +205,36 @@ def _replacement(
         raise LoadError(f"{wish.field} {wish.name!r} is a {class_name}, which {library} does not have")
     _check_sort(component, facts.components.get(name), wish)
     if place.is_file():
-        files = (model_files.weight_file(name, place),)
-        root = _config_root(spec, facts)
-        return Replacement(
-            name, (library, class_name), files, lambda dtype: transformer_file.load(component, place, root, name, dtype)
+        return _of_file(spec, facts, name, wish, place, component, settings)
+    loader = folder_loader(component, place, spec, settings)
+    return Replacement(name, (library, class_name), weight_files(name, place), loader, config=config)
+
+
+def _of_file(
+    spec: LoadSpec, facts: ModelFacts, name: str, wish: Wish, place: Path, component: type, settings: Settings
+) -> Replacement:
+    """A component out of a lone file, its shape from the model's own config of it."""
+    found = component_file.contents_of([place], artifacts.allows_pickle(spec, settings))
+    root = _config_root(spec, facts)
+    if root is None:
+        raise LoadError(
+            f"{wish.field} {wish.name!r} has no config.json beside it: give the folder of the component {name}"
         )
+    fit = component_file.fitted(fitting.target(name, component, root, name), found, f"{wish.field} {wish.name!r}")
+    return of_fit(fit, fitting.account_of(found, [fit], one_part=True).note(place.name))
+
+
+def of_fit(fit: Fit, *notes: str) -> Replacement:
+    """The component that a file fills."""
+    library = fit.target.cls.__module__.partition(".")[0]
+    files = [component_file.share_of(fit)]
+    kind = (library, fit.target.cls.__name__)
     return Replacement(
-        name, (library, class_name), weight_files(name, place), folder_loader(component, place, spec, settings)
+        fit.target.component,
+        kind,
+        tuple(files),
+        lambda dtype: component_file.load(fit, dtype),
+        tuple(filter(None, notes)),
     )
 
 
@@ -315,11 +344,7 @@ def _config_root(spec: LoadSpec, facts: ModelFacts) -> str | None:
 
 def weight_files(name: str, folder: Path) -> tuple[WeightFile, ...]:
     """The files of weights in a component's folder, as the component ``name``'s."""
-    return tuple(
-        model_files.weight_file(name, file)
-        for file in sorted(folder.iterdir())
-        if file.suffix in artifacts.WEIGHT_SUFFIXES
-    )
+    return tuple(model_files.weight_file(name, file) for file in model_files.weights_in(folder))
 
 
 def folder_loader(component: type, folder: Path, spec: LoadSpec, settings: Settings) -> Callable[[Any], Any]:
@@ -342,7 +367,5 @@ def folder_loader(component: type, folder: Path, spec: LoadSpec, settings: Setti
 
 def _only_variant(folder: Path) -> str | None:
     """The variant of a folder that has no plain weights."""
-    variants = {
-        model_files.variant_of(file.name) for file in folder.iterdir() if file.suffix in artifacts.WEIGHT_SUFFIXES
-    }
+    variants = {model_files.variant_of(file.name) for file in model_files.weights_in(folder)}
     return None if "" in variants else next(iter(sorted(variants)), None)

@@ -7,29 +7,31 @@ which allocates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers import paths
-from localai_diffusers.checkpoint import model_files, transformer_file
-from localai_diffusers.checkpoint.artifacts import Wish
+from localai_diffusers.checkpoint import marks, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
 from localai_diffusers.loading import (
     components,
     flux_quantized,
+    folder_weights,
     modular,
     pipeline_class,
     placement,
     schedulers,
+    single_file,
     sources,
     words,
 )
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.single_file import Parts
 from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.pipeline import quirks
@@ -91,11 +93,12 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], Loade
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
-    location, wanted = _with_base(spec, location, settings)
-    facts = sources.facts_of(spec, location)
+    parts = _parts_of_file(spec, location, settings)
+    location = parts.location if parts else location
+    facts = sources.facts_of(spec, location, brought=parts is not None)
     if modular.is_modular(spec, facts):
         return modular.prepare(spec, location, facts, settings, job)
-    return _checked(spec, _chosen(spec, location, facts, wanted, settings, job), settings, job)
+    return _checked(spec, _chosen(spec, location, facts, parts or Parts(location), settings, job), settings, job)
 
 
 @dataclass(frozen=True)
@@ -106,21 +109,23 @@ class _Choice:
     facts: ModelFacts
     parts: tuple[components.Replacement, ...]
     is_file: bool
+    absent: tuple[str, ...]
+    marks: marks.Marks
     notes: tuple[str, ...]
 
 
-def _chosen(
-    spec: LoadSpec, location: Location, facts: ModelFacts, wanted: dict[str, Wish], settings: Settings, job: Job
-) -> _Choice:
+def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, own: Parts, settings: Settings, job: Job) -> _Choice:
     """The class, with everything on this machine that it needs."""
     nets = controlnets.find(spec, settings)
+    nets = controlnets.settled(nets, facts)
     cls, notes = _choose(spec, facts, nets)
     job.check()
-    wanted = wanted | ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
+    wanted = {**own.wanted} | ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
     left_out = components.left_out(spec, cls)
     facts = sources.with_weights(spec, location, facts, cls, settings, {*wanted, *left_out})
     is_file = location.kind.endswith("file")
     if location.kind == "repo":
+        nets = controlnets.settled(nets, facts)
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
     facts = components.without(facts, left_out)
     if is_file:
@@ -130,18 +135,20 @@ def _chosen(
     )
     facts = components.amended(facts, parts)
     pipeline_class.check_components(cls, facts, {*wanted, *left_out, *(part.component for part in parts)})
-    return _Choice(cls, facts, tuple(parts), is_file, tuple(notes))
+    said = own.marks.under(marks.of_options(spec))
+    notes = [*own.notes, *notes, *(note for part in parts for note in part.notes)]
+    return _Choice(cls, facts, tuple(parts), is_file, own.absent, said, tuple(notes))
 
 
 def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
     """Check the rest that can be, and return what builds the model."""
+    variant = placement.preferred_variant(spec, choice.facts)
+    choice = _with_checked_weights(spec, choice, variant, settings)
     cls, facts = choice.cls, choice.facts
-    variant = placement.preferred_variant(spec, facts)
-    model_files.check_weights(facts, variant, sources.allows_pickle(spec, settings), components.expected(cls))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config, cls)
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts))
-    ip_adapter.check_encoder(spec, facts)
+    ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
     said = words.sort(spec, cls, facts, settings)
     defaults = model_defaults(spec, cls, facts, settings, said)
@@ -155,18 +162,40 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> C
                 class_name=cls.__name__,
                 model_id=str(facts.path),
                 from_single_file=choice.is_file,
-                **{**keywords, **said.constructor, **components.load(choice.parts, where)},
+                **{
+                    **keywords,
+                    **said.constructor,
+                    **dict.fromkeys(choice.absent),
+                    **components.load(choice.parts, where),
+                },
             )
+            marked = marks.applied(pipeline, choice.marks)
         if not where.device_map:  # which may leave weights on the disk
             _check_whole(pipeline)
         if type(pipeline) is cls:
-            return finish(spec, pipeline, where, defaults, settings, planned, [*notes, *said.notes])
+            return finish(spec, pipeline, where, defaults, settings, planned, [*notes, *said.notes, *marked])
         # A class that stands for others (a file of no named class): only now its arguments are known.
         late = words.sort(spec, type(pipeline), facts, settings)
         known = model_defaults(spec, type(pipeline), facts, settings, late)
-        return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes])
+        return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes, *marked])
 
     return build
+
+
+def _with_checked_weights(spec: LoadSpec, choice: _Choice, variant: str | None, settings: Settings) -> _Choice:
+    """The choice with those components of a folder that are read here, their files intact and whole."""
+    allow_pickle = sources.allows_pickle(spec, settings)
+    model_files.check_weights(choice.facts, variant, allow_pickle, components.expected(choice.cls))
+    replaced = {part.component for part in choice.parts}
+    own, said = folder_weights.checked(choice.facts, choice.cls, replaced, variant, allow_pickle)
+    facts = components.amended(choice.facts, own)
+    return replace(choice, facts=facts, parts=(*choice.parts, *own), notes=(*choice.notes, *said))
+
+
+def _config_of(component: str, choice: _Choice) -> Mapping[str, Any]:
+    """The config of a component as it will be: of what stands for it, else the model's own."""
+    brought = next((part.config for part in choice.parts if part.component == component), None)
+    return brought if brought is not None else choice.facts.config(component)
 
 
 def _check_whole(pipeline: Any) -> None:
@@ -183,13 +212,12 @@ def _check_whole(pipeline: Any) -> None:
                 )
 
 
-def _with_base(spec: LoadSpec, location: Location, settings: Settings) -> tuple[Location, dict[str, Wish]]:
-    """For a file that holds a transformer alone: its base, and the file as a component of it. Else ``location``."""
+def _parts_of_file(spec: LoadSpec, location: Location, settings: Settings) -> Parts | None:
+    """What a model of one file gives to which pipeline; None for a folder or repo, and where diffusers has to guess."""
     if not location.kind.endswith("file"):
-        return location, {}
+        return None
     path = location.path or sources.download_file(spec, location)
-    model_files.check_intact(path, sources.allows_pickle(spec, settings))  # before anything reads a pickle
-    return transformer_file.base_of(spec, path) or (location, {})
+    return single_file.parts_of(spec, path, sources.allows_pickle(spec, settings))
 
 
 def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:
@@ -217,7 +245,6 @@ def _arguments(
         "disable_mmap": options.disable_mmap,
         "max_memory": options.max_memory or None,
         "offload_folder": options.offload_folder or None,
-        "original_config": options.original_config or None,
     }
     dtype = where.torch_dtype()
     if facts.path.is_dir():
@@ -231,6 +258,8 @@ def _arguments(
             arguments["device_map"] = where.device_map
     else:
         arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
+        if options.original_config:
+            arguments["original_config"] = single_file.original_config(spec)
         if options.config:
             arguments["config"] = paths.resolve(options.config, spec.model_path, "option config")
     arguments = {name: value for name, value in arguments.items() if value is not None}

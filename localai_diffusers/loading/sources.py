@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers import paths
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
@@ -22,11 +21,14 @@ log = logging.getLogger(__name__)
 _NO_WEIGHTS = "Could not find the necessary"  # how diffusers 0.42.1 says that a repo has no files of a variant
 
 
-def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
-    """What is known of the model before its weights are here: for a repo, its own index."""
+def facts_of(spec: LoadSpec, location: Location, brought: bool = False) -> ModelFacts:
+    """What is known of the model before its weights are here: for a repo, its own index.
+
+    ``brought``: a folder's weights, or some, come from elsewhere.
+    """
     subfolder = spec.options.subfolder
     if location.kind == "folder":
-        return model_files.folder_facts(location.path, subfolder)
+        return model_files.folder_facts(location.path, subfolder, brought)
     if location.kind == "file":
         return _file_facts(spec, location.path)
     if location.kind == "repo_file":
@@ -40,17 +42,9 @@ def facts_of(spec: LoadSpec, location: Location) -> ModelFacts:
 
 
 def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
-    """A checkpoint's facts, with those of the folder that ``options:
-    config:`` names or of the class its weights show."""
+    """A checkpoint's facts, with those of the class that its weights show."""
     facts = model_files.file_facts(path)
-    config = spec.options.config
-    folder = Path(paths.resolve(config, spec.model_path, "option config")) if config else None
-    if folder is not None and (folder / model_files.INDEX_FILE).is_file():
-        index = model_files.indexed_facts(folder)
-        return replace(
-            facts, class_name=index.class_name, components=index.components, index=index.index, configs=folder
-        )
-    own = _class_of_weights(spec, path)
+    own = class_of_weights(spec, path)
     if own is None:
         return facts
     return replace(
@@ -58,7 +52,7 @@ def _file_facts(spec: LoadSpec, path: Path) -> ModelFacts:
     )
 
 
-def _class_of_weights(spec: LoadSpec, path: Path) -> type | None:
+def class_of_weights(spec: LoadSpec, path: Path) -> type | None:
     """The class of the family that the weights show, which the Hub must be asked for.
 
     None where it cannot be asked and the model's YAML names a class; LoadError where it names none.

@@ -171,6 +171,14 @@ class Options:
     local_files_only: bool = load(switch, "true never asks the Hub", False)
     config: str = load(text, "folder or repo with the configs of a single-file checkpoint", "")
     original_config: str = load(text, "original YAML config of a single-file checkpoint", "")
+    prediction_type: str = load(
+        one_of("epsilon", "v_prediction", "sample", "flow_prediction"),
+        "what the model was trained to predict, where its file does not say: epsilon, v_prediction, sample",
+        "",
+    )
+    rescale_betas_zero_snr: bool | None = load(
+        switch, "the model was trained with zero terminal SNR (most v_prediction models are)", None
+    )
     custom_pipeline: str = load(text, "community pipeline (needs trust_remote_code: true)", "")
     base_model: str = load(text, "folder or repo with everything but the transformer of a transformer-only file", "")
     safety_checker: bool | None = load(

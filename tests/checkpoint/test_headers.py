@@ -96,7 +96,7 @@ class TraceTest(unittest.TestCase):
 
     def test_a_converter_that_looks_at_values_gets_them(self) -> None:
         made = self.trace(lambda found: {"a": found["qkv"]} if torch.all(found["gate"] == 1) else {})
-        self.assertEqual(made.keys, {"qkv"})
+        self.assertEqual(made.keys, {"qkv", "gate"})
 
 
 class AccountTest(unittest.TestCase):

@@ -363,13 +363,17 @@ class EarlierModelTest(ModelCase):
         for fields in ({"SchedulerType": "x"}, {"PipelineType": "Nonsense"}, {"Options": ["device:cuda:9"]}):
             with self.assertRaises(BackendError):
                 self.load(SHAPES_MODEL, **fields)
+        other = self.copy()
+        self.edit(other / "unet" / "config.json", cross_attention_dim=96)
+        with self.assertRaisesRegex(LoadError, "of unet lack 14 of its tensors"):
+            self.load(other)
         self.assertIs(self.engine.model, self.first)
         self.assertEqual((self.engine.identity, self.engine.state), (str(SHAPES_MODEL), State.READY))
         self.assertEqual(judge(generate(self.first, PROMPT, step=15, seed=1, width=64, height=64)[0]).prompt(), PROMPT)
 
     def test_a_failure_after_that_leaves_none_and_says_so(self) -> None:
         broken = self.copy()
-        self.edit(broken / "unet" / "config.json", cross_attention_dim=96)
+        (broken / "tokenizer" / "tokenizer.json").write_text("{")
         with self.assertRaisesRegex(LoadError, "the earlier model was freed already: no model is loaded now"):
             self.load(broken)
         self.assertEqual((self.engine.model, self.engine.identity, self.engine.state), (None, "", State.UNINITIALIZED))

@@ -11,12 +11,14 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers.checkpoint import artifacts, model_files, transformer_file
+from localai_diffusers.checkpoint import artifacts, component_file, fitting, model_files, net_files
+from localai_diffusers.checkpoint.contents import Contents
+from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components
@@ -39,13 +41,15 @@ _FAMILY_BY_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048:
 @dataclass(frozen=True)
 class Net:
     """One ControlNet on this machine. ``root`` is the folder of its config; a lone file may have none, and then its
-    ``class_name`` is ""."""
+    ``class_name`` is "" until it is fitted to a model (:func:`settled`). ``found`` is what a lone file holds."""
 
     label: str
     path: Path
     class_name: str
     config: Mapping[str, Any]
     root: Path | None = None
+    found: Contents | None = None
+    fit: Fit | None = None
 
 
 def find(spec: LoadSpec, settings: Settings) -> tuple[Net, ...]:
@@ -69,7 +73,43 @@ def _net(spec: LoadSpec, name: str, settings: Settings) -> Net:
     if (path / model_files.INDEX_FILE).is_file():
         raise LoadError(f"{_FIELD} {name!r} is a whole pipeline ({class_name}): give its controlnet folder")
     artifacts.check_weights(path, spec, settings)
-    return Net(name, path, class_name, config, root)
+    if path.is_dir():
+        return Net(name, path, class_name, config, root)
+    found = component_file.contents_of([path], artifacts.allows_pickle(spec, settings))
+    return Net(name, path, class_name, config, root, found, _by_config(name, class_name, found, root))
+
+
+def _by_config(name: str, class_name: str, found: Contents, root: Path | None) -> Fit | None:
+    """How a lone file fills the class that its config names; None without a config."""
+    cls = components.component_class("diffusers", class_name) if root else None
+    if root is None or cls is None:
+        return None
+    wanted = fitting.target(COMPONENT, cls, str(root), "")
+    return component_file.fitted(wanted, found, f"{_FIELD} {name!r}")
+
+
+def settled(nets: tuple[Net, ...], facts: ModelFacts) -> tuple[Net, ...]:
+    """The nets with lone files fitted to the model, where its denoiser's config is known: their class follows their
+    keys.
+
+    Raises LoadError for a file that is no ControlNet of this model's family.
+    """
+    config = facts.config(facts.denoiser) if facts.denoiser else {}
+    return tuple(_settled(net, config) if config and net.found and not net.fit else net for net in nets)
+
+
+def _settled(net: Net, denoiser: Mapping[str, Any]) -> Net:
+    assert net.found is not None
+    best = net_files.fit(COMPONENT, net.found, denoiser)
+    if best is None or not best.is_complete:
+        says = "no weight of one is in it" if best is None else f"as a {best.target.cls.__name__} it lacks {best.says}"
+        raise LoadError(
+            f"{_FIELD} {net.label!r} is no ControlNet or T2I-Adapter for this model by its weights ({says}). If it is "
+            "one of another shape, name the folder or repo with its config.json by options: controlnet_config:"
+        )
+    name = best.target.cls.__name__
+    best = replace(best, target=replace(best.target, component=_OTHER_COMPONENTS.get(name, COMPONENT)))
+    return replace(net, class_name=name, config=best.target.config, fit=best)
 
 
 def _config_root(spec: LoadSpec, file: Path) -> Path | None:
@@ -192,7 +232,7 @@ def prepare(
         _check_widths(net, facts)
     files = tuple(file for net in nets for file in _weights(net, component))
     is_several = isinstance(spec.call_arguments.get(MODE), list)
-    readers = [_reader(spec, cls, net, settings) for net in nets]
+    readers = [_reader(spec, net, settings) for net in nets]
 
     def read(dtype: Any) -> Any:
         loaded = [reader(dtype) for reader in readers]
@@ -201,7 +241,9 @@ def prepare(
             return _multi(loaded)  # Flux's union takes several pictures in this form alone, and keeps one net
         return together(loaded) if len(loaded) > 1 else loaded[0]
 
-    return (Replacement(component, ("diffusers", nets[0].class_name or "ControlNetModel"), files, read),)
+    notes = [fitting.account_of(net.found, [net.fit]).note(net.label) for net in nets if net.found and net.fit]
+    kind = ("diffusers", nets[0].class_name or "ControlNetModel")
+    return (Replacement(component, kind, files, read, tuple(filter(None, notes))),)
 
 
 def prepare_modular(
@@ -245,28 +287,13 @@ def _weights(net: Net, component: str) -> tuple[model_files.WeightFile, ...]:
     return components.weight_files(component, net.path)
 
 
-def _reader(spec: LoadSpec, cls: type, net: Net, settings: Settings) -> Callable[[Any], Any]:
-    found = components.component_class("diffusers", net.class_name) if net.class_name else _of_lone_files(cls)
+def _reader(spec: LoadSpec, net: Net, settings: Settings) -> Callable[[Any], Any]:
+    if net.fit is not None:
+        fit = net.fit
+        return lambda dtype: component_file.load(fit, dtype)
+    if not net.class_name:
+        raise _of_no_class(net)
+    found = components.component_class("diffusers", net.class_name)
     if found is None:
         raise LoadError(f"{_FIELD} {net.label!r} is a {net.class_name}, which this diffusers does not have")
-    if net.path.is_dir():
-        return components.folder_loader(found, net.path, spec, settings)
-    root = str(net.root) if net.root else None
-
-    def read(dtype: Any) -> Any:
-        try:
-            return transformer_file.load(found, net.path, root, "", dtype)
-        except OSError as error:  # diffusers guesses a repo with the config of such a file, and asks the Hub for it
-            raise LoadError(
-                f"{_FIELD} {net.label!r} is a lone file, and its config is not to be had ({error}): name the folder or "
-                "repo with its config.json by options: controlnet_config:"
-            ) from error
-
-    return read
-
-
-def _of_lone_files(cls: type) -> type:
-    """The class that a lone file without a config is taken for:
-    the one among those accepted that diffusers reads so."""
-    kinds = sorted(_accepted(cls), key=lambda kind: kind.__name__)
-    return next(kind for kind in kinds if hasattr(kind, "from_single_file"))
+    return components.folder_loader(found, net.path, spec, settings)

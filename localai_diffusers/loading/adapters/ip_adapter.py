@@ -3,14 +3,13 @@ a request's last pictures feed them."""
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localai_diffusers.checkpoint import artifacts
+from localai_diffusers.checkpoint import artifacts, headers
 from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import InvalidRequest, LoadError
@@ -80,9 +79,9 @@ def scale_of(spec: LoadSpec) -> Any:
 def _checked(spec: LoadSpec, name: str, weight_name: str, settings: Settings) -> Path:
     file = _file(spec, name, weight_name)
     artifacts.check_weights(file, spec, settings)
-    if file.suffix != ".safetensors":
+    keys = headers.read(file, artifacts.allows_pickle(spec, settings)).tensors
+    if not keys:  # a pickle of nested dicts, which diffusers knows
         return file
-    keys = _keys(file)
     if not any(key.startswith(_PREFIXES) for key in keys):
         raise LoadError(f"{_FIELD} {name!r} is no IP-Adapter: no weight of it begins with image_proj or ip_adapter")
     if any(key.startswith("image_proj.perceiver_resampler.") for key in keys) or {
@@ -111,11 +110,6 @@ def _file(spec: LoadSpec, name: str, weight_name: str) -> Path:
     return artifacts.weight_in(spec, location, _FIELD, weight_name, _USUAL_NAMES)
 
 
-def _keys(file: Path) -> list[str]:
-    with file.open("rb") as stream:
-        return list(json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0])))
-
-
 def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
     """The image encoder (and its feature extractor) beside the weights, as components of a pipeline that has a place
     for them. ``options: image_encoder:`` names another one."""
@@ -132,10 +126,33 @@ def wishes(spec: LoadSpec, cls: type, settings: Settings) -> dict[str, Wish]:
     }
 
 
-def check_encoder(spec: LoadSpec, facts: ModelFacts) -> None:
-    """Raise LoadError for an IP-Adapter without an image encoder, where the model's components are known."""
+# What a projection's first layer reads of the image encoder, by the end of its name -> the entry of the encoder's
+# config that says how wide that is. Plus adapters and those of whole faces look at the layer before the last.
+_READS = (
+    (".proj_in.weight", "hidden_size"),
+    (".proj.0.weight", "hidden_size"),
+    (".proj.weight", "projection_dim"),
+)
+
+
+def check_encoder(spec: LoadSpec, facts: ModelFacts, adapter: IPAdapter | None, encoder: Mapping[str, Any]) -> None:
+    """Raise LoadError for an IP-Adapter without an image encoder, where the model's components are known, and for one
+    that was made for another one than that of the config ``encoder``."""
     if names_of(spec) and facts.components and _ENCODER not in facts.components:
         raise _no_encoder(", ".join(names_of(spec)))
+    for file in adapter.files if adapter and encoder else ():
+        _check_width(file, encoder)
+
+
+def _check_width(file: Path, encoder: Mapping[str, Any]) -> None:
+    for name, tensor in headers.read(file, allow_pickle=True).tensors.items():
+        reads = next((entry for end, entry in _READS if f".{name}".endswith(end) and "image_proj" in name), "")
+        width = encoder.get(reads) if len(tensor.shape) == 2 else None
+        if isinstance(width, int) and width != tensor.shape[1]:
+            raise LoadError(
+                f"{_FIELD} {file.name!r} reads {tensor.shape[1]} numbers of an image encoder, and this one has {reads} "
+                f"{width}: name the encoder that it was trained with by options: {_ENCODER}:folder-or-repo"
+            )
 
 
 def _no_encoder(name: str) -> LoadError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localai_diffusers.checkpoint import artifacts
+from localai_diffusers.checkpoint import artifacts, headers
 from localai_diffusers.errors import LoadError
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -79,7 +79,7 @@ def _load(pipeline: Any, inversion: Inversion) -> str:
 
 
 def _state(file: Path) -> Mapping[str, Any]:
-    if file.suffix == ".safetensors":
+    if headers.form_of(file) == headers.SAFETENSORS:
         from safetensors.torch import load_file
 
         return load_file(file)

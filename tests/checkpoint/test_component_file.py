@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from localai_diffusers.checkpoint import transformer_file
+from localai_diffusers.checkpoint import headers
 from localai_diffusers.errors import LoadError
 from tests import adapter_files
 from tests.adapter_files import difference
@@ -98,7 +98,7 @@ class TransformerFileTest(unittest.TestCase):
         weights = adapter_files.weights_of(checkpoint("FluxPipeline") / "transformer")
         url = "https://huggingface.co/tiny/flux"
         file = adapter_files.gguf(weights, self.folder / "named.gguf", base_model__0__repo_url=url)
-        self.assertEqual(transformer_file.gguf_texts(file)["general.base_model.0.repo_url"], url)
+        self.assertEqual(headers.read(file).metadata["general.base_model.0.repo_url"], url)
         with self.assertRaisesRegex(LoadError, "'tiny/flux' is not on this machine"):
             load(file, Options=["local_files_only:true"])
 
