@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from localai_diffusers.discovery.aliases import known_alias
+from localai_diffusers.discovery.deprecated_packages import expose_deprecated
 from localai_diffusers.discovery.errors import HubError, MissingModelError
 from localai_diffusers.discovery.hub import hub_error_within, hub_options, huggingface_hub, inspect_model
 from localai_diffusers.discovery.resolve import class_for, resolve_checkpoint_class, resolve_pipeline_class
-from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS, catalog, import_lock, read_text
+from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS, read_text
 from localai_diffusers.discovery.tasks import pipeline_tasks
 
 # The dtype of stored weights -> the one that they compute in; 8-bit floats are storage only, and become bf16.
@@ -133,28 +133,6 @@ def _component_classes(model_id: str, kwargs: Mapping[str, Any]) -> set[tuple[st
         return set()
     rows = [row for row in json.loads(read_text(path)).values() if isinstance(row, list) and len(row) == 2]
     return {(row[0], row[1]) for row in rows if all(isinstance(name, str) for name in row)}
-
-
-def expose_deprecated(components: Iterable[tuple[str, str]]) -> None:
-    """Let diffusers find component classes of its deprecated pipelines.
-
-    Models name them by their package ("unclip"); diffusers 0.42.1 looks for that package as an attribute of
-    `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Itself it saves classes
-    of other folders called so (a scheduler's) as of the package "deprecated", which has them not either. Nothing but
-    packages of diffusers itself is imported.
-    """
-    home = "diffusers.pipelines.deprecated"
-    moved = {record.module.split(".")[3] for record in catalog().values() if record.module.startswith(home + ".")}
-    wanted = sorted(row for row in components if row[0] in {*moved, "deprecated"})
-    if not wanted:
-        return
-    with import_lock:
-        diffusers, pipelines = importlib.import_module("diffusers"), importlib.import_module("diffusers.pipelines")
-        for library, name in wanted:
-            if library in moved and not hasattr(pipelines, library):
-                setattr(pipelines, library, importlib.import_module(f"{home}.{library}"))
-            elif library == "deprecated" and hasattr(diffusers, name):
-                setattr(importlib.import_module(home), name, getattr(diffusers, name))
 
 
 def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:

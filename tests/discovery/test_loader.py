@@ -603,7 +603,7 @@ class DeprecatedPackageTest(unittest.TestCase):
     def test_diffusers_finds_the_packages_that_a_model_of_a_deprecated_pipeline_names(self) -> None:
         code = """
             import json, diffusers.pipelines as pipelines
-            from localai_diffusers.discovery.load import expose_deprecated
+            from localai_diffusers.discovery.deprecated_packages import expose_deprecated
             before = hasattr(pipelines, "unclip")
             saved = ("deprecated", "KarrasVeScheduler")  # so says diffusers when it saves one
             expose_deprecated({("unclip", "X"), ("os", "X"), ("transformers", "X"), saved})
