@@ -3,7 +3,7 @@
 For: diffusers 0.42.1. Models name such classes by their package ("unclip"); it looks for that package as an attribute
 of `diffusers.pipelines`, and those that it moved into `pipelines.deprecated` are not there. Itself it saves classes of
 other folders called so (a scheduler's) as of the package "deprecated", which has them not either.
-May go: when diffusers looks in `pipelines.deprecated` too. (Here and not in patches/: discovery imports nothing of ours.)
+May go: when diffusers looks in `pipelines.deprecated` too. (Not in patches/: discovery imports nothing of ours.)
 """
 
 from __future__ import annotations
