@@ -21,6 +21,7 @@ from localai_diffusers.checkpoint.lora.fit import Fit
 from localai_diffusers.checkpoint.lora.names import Layers
 from localai_diffusers.checkpoint.model_files import Location
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import components
 from localai_diffusers.loading.adapters import lora_layers
 from localai_diffusers.loading.skeletons import Loaded, Skeletons, Unknown
 from localai_diffusers.settings import Settings
@@ -88,7 +89,7 @@ def apply(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     fit the loaded pipeline."""
     if not loras:
         return []
-    if not hasattr(pipeline, "load_lora_weights"):
+    if not _takes_lora(type(pipeline)):
         raise LoadError(f"{_FIELD} {loras[0].label!r}: {type(pipeline).__name__} takes no LoRA")
     model = Loaded(pipeline)
     loras = [one if one.fit and _is_here(one.fit, model) else _fitted(one, type(pipeline), model) for one in loras]
@@ -111,11 +112,14 @@ def _is_here(found: Fit, model: Mapping[str, Layers]) -> bool:
 
 
 def _takes_lora(cls: type) -> bool:
-    """By the mixin; the root class stands for a single file whose own class is known only when it is loaded."""
+    """By the mixin, or a denoiser beside a text encoder: PEFT needs no method of the pipeline (PixArt). The root class
+    stands for a single file whose own class is known only when it is loaded."""
+    parts = components.expected(cls)
     return (
         hasattr(cls, "load_lora_weights")
         or not hasattr(cls, "_optional_components")
         or cls.__name__ == "DiffusionPipeline"
+        or ("text_encoder" in parts and not parts.isdisjoint(("transformer", "unet")))
     )
 
 
@@ -173,13 +177,13 @@ def _fitted(lora: Lora, cls: type, model: Mapping[str, Layers]) -> Lora:
     return replace(lora, fit=found, notes=(*notes, *_notes(lora, found, set(model))))
 
 
-def _denoisers(lora: Lora, components: list[str]) -> tuple[list[str], list[str]]:
+def _denoisers(lora: Lora, parts: list[str]) -> tuple[list[str], list[str]]:
     """The denoisers that the file is for, of those that the pipeline has, and a note where nothing says which."""
-    have = [name for name in components if re.fullmatch(r"(transformer|unet)(_\w+)?", name)]
-    have = have or [name for name in components if name in ("prior", "decoder")]
+    have = [name for name in parts if re.fullmatch(r"(transformer|unet)(_\w+)?", name)]
+    have = have or [name for name in parts if name in ("prior", "decoder")]
     if lora.target:
         return _targets(lora, have), []
-    own = {way.role for layer in lora.file.sorted.layers for way in names.spellings(layer, components)}
+    own = {way.role for layer in lora.file.sorted.layers for way in names.spellings(layer, parts)}
     if len(have) < 2 or own.intersection(have[1:]):
         return have[:1], []
     halves = {half.lower() for half in _HALF.findall(lora.file.header.path.stem)}
@@ -287,15 +291,15 @@ def _refuse_whole(lora: Lora) -> None:
         )
 
 
-def _notes(lora: Lora, found: Fit, components: set[str]) -> list[str]:
+def _notes(lora: Lora, found: Fit, parts: set[str]) -> list[str]:
     """What of the file is not used, with counts."""
     count = f"LoRA {lora.label}: {{}} of {found.total} layers"
     notes, left_out = [], f": {_FIELD} counts without them"
     if found.absent:
-        elsewhere = sorted(set(found.absent.values()) - components - {"", names.DENOISER, names.ANY_TEXT})
-        parts = f", as it has no {' or '.join(elsewhere)}" if elsewhere else ""
+        elsewhere = sorted(set(found.absent.values()) - parts - {"", names.DENOISER, names.ANY_TEXT})
+        none = f", as it has no {' or '.join(elsewhere)}" if elsewhere else ""
         notes.append(
-            f"{count.format(len(found.absent))} are not in this model{parts} ({_some(found.absent)}){left_out}"
+            f"{count.format(len(found.absent))} are not in this model{none} ({_some(found.absent)}){left_out}"
         )
     if found.misfits:
         told = _some(f"{layer}: {wrong}" for layer, wrong in found.misfits.items())

@@ -119,6 +119,13 @@ class LoadTest(FolderCase):
         served = load(checkpoint("AnimateDiffPipeline"), LoraAdapter=str(path)).pipeline.unet
         self.assertGreater(served.get_submodule(name).get_delta_weight("0_style").abs().max(), 0)
 
+    def test_a_pipeline_without_a_method_for_loras_takes_them_too(self) -> None:
+        name = "transformer_blocks.0.attn1.to_q"
+        layer = lora_files.one_of("PixArtSigmaPipeline").transformer.get_submodule(name)
+        path = self.save(pair(f"base_model.model.{name}", layer.out_features, layer.in_features))
+        served = load(checkpoint("PixArtSigmaPipeline"), LoraAdapter=str(path)).pipeline.transformer
+        self.assertGreater(served.get_submodule(name).get_delta_weight("0_style").abs().max(), 0)
+
     # --- biases and norms
 
     def test_biases_norms_and_tables_are_added(self) -> None:
