@@ -298,9 +298,7 @@ def _notes(lora: Lora, found: Fit, parts: set[str]) -> list[str]:
     if found.absent:
         elsewhere = sorted(set(found.absent.values()) - parts - {"", names.DENOISER, names.ANY_TEXT})
         none = f", as it has no {' or '.join(elsewhere)}" if elsewhere else ""
-        notes.append(
-            f"{count.format(len(found.absent))} are not in this model{none} ({_some(found.absent)}){left_out}"
-        )
+        notes.append(f"{count.format(len(found.absent))} are not in this model{none} ({_some(found.absent)}){left_out}")
     if found.misfits:
         told = _some(f"{layer}: {wrong}" for layer, wrong in found.misfits.items())
         notes.append(f"{count.format(len(found.misfits))} have another shape than this model's ({told}){left_out}")
