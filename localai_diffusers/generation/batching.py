@@ -80,8 +80,9 @@ def _takes_lists(model: LoadedModel, request: GenerationRequest) -> bool:
     parameters = parameters_of(cls)
     # These embed one prompt at a time, or bring a picture of their own.
     by_hand = model.settings.compel or model.settings.sd_embed or model.spec.options.ip_adapter
+    several = any(name in model.defaults.options for name in call_arguments.COUNTS)
     return (
-        not by_hand
+        not (by_hand or several)
         and all(name in parameters and takes_list(parameters[name]) for name in ("prompt", "generator"))
         and tasks.makes(cls, "image")
         and tasks.wanted_task(request, cls) is None

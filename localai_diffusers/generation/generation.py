@@ -117,9 +117,10 @@ def write(
     metadata = None
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
-    description = payloads.write_payload(
-        payload, request.dst, fps=_frame_rate(model, request, pipeline, call), metadata=metadata, check=job.check
-    )
+    rate = _frame_rate(model, request, pipeline, call)
+    how = {"fps": rate, "metadata": metadata, "check": job.check}
+    description = payloads.write_payload(payload, request.dst, **how)
+    notes = [*call.notes, *_fewer(call, len(payload.answers())), payloads.write_others(payload, request.dst, **how)]
     asked = tuple(call.arguments.get(name) for name in ("width", "height"))
     if (
         call.repaint is None
@@ -127,9 +128,16 @@ def write(
         and all(isinstance(side, int) for side in asked)
         and payload.images[0].size != asked
     ):
-        call.notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
+        notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
     log.info("%s: %s, seed %d", request.rpc, description, call.seed)
-    return Outcome(description, call.seed, tuple(call.notes))
+    return Outcome(description, call.seed, tuple(filter(None, notes)))
+
+
+def _fewer(call: Call, made: int) -> list[str]:
+    """A note where the pipeline made fewer than it was told to: some set the count to 1 themselves (AnimateDiff)."""
+    asked = {name: call.arguments.get(name) for name in call_arguments.COUNTS}
+    few = {name: count for name, count in asked.items() if isinstance(count, int) and count > made}
+    return [f"{name}={count} was asked for: the pipeline makes {made}" for name, count in few.items()]
 
 
 def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:

@@ -85,18 +85,20 @@ def without_nan(array: np.ndarray, finite: np.ndarray, floor: float | None = 0.0
     return np.where(finite, array, np.float32(floor if floor is not None and least >= -0.05 else least))
 
 
-def waveform(name: str, value: Any) -> np.ndarray:
-    """The first waveform in ``value`` as float32 (channels, n); layouts (B, C, n), (B, n), (C, n), (n, C),
-    (n).
-    """
-    while isinstance(value, (list, tuple)) and value:
-        value, name = value[0], "sound"
+def waveforms(name: str, value: Any) -> list[np.ndarray]:
+    """Every waveform in ``value`` as float32 (channels, n); layouts (B, C, n), (B, n), (C, n), (n, C), (n)."""
+    if isinstance(value, (list, tuple)) and value:
+        return [found for part in value for found in waveforms("sound", part)]
     array = to_numpy(value)
+    is_batch = array.ndim == 3 or (array.ndim == 2 and name in BATCHED_AUDIO_FIELDS)
+    return [_waveform(part) for part in (array if is_batch and len(array) else [array])]
+
+
+def _waveform(array: np.ndarray) -> np.ndarray:
+    """One waveform (C, n), (n, C) or (n) as float32 (channels, n)."""
     if array.dtype.kind in "iu":
         array = array / np.float32(np.iinfo(array.dtype).max)
     shape = array.shape
-    if array.ndim == 3 or (array.ndim == 2 and name in BATCHED_AUDIO_FIELDS):
-        array = array[0]
     array = np.atleast_2d(array)
     if array.ndim != 2 or not array.size:
         raise GenerationFailed(f"the pipeline returned a sound of shape {shape}, which isn't a waveform")

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from localai_diffusers.errors import NothingMade
-from localai_diffusers.media.arrays import channels_last, to_numpy, to_pixels, waveform, without_nan
+from localai_diffusers.media.arrays import channels_last, to_numpy, to_pixels, waveforms, without_nan
 from localai_diffusers.media.rates import is_rate
 from localai_diffusers.media.tracks import AudioTrack
 
@@ -47,16 +47,39 @@ class Payload:
 
     images: pictures, 8 bits a channel. videos: each a tuple of pictures or a uint8 array (F, H, W, C), C 1, 3
     or 4. arrays: depth maps, float32 (H, W), in the pipeline's own units. Fields of other kinds than ``kind``
-    may be filled too: a video's ``audio``, the ``arrays`` beside an RGB-D picture.
+    may be filled too: a video's ``sounds``, the ``arrays`` beside an RGB-D picture.
     """
 
     kind: str
     images: tuple[Image.Image, ...] = ()
     videos: tuple[Any, ...] = ()
-    audio: AudioTrack | None = None
+    sounds: tuple[AudioTrack, ...] = ()
     meshes: tuple[Any, ...] = ()
     arrays: tuple[np.ndarray, ...] = ()
     text: str = ""
+
+    @property
+    def audio(self) -> AudioTrack | None:
+        """The first sound."""
+        return next(iter(self.sounds), None)
+
+    def answers(self) -> list[Payload]:
+        """Each thing of the payload that fills a file alone: a picture's depth comes after the pictures, a video keeps
+        the sound of its own number."""
+        pictures = [Payload("image", images=(image,)) for image in self.images]
+        depths = [Payload("depth", arrays=(array,)) for array in self.arrays]
+        videos = [
+            Payload("video", videos=(video,), sounds=self.sounds[number : number + 1])
+            for number, video in enumerate(self.videos)
+        ]
+        every = {
+            "image": pictures + depths,
+            "depth": depths,
+            "video": videos,
+            "audio": [Payload("audio", sounds=(track,)) for track in self.sounds],
+            "mesh": [Payload("mesh", meshes=(mesh,)) for mesh in self.meshes],
+        }
+        return every.get(self.kind, [self])
 
 
 def payload_from_output(output: Any, *, sampling_rate: int | None, hint: str | None = None) -> Payload:
@@ -82,7 +105,7 @@ def payload_from_output(output: Any, *, sampling_rate: int | None, hint: str | N
         kind=main,
         images=tuple(found.get("image", ())),
         videos=tuple(found.get("video", ())),
-        audio=next(iter(found.get("audio", ())), None),
+        sounds=tuple(found.get("audio", ())),
         meshes=tuple(found.get("mesh", ())),
         arrays=tuple(found.get("depth", ())),
         text="\n".join(found.get("text", ())),
@@ -118,9 +141,9 @@ def _classify(name: str, value: Any, hint: str | None, rate: int | None) -> tupl
     if _SIDE_FIELDS.search(name):
         return "embeddings", [value]
     if _is_rated_sound(value):
-        return "audio", [AudioTrack(waveform("audios", value[1]), int(value[0]))]
+        return "audio", [AudioTrack(samples, int(value[0])) for samples in waveforms("audios", value[1])]
     if name in _AUDIO_FIELDS or _looks_like_sound(value):
-        return "audio", [AudioTrack(waveform(name, value), rate or DEFAULT_SAMPLING_RATE)]
+        return "audio", [AudioTrack(samples, rate or DEFAULT_SAMPLING_RATE) for samples in waveforms(name, value)]
     if isinstance(value, (list, tuple)):
         return _classify_sequence(name, value, hint)
     if isinstance(value, str):

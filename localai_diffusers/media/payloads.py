@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from localai_diffusers.errors import NotSupported
+from localai_diffusers.errors import NotSupported, OutputError
 from localai_diffusers.media.files import atomic_output
 from localai_diffusers.media.outputs import Payload, payload_from_output
 from localai_diffusers.media.rates import frame_rate_of, sampling_rate_of
 
-__all__ = ["Payload", "frame_rate_of", "payload_from_output", "sampling_rate_of", "write_payload"]
+__all__ = ["Payload", "frame_rate_of", "payload_from_output", "sampling_rate_of", "write_others", "write_payload"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,26 @@ def write_payload(
         described = writer(payload, _Job(dst, path, fps, metadata, check))
         check()
         return described
+
+
+def write_others(payload: Payload, dst: str, **how: Any) -> str:
+    """Write what ``payload`` holds beyond its first answer beside ``dst``: out-2.png, out-3.png, …; say so, "" where
+    there is nothing more. ``how``: as for :func:`write_payload`.
+
+    A temporary ``dst`` (the core's, which fetches that file alone) is given no others.
+    """
+    others, path = payload.answers()[1:], Path(dst)
+    if not others:
+        return ""
+    if path.suffix == ".tmp":
+        return f"{len(others)} more came out and are not written: one answer carries one file"
+    names = [f"{path.stem}-{number}{path.suffix}" for number in range(2, len(others) + 2)]
+    try:
+        for other, name in zip(others, names, strict=True):
+            write_payload(other, str(path.with_name(name)), **how)
+    except OutputError as error:
+        return f"{len(others)} more came out and could not be written beside dst ({error})"
+    return f"{len(others)} more beside it: {', '.join(names)}"
 
 
 def _write_image(payload: Payload, job: _Job) -> str:

@@ -35,8 +35,8 @@ from localai_diffusers.wire.requests import SOUND_ARGUMENTS, GenerationRequest
 if TYPE_CHECKING:
     from PIL import Image
 
-# One output a call: the core asks for several by several calls.
-_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+# One output a call, unless options or params say more: the core asks for several by several calls.
+COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 # What the signatures call one thing.
 _STEPS = ("num_inference_steps", "steps")
 FRAME_RATES = ("frame_rate", "fps")
@@ -220,7 +220,7 @@ def _numbers(request: GenerationRequest, profile: PipelineProfile, defaults: Mod
         **dict.fromkeys(_STEPS, request.steps),
         "clip_skip": _clip_skip(clip_skip, profile) if "clip_skip" in parameters and defaults.use_clip_skip else None,
         "decode_chunk_size": defaults.chunk_size,
-        **dict.fromkeys(_COUNTS, 1),
+        **{name: 1 for name in COUNTS if name not in said},
     }
     unset = {"clip_skip": None} if "clip_skip" in said and "clip_skip" in parameters else {}
     return unset | {name: value for name, value in wanted.items() if value is not None and name in parameters}
