@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -14,13 +15,17 @@ _NOISE = (
 )
 
 
+def _lacks(text: str, record: logging.LogRecord) -> bool:
+    return text not in record.getMessage()
+
+
 def configure(level: str) -> None:
     """Send all logging to stderr at ``level``. Call before the libraries are imported: they read it then."""
     line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=level, format=line)
     logging.captureWarnings(True)
     for name, text in _NOISE:
-        logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
+        logging.getLogger(name).addFilter(functools.partial(_lacks, text))
     if not sys.stderr.isatty():
         # Bars with carriage returns make one enormous line where the core reads lines.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,10 +91,8 @@ def _facts_of_index(model_id: str, source: str, named: Any, modular: bool = Fals
 
 def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None, cache_dir: str | None) -> ModelFacts:
     hub = huggingface_hub()
-    try:
+    with _told_clearly(model_id):
         info = hub.model_info(model_id, token=token, revision=revision, timeout=10)
-    except Exception as error:
-        raise _hub_error(model_id, error) from error
     config = (getattr(info, "config", None) or {}).get("diffusers") or {}
     tag = getattr(info, "pipeline_tag", None) or ""
     files = {sibling.rfilename for sibling in getattr(info, "siblings", None) or ()}
@@ -108,10 +107,8 @@ def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None
 
 
 def _facts_of_file(hub: Any, model_id: str, file: str, **where: Any) -> ModelFacts:
-    try:
+    with _told_clearly(model_id):
         path = hub.hf_hub_download(model_id, file, **where)
-    except Exception as error:
-        raise _hub_error(model_id, error) from error
     return _facts_of_folder(os.path.dirname(path), model_id, "hub")
 
 
@@ -136,6 +133,18 @@ def huggingface_hub() -> Any:
             "the Hub can't be asked: the package 'huggingface_hub' is missing; install "
             "it with: pip install huggingface_hub, or give a local folder"
         ) from error
+
+
+@contextlib.contextmanager
+def _told_clearly(model_id: str) -> Iterator[None]:
+    """Raise errors of huggingface_hub and its HTTP client in their clear form, any other as it is."""
+    try:
+        yield
+    except Exception as error:
+        clear = _hub_error(model_id, error)
+        if clear is None:
+            raise
+        raise clear from error
 
 
 def _hub_error(model_id: str, error: BaseException) -> HubError | None:

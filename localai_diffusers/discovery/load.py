@@ -99,6 +99,7 @@ def _looks_single(model_id: str) -> bool:
 def _load_pretrained(
     class_name: str | None, task: str | None, model_id: str, device: str | None, kwargs: Mapping[str, Any]
 ) -> Any:
+    chosen: Any
     if class_name:
         chosen = resolve_pipeline_class(class_name=class_name)
     else:

@@ -63,7 +63,10 @@ def resolve_pipeline_type(text: str, model_id: str | None = None) -> type:
 
 def class_for(alias: str, facts: ModelFacts | None) -> type:
     """The class for an alias of `get_task_aliases()` ("": none), a model, or both."""
-    registry, own = get_pipeline_registry(), facts.class_name if facts else ""
+    registry = get_pipeline_registry()
+    if facts is None:
+        return registry[get_task_aliases()[alias][0]]
+    own = facts.class_name
     if alias and own in registry and not facts.custom:
         names = get_task_aliases()[alias]
         if own in names:

@@ -166,15 +166,16 @@ def auto_mappings() -> Mapping[str, Mapping[str, str]]:
     }
     tables: dict[str, dict[str, str]] = {}
     for node in (row for top in tree.body for row in (top.body if isinstance(top, ast.If) else [top])):
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         named = target.value if isinstance(target, ast.Subscript) else target
         if not isinstance(named, ast.Name) or "AUTO_" not in named.id or not named.id.endswith("_MAPPING"):
             continue
         table = tables.setdefault(named.id, {})
-        single = isinstance(target, ast.Subscript)
-        pairs = [(target.slice, node.value)] if single else _literal_pairs(node.value)
+        pairs = [(target.slice, node.value)] if isinstance(target, ast.Subscript) else _literal_pairs(node.value)
         table.update(
-            (key.value, renamed.get(value.id, value.id))
+            (str(key.value), renamed.get(value.id, value.id))
             for key, value in pairs
             if isinstance(key, ast.Constant) and isinstance(value, ast.Name)
         )

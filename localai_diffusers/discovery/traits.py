@@ -106,7 +106,8 @@ def _header(source: str, method: str) -> re.Match[str] | None:
 @functools.lru_cache(maxsize=2)  # asked for twice in a row
 def _arguments(source: str) -> ast.arguments | None:
     try:
-        return ast.parse(f"def header({source}\n): pass").body[0].args
+        header = ast.parse(f"def header({source}\n): pass").body[0]
+        return header.args if isinstance(header, ast.FunctionDef) else None
     except SyntaxError:  # a shape that `_header` didn't foresee: nothing is known then, and nothing breaks
         return None
 

@@ -19,7 +19,7 @@ _BLUR, _AT = 4.0, 512
 
 def is_white_anywhere(mask: Image.Image) -> bool:
     """Whether anything is to be repainted."""
-    return mask.convert("L").getextrema()[1] >= WHITE
+    return bool(mask.convert("L").point(lambda level: level >= WHITE).getbbox())
 
 
 def grown(mask: Image.Image, cell: int) -> Image.Image:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from localai_diffusers.errors import BackendError, InvalidRequest, OutputError
 from localai_diffusers.media import pixels
@@ -130,7 +130,7 @@ def _peak_bytes(image: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "no known picture format"
     return " ".join(str(error).split()) or type(error).__name__
 

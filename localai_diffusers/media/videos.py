@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
 from localai_diffusers.media.audio import AAC_RATES, AudioTrack, add_audio_stream, encoded_packets
@@ -242,7 +242,7 @@ def frame_rate(content: bytes) -> float | None:
     try:
         rate = _picture_rate(open_frames(content))
         return rate if rate and _SLOWEST <= rate <= _FASTEST else None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         pass
     try:
         with open_payload(content) as source:
@@ -267,7 +267,7 @@ def _picture_frames(
     """The frames that Pillow finds, None where it knows no picture in ``content``."""
     try:
         image = open_frames(content)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return None
     _check_size(*image.size, name, max_pixels)
     frames = []
@@ -302,7 +302,7 @@ def _decoded(source: Any, stream: Any) -> Iterator[Any]:
     if decoder is None:
         yield from source.decode(stream)
         return
-    context = av.CodecContext.create(decoder, "r")
+    context: Any = av.CodecContext.create(decoder, "r")
     for packet in source.demux(stream):
         yield from context.decode(packet)
 

@@ -20,7 +20,9 @@ def applied(variant_of: Callable[[str], str]) -> AbstractContextManager[None]:
 
     def by_component(folder: str, variant: str | None, config: dict[str, Any]) -> dict[str, str]:
         """Component -> ``variant``, for those that have files of it."""
-        parts = [part for part in Path(folder).iterdir() if variant and part.is_dir() and part.name in config]
+        if not variant:
+            return {}
+        parts = [part for part in Path(folder).iterdir() if part.is_dir() and part.name in config]
         return {
             part.name: variant for part in parts if any(variant_of(file.name) == variant for file in part.iterdir())
         }

@@ -182,7 +182,8 @@ class Intake:
         """What the block takes is given back, but for the pictures that it leaves in the list."""
         from localai_diffusers.media import images
 
-        before, results = self.size, []
+        before = self.size
+        results: list[Image.Image] = []
         try:
             yield results
         finally:

@@ -117,7 +117,7 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
     width, height = _size(request, settings)
     files.check_destination(request.dst)
     first, clip = intake.start("start_image", request.start_image)
-    is_video = first is None and clip is not None
+    video = clip if first is None else None
     return GenerationRequest(
         "GenerateVideo",
         request.dst,
@@ -129,9 +129,9 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
         guidance=_number("cfg_scale", request.cfg_scale, MAX_GUIDANCE),
         seed=_seed(request.seed, zero_is_random=True),
         images=() if first is None else (first,),
-        video=clip.frames if is_video else None,
-        video_rate=clip.rate if is_video else None,
-        animation=None if is_video else clip,
+        video=video.frames if video else None,
+        video_rate=video.rate if video else None,
+        animation=None if video else clip,
         last_image=intake.picture("end_image", request.end_image),
         audio=intake.sound("audio", request.audio),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),

@@ -776,6 +776,17 @@ class HubTest(unittest.TestCase):
         self.assertIn("unset HF_HUB_OFFLINE", self.named("owner/named", HF_HUB_OFFLINE="1"))
         self.assertEqual(self.hub.requests, [])
 
+    def test_an_error_of_another_sort_stays_as_it_is(self) -> None:
+        import huggingface_hub
+
+        from localai_diffusers.discovery import hub
+
+        with (
+            mock.patch.object(huggingface_hub, "model_info", side_effect=RuntimeError("odd")),
+            self.assertRaisesRegex(RuntimeError, "odd"),
+        ):
+            hub.inspect_model("owner/name")
+
     def test_loading_says_gated_missing_or_unreachable(self) -> None:
         expected = {
             "owner/gated": "^GatedModelError.*HF_TOKEN",

@@ -7,7 +7,7 @@ dimensions as columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Shapes = Mapping[str, Sequence[int]]
@@ -123,7 +123,7 @@ def _size_of_embedding(pieces: Shapes) -> tuple[int, int]:
     return down[1], up[0]
 
 
-_SIZES = {
+_SIZES: dict[str, Callable[[Shapes], tuple[int, int]]] = {
     "LoRA": _size_of_lora,
     "LoHa": _size_of_loha,
     "LoKr": _size_of_lokr,
