@@ -113,7 +113,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         return self._generate(request, context, requests.from_3d_request)
 
     def UpscaleImage(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def upscale(model: Any, wanted: Any, job: Job) -> Any:
+        def upscale(model: Any, wanted: Any, job: Job[Any]) -> Any:
             from localai_diffusers.generation import upscaling
 
             return upscaling.upscale(model, wanted, requests.upscale_factor(request), job)
@@ -121,7 +121,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         return self._generate(request, context, requests.from_upscale_request, upscale)
 
     def Depth(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def estimate(model: Any, wanted: Any, job: Job) -> Any:
+        def estimate(model: Any, wanted: Any, job: Job[Any]) -> Any:
             from localai_diffusers.generation import depth
 
             return depth.estimate(model, wanted, tuple(request.exports), job)
@@ -153,9 +153,9 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
     # What the RPCs share
 
-    def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job, Any], Callable[[], Any]]:
+    def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job[Any], Any], Callable[[], Any]]:
         @fair_switching()  # a pipeline's own modules are imported by its first load
-        def prepare(job: Job, _current: Any) -> Callable[[], Any]:
+        def prepare(job: Job[Any], _current: Any) -> Callable[[], Any]:
             return fair_switching()(pipelines.prepare(spec, self.settings, job))
 
         return prepare
@@ -165,7 +165,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         request: Any,
         context: grpc.ServicerContext,
         read: Callable[[Any, Settings, Intake], Any],
-        generate: Callable[[Any, Any, Job], Any] | None = None,
+        generate: Callable[[Any, Any, Job[Any]], Any] | None = None,
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
         outcome = self._run(request, context, read, generate or _generate)
@@ -176,7 +176,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         request: Any,
         context: grpc.ServicerContext,
         read: Callable[[Any, Settings, Intake], Any],
-        work: Callable[[Any, Any, Job], Any],
+        work: Callable[[Any, Any, Job[Any]], Any],
     ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
@@ -187,22 +187,22 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             _abort(context, as_ours(error, type(request).__name__))
 
     def _queued(
-        self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Callable[[Any, Any, Job], Any]
-    ) -> Job:
+        self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Callable[[Any, Any, Job[Any]], Any]
+    ) -> Job[Any]:
         """The job that does the work. It alone holds what was read: no frame that an error's traceback keeps."""
         wanted = read(request, self.settings, Intake(self.settings, self.memory))
         identity = getattr(request, "ModelIdentity", "")
         batch = _batch(self.engine.model, wanted, identity) if work is _generate else None
         return self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
 
-    def _wait(self, job: Job, context: grpc.ServicerContext) -> Any:
+    def _wait(self, job: Job[Any], context: grpc.ServicerContext) -> Any:
         """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
         if not context.add_callback(lambda: job.cancel("the client left or its deadline passed")):
             job.cancel("the client left before the work began")
         return job.wait()
 
 
-def _generate(model: Any, wanted: Any, job: Job) -> Any:
+def _generate(model: Any, wanted: Any, job: Job[Any]) -> Any:
     from localai_diffusers.generation import generation
 
     return generation.generate(model, wanted, job)

@@ -148,7 +148,8 @@ def get_pipeline_info(class_name: str) -> dict[str, Any]:
     if class_name.strip().lower() not in lower_names():
         raise unknown_pipeline(class_name, "Unknown pipeline: '{}'. ")
     name = known_name(class_name)
-    record, cls = catalog()[name], get_pipeline_registry()[name]
+    record = catalog()[name]
+    cls: Any = get_pipeline_registry()[name]
     auto = name.startswith(AUTO_PREFIX) or name == ROOT_CLASS
     return {
         "name": name,

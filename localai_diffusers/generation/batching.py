@@ -89,7 +89,7 @@ def _takes_lists(model: LoadedModel, request: GenerationRequest) -> bool:
     )
 
 
-def _run(jobs: Sequence[Job], model: LoadedModel | None) -> bool:
+def _run(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> bool:
     """The jobs as one call; each alone where that cannot be, or fails. Keeps each one's result or error."""
     wanted = [job for job in jobs if not job.cancelled]
     made = _together(wanted, model) if len(wanted) > 1 and model is not None and _is_for(model, wanted[0]) else []
@@ -106,7 +106,7 @@ def _run(jobs: Sequence[Job], model: LoadedModel | None) -> bool:
     return True
 
 
-def _each_alone(jobs: Sequence[Job], model: LoadedModel | None) -> None:
+def _each_alone(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> None:
     """One after the other, each told as soon as it is done; the engine tells the last."""
     for job in jobs:
         if model is not None:
@@ -119,7 +119,7 @@ def _each_alone(jobs: Sequence[Job], model: LoadedModel | None) -> None:
             job.settle()
 
 
-def _together(jobs: Sequence[Job], model: LoadedModel) -> list[tuple[Call, Any]]:
+def _together(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[tuple[Call, Any]]:
     """Each job's call and its picture, of one call for all; [] where that fails: then each job tells its own error."""
     try:
         pipeline = model.pipeline_as(type(model.pipeline))
@@ -184,12 +184,12 @@ def _merged(calls: list[Call]) -> Call:
     return replace(calls[0], arguments={**calls[0].arguments, **listed}, notes=[])
 
 
-def _request(job: Job) -> GenerationRequest:
+def _request(job: Job[Any]) -> GenerationRequest:
     assert job.batch is not None  # only such jobs come here
     return job.batch.item
 
 
-def _is_for(model: LoadedModel, job: Job) -> bool:
+def _is_for(model: LoadedModel, job: Job[Any]) -> bool:
     """Whether ``model`` is the one that was loaded when the job came, and that its request names; alone, it is told."""
     assert job.batch is not None and isinstance(job.batch.key, _Key)
     return job.batch.key.model == id(model) and job.batch.key.identity in ("", model.spec.identity)

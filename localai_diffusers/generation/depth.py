@@ -30,7 +30,7 @@ class DepthMap:
     exports: tuple[str, ...] = ()
 
 
-def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str, ...], job: Job) -> DepthMap:
+def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str, ...], job: Job[Any]) -> DepthMap:
     """Run the model on ``request.images[0]``; the map is shrunk where it would not fit into a response.
 
     Raises NotSupported for a pipeline without a depth map, InvalidRequest for an unknown export.

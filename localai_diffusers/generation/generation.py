@@ -43,7 +43,7 @@ class Outcome:
         return "; ".join((f"{self.description}, seed {self.seed}", *self.notes))
 
 
-def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcome:
+def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any]) -> Outcome:
     """Run ``request`` on the model and write its ``dst``.
 
     Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
@@ -64,7 +64,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job) -> Outcom
     return outcome
 
 
-def _made(model: LoadedModel, pipeline: Any, call: Call, job: Job) -> Payload:
+def _made(model: LoadedModel, pipeline: Any, call: Call, job: Job[Any]) -> Payload:
     """What the call makes, or the source where the request changes nothing of it."""
     from localai_diffusers.media.payloads import Payload
 
@@ -109,7 +109,7 @@ def _check_one(payload: Payload, pipeline: Any, call: Call) -> None:
 
 
 def write(
-    model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job
+    model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job[Any]
 ) -> Outcome:
     """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
     from localai_diffusers.media import payloads

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from localai_diffusers.work.jobs import Job
 
 
-def call_pipeline(pipeline: Any, call: Call, job: Job, own: type | None = None) -> Any:
+def call_pipeline(pipeline: Any, call: Call, job: Job[Any], own: type | None = None) -> Any:
     """What the pipeline returns. ``own`` is the class that the weights were loaded as, where ``pipeline`` is a sibling.
 
     Raises InvalidRequest for what it cannot do with the request, MissingPackage for what is not installed.
@@ -29,7 +29,7 @@ def call_pipeline(pipeline: Any, call: Call, job: Job, own: type | None = None) 
         raise told from error
 
 
-def _call(pipeline: Any, call: Call, job: Job) -> Any:
+def _call(pipeline: Any, call: Call, job: Job[Any]) -> Any:
     import numpy
     import torch
 

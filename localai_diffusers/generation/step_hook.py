@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
+def watched(pipeline: Any, job: Job[Any]) -> Iterator[dict[str, Any]]:
     """While the block runs, ``pipeline`` asks ``job`` at each step and before each component whether to go on.
 
     Yields the keyword arguments for the call (its step callback, by the name that its signature has).
@@ -41,7 +41,7 @@ def watched(pipeline: Any, job: Job) -> Iterator[dict[str, Any]]:
             vars(pipeline).pop("progress_bar", None)
 
 
-def _callbacks(parameters: Any, job: Job) -> dict[str, Any]:
+def _callbacks(parameters: Any, job: Job[Any]) -> dict[str, Any]:
     """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of
     them (Paradigms) breaks when it is given one."""
 

@@ -35,7 +35,7 @@ _SIZED_FACTOR = 4  # of an upscaler that is told its output's size
 _DEFAULT_SCALE = 2  # of Lanczos, when the request names none
 
 
-def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job) -> Outcome:
+def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job[Any]) -> Outcome:
     """Enlarge ``request.images[0]`` to ``scale`` times its sides and write ``request.dst``.
 
     ``scale`` None means the model's own factor. A model that cannot upscale leaves it to Lanczos, and says so.
@@ -122,7 +122,7 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 def _by_model(
-    model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job
+    model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job[Any]
 ) -> tuple[Image.Image, int, tuple[str, ...]]:
     """The picture enlarged tile by tile, every one with the same seed and brought to ``scale`` (None: the model's own
     factor) before it is put in its place, so that no more than the result is held."""
@@ -179,7 +179,7 @@ def _cut(image: Image.Image, tile: Tile) -> Image.Image:
     return image.crop((tile.left, tile.top, tile.left + tile.side, tile.top + tile.side))
 
 
-def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job) -> np.ndarray:
+def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None, job: Job[Any]) -> np.ndarray:
     """One tile through the pipeline: float32 pixels (height, width, 3), 0 to 255, at ``scale`` if one is given."""
     import numpy as np
 

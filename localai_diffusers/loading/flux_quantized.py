@@ -34,7 +34,7 @@ _PIPELINE = "FluxPipeline"
 _DTYPE = "bfloat16"
 
 
-def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
     """Check the transformer file and the base, and return what builds the pipeline.
 
     Raises LoadError naming what is missing. ``ModelFile`` may also be a folder with a ``transformer`` subfolder.

@@ -24,7 +24,7 @@ from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work import progress
-from localai_diffusers.work.engine import Job
+from localai_diffusers.work.jobs import Job
 
 _ROOT = "ModularPipeline"
 # Libraries whose classes a model may name; importing any other by a name in a model's file would run its code.
@@ -37,7 +37,7 @@ def is_modular(spec: LoadSpec, facts: ModelFacts) -> bool:
 
 
 def prepare(
-    spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job
+    spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job[Any]
 ) -> Callable[[], LoadedModel]:
     """As :func:`pipelines.prepare`. Raises LoadError for code without trust and for what the blocks do not take."""
     _check_code(spec, facts)  # before anything of such a repo is downloaded
@@ -140,7 +140,7 @@ def _of_blocks(spec: LoadSpec, facts: ModelFacts) -> Any:
 
 
 def _found(
-    spec: LoadSpec, facts: ModelFacts, pipeline: Any, cls: type, settings: Settings, job: Job
+    spec: LoadSpec, facts: ModelFacts, pipeline: Any, cls: type, settings: Settings, job: Job[Any]
 ) -> tuple[ModelFacts, dict[str, Place], tuple[components.Replacement, ...]]:
     """Every component on this machine: where each of the model's own is, and the parts that the YAML names instead.
 
@@ -249,7 +249,7 @@ def _with_places(facts: ModelFacts, places: Mapping[str, Place]) -> ModelFacts:
     )
 
 
-def _read(spec: LoadSpec, pipeline: Any, place: Place, where: DevicePlan, settings: Settings, job: Job) -> Any:
+def _read(spec: LoadSpec, pipeline: Any, place: Place, where: DevicePlan, settings: Settings, job: Job[Any]) -> Any:
     """The component, loaded: one by one, for ``load_components`` only warns of one that fails."""
     job.check()
     part = pipeline.get_component_spec(place.name)

@@ -43,7 +43,7 @@ from localai_diffusers.work.progress import watched_loading
 log = logging.getLogger(__name__)
 
 
-def prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
     """Check all that can be checked (downloading what must be) and return what builds the model.
 
     Raises LoadError or InvalidRequest; nothing is allocated on a device before the returned half runs.
@@ -89,7 +89,7 @@ def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
         raise LoadError(f"{spec.identity}: {missing_package(error) or error}") from error
 
 
-def _prepare(spec: LoadSpec, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+def _prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
@@ -114,7 +114,9 @@ class _Choice:
     notes: tuple[str, ...]
 
 
-def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, own: Parts, settings: Settings, job: Job) -> _Choice:
+def _chosen(
+    spec: LoadSpec, location: Location, facts: ModelFacts, own: Parts, settings: Settings, job: Job[Any]
+) -> _Choice:
     """The class, with everything on this machine that it needs."""
     nets = controlnets.find(spec, settings)
     nets = controlnets.settled(nets, facts)
@@ -140,7 +142,7 @@ def _chosen(spec: LoadSpec, location: Location, facts: ModelFacts, own: Parts, s
     return _Choice(cls, facts, tuple(parts), is_file, own.absent, said, tuple(notes))
 
 
-def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job) -> Callable[[], LoadedModel]:
+def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
     """Check the rest that can be, and return what builds the model."""
     variant = placement.preferred_variant(spec, choice.facts)
     choice = _with_checked_weights(spec, choice, variant, settings)

@@ -56,7 +56,9 @@ class TokenInterceptor(grpc.ServerInterceptor):
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
 
-    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def intercept_service(
+        self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
         given = dict(details.invocation_metadata).get("authorization", "")
         given = given if isinstance(given, bytes) else str(given).encode()
         if hmac.compare_digest(given, self._expected):
@@ -74,7 +76,9 @@ class IdentityInterceptor(grpc.ServerInterceptor):
     def __init__(self, loaded_identity: Callable[[], str]) -> None:
         self._loaded_identity = loaded_identity
 
-    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def intercept_service(
+        self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
         handler = continuation(details)
         if handler is None or handler.unary_unary is None or details.method == _LOAD_METHOD:
             return handler
@@ -84,7 +88,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, behavior: Callable) -> Callable:
+    def _guarded(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             requested, loaded = getattr(request, "ModelIdentity", ""), self._loaded_identity()
             if requested and loaded and requested != loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent import futures
+from typing import Any
 
 import grpc
 
@@ -23,7 +24,9 @@ class WaitingPool(grpc.ServerInterceptor):
     def __init__(self, threads: int) -> None:
         self._pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="waiting")
 
-    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def intercept_service(
+        self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
         handler = continuation(details)
         if handler is None or handler.unary_unary is None or details.method in _PROMPT_METHODS:
             return handler

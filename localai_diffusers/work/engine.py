@@ -73,9 +73,9 @@ class Engine:
         upkeep: Upkeep | None = None,
     ) -> None:
         self._max_queue, self._upkeep = max_queue, upkeep or Upkeep()
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job[Any]] = deque()
         self._changed = threading.Condition()
-        self._running: tuple[Job, ...] = ()
+        self._running: tuple[Job[Any], ...] = ()
         self._closed = False
         self._slot = _Slot()
         self._frozen_modules = 0
@@ -87,7 +87,9 @@ class Engine:
 
     # What the handlers ask for
 
-    def submit(self, work: Callable[[Job], T], name: str, is_load: bool = False, batch: Batch | None = None) -> Job[T]:
+    def submit(
+        self, work: Callable[[Job[Any]], T], name: str, is_load: bool = False, batch: Batch | None = None
+    ) -> Job[T]:
         """Queue ``work``. Raises QueueFull when ``max_queue`` jobs wait already, Cancelled when shutting down."""
         job: Job[T] = Job(work, name, is_load, batch)
         with self._changed:
@@ -113,7 +115,7 @@ class Engine:
                 f"{self._max_queue}): try again later"
             )
 
-    def load(self, identity: str, prepare: Callable[[Job, Any], Callable[[], Any]]) -> Job[Any]:
+    def load(self, identity: str, prepare: Callable[[Job[Any], Any], Callable[[], Any]]) -> Job[Any]:
         """Queue a load in two halves.
 
         ``prepare(job, current_model)`` checks all that can be checked and returns the second half; its failure leaves
@@ -121,7 +123,7 @@ class Engine:
         there leaves none. The job's result is the new model.
         """
 
-        def work(job: Job) -> Any:
+        def work(job: Job[Any]) -> Any:
             build = prepare(job, self._slot.model)
             had_model = self._slot.model is not None
             self._drop()
@@ -135,7 +137,7 @@ class Engine:
         return self.submit(work, f"load of {identity!r}", is_load=True)
 
     def generate(
-        self, work: Callable[[Job, Any], T], name: str, identity: str = "", batch: Batch | None = None
+        self, work: Callable[[Job[Any], Any], T], name: str, identity: str = "", batch: Batch | None = None
     ) -> Job[T]:
         """Queue ``work(job, model)`` on the model that is loaded when its turn comes.
 
@@ -144,7 +146,7 @@ class Engine:
         """
         self.require_model()
 
-        def on_model(job: Job) -> T:
+        def on_model(job: Job[Any]) -> T:
             if self._slot.model is None:
                 raise ModelNotLoaded()
             if identity and self._slot.identity and identity != self._slot.identity:
@@ -193,7 +195,7 @@ class Engine:
         return self._slot.model
 
     @property
-    def running(self) -> tuple[Job, ...]:
+    def running(self) -> tuple[Job[Any], ...]:
         """The job that runs, or the jobs that run as one call."""
         return self._running
 
@@ -221,7 +223,7 @@ class Engine:
                 log.error("the accelerator is lost to this process: it ends, for another to be started")
                 return self._upkeep.on_lost()
 
-    def _finish(self, jobs: tuple[Job, ...]) -> None:
+    def _finish(self, jobs: tuple[Job[Any], ...]) -> None:
         """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it
         loaded, alive until the next one ends."""
         with self._changed:
@@ -237,7 +239,7 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - the thread must live on
                 log.error("tidying up failed: %s", status_message(error))
 
-    def _next(self) -> tuple[Job, ...]:
+    def _next(self) -> tuple[Job[Any], ...]:
         """The next job, with those right behind it that may run in the same call; () at the end."""
         with self._changed:
             while not self._queue and not self._closed:
@@ -279,7 +281,7 @@ class Engine:
             self._frozen_modules = len(sys.modules)
 
 
-def _built(build: Callable[[], T], job: Job) -> tuple[T | None, BackendError | None]:
+def _built(build: Callable[[], T], job: Job[Any]) -> tuple[T | None, BackendError | None]:
     """The model, or why there is none: without the frames that hold half of one, for what :meth:`Engine._drop` finds
     held stays for good."""
     try:
@@ -298,7 +300,7 @@ def _after_drop(error: BackendError, had_model: bool) -> BackendError:
     return error
 
 
-def _together(first: Job, other: Job) -> bool:
+def _together(first: Job[Any], other: Job[Any]) -> bool:
     return first.batch is not None and other.batch is not None and first.batch.key == other.batch.key
 
 

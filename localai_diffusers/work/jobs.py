@@ -37,13 +37,20 @@ class Batch:
     key: Hashable
     limit: int
     item: Any
-    run: Callable[[Sequence[Job], Any], bool]
+    run: Callable[[Sequence[Job[Any]], Any], bool]
+
+
+def _gone(job: Job[Any]) -> Any:
+    """The work of a job that is over: what it held is let go."""
+    job.check()
 
 
 class Job(Generic[T]):
     """One piece of work for the worker thread, and the handle to wait for it or to cancel it."""
 
-    def __init__(self, work: Callable[[Job], T], name: str, is_load: bool = False, batch: Batch | None = None) -> None:
+    def __init__(
+        self, work: Callable[[Job[Any]], T], name: str, is_load: bool = False, batch: Batch | None = None
+    ) -> None:
         self.name = name
         self.is_load = is_load
         self.batch = batch
@@ -62,7 +69,7 @@ class Job(Generic[T]):
         self._reason = self._reason or reason
         self._cancelled.set()
         self._settled.set()
-        self._work = Job.check  # what the work holds (decoded pictures) need not wait for its turn in the queue
+        self._work = _gone  # what the work holds (decoded pictures) need not wait for its turn in the queue
 
     def check(self) -> None:
         """Raise Cancelled if somebody asked for it. Called between steps, components and frames."""
@@ -91,7 +98,7 @@ class Job(Generic[T]):
         """Whether it failed in a way after which nothing can be computed in this process."""
         return isinstance(self._error, AcceleratorLost)
 
-    def run(self, work: Callable[[Job], T] | None = None) -> None:
+    def run(self, work: Callable[[Job[Any]], T] | None = None) -> None:
         """Do the work (or the rest of it that ``work`` is) on this thread; keep its result or error for the waiter."""
         self.started_at = time.monotonic()
         try:
@@ -101,7 +108,7 @@ class Job(Generic[T]):
             self._error = as_ours(error, self.name)
             forget_frames(error, self._error)
         finally:
-            self._work = Job.check  # who waits may keep the job for long, and with it what its work holds
+            self._work = _gone  # who waits may keep the job for long, and with it what its work holds
 
     def settle(self) -> None:
         """Let whoever waits have the result."""

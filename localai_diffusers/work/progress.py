@@ -32,7 +32,7 @@ def _bar_class() -> type:
     class StepBar(tqdm):
         """A progress bar that asks the job before each step whether to go on."""
 
-        job: Job | None = None
+        job: Job[Any] | None = None
         monitor_interval = 0  # no thread that looks after each class of bars
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,9 @@ def _length(iterable: Iterable[Any] | None) -> int | None:
         return None
 
 
-def step_bar(job: Job | None, iterable: Iterable[Any] | None = None, total: int | None = None, **kwargs: Any) -> Any:
+def step_bar(
+    job: Job[Any] | None, iterable: Iterable[Any] | None = None, total: int | None = None, **kwargs: Any
+) -> Any:
     """A bar over ``iterable`` or with ``total`` steps that checks ``job`` at each."""
     cls = _bar_class()
     bar = cls(iterable, total=total if total is not None else _length(iterable), **kwargs)
@@ -94,7 +96,7 @@ def step_bar(job: Job | None, iterable: Iterable[Any] | None = None, total: int 
     return bar
 
 
-def watched_loading(job: Job) -> AbstractContextManager[None]:
+def watched_loading(job: Job[Any]) -> AbstractContextManager[None]:
     """Inside the block diffusers' and transformers' own bars log plain lines, and stop when ``job`` is cancelled."""
 
     def bar(iterable: Iterable[Any] | None = None, total: int | None = None, desc: str | None = None, **_: Any) -> Any:
