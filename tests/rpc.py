@@ -17,8 +17,7 @@ import numpy
 
 import backend_pb2
 from tests import zoo
-from tests.every_pipeline.test_zoo_server import options_of, write_inputs
-from tests.support import Backend
+from tests.every_pipeline.test_zoo_server import ZooBackend, options_of, write_inputs
 
 SMALL = {"width": 64, "height": 64}
 SHORT = {**SMALL, "num_frames": 9}
@@ -28,7 +27,7 @@ class Server:
     """A backend with the zoo, and the name of what it has loaded, so that a test loads only what is not there."""
 
     def __init__(self) -> None:
-        self.backend = Backend(LOCALAI_DIFFUSERS_ZOO=str(zoo.root().parent), OMP_NUM_THREADS="1")
+        self.backend = ZooBackend(LOCALAI_DIFFUSERS_ZOO=str(zoo.root().parent), OMP_NUM_THREADS="1")
         atexit.register(self.backend.stop)
         self.folder, self.loaded = self.backend.folder, ""
         write_inputs(self.folder)
