@@ -29,7 +29,7 @@ from localai_diffusers import errors, logs
 from localai_diffusers.loading import pipelines, process_state
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
-from localai_diffusers.wire import guard, load_spec, pools, requests
+from localai_diffusers.wire import guard, load_spec, pools, proto, requests
 from localai_diffusers.wire.argument_limits import MAX_BATCH
 from localai_diffusers.wire.intake import Intake, SourceMemory
 from localai_diffusers.work.engine import Engine, State, Upkeep
@@ -156,7 +156,14 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job[Any], Any], Callable[[], Any]]:
         @fair_switching()  # a pipeline's own modules are imported by its first load
         def prepare(job: Job[Any], _current: Any) -> Callable[[], Any]:
-            return fair_switching()(pipelines.prepare(spec, self.settings, job))
+            with process_state.environment(spec.environment):
+                build = fair_switching()(pipelines.prepare(spec, self.settings, job))
+
+            def build_with_environment() -> Any:
+                os.environ.update(spec.environment)  # until the next load, or Free
+                return build()
+
+            return build_with_environment
 
         return prepare
 
@@ -169,7 +176,8 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
         outcome = self._run(request, context, read, generate or _generate)
-        return backend_pb2.Result(success=True, message=outcome.message())
+        facts = proto.as_json(outcome.facts())
+        return proto.made(backend_pb2.Result, success=True, message=outcome.message(), metadata=facts)
 
     def _run(
         self,

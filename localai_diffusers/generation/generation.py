@@ -37,6 +37,14 @@ class Outcome:
     description: str
     seed: int
     notes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    steps: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """For Result.metadata: what is known, by name."""
+        size = f"{self.size[0]}x{self.size[1]}" if self.size else None
+        known = {"output": self.description, "seed": self.seed, "size": size, "steps": self.steps or None}
+        return {name: value for name, value in (*known.items(), ("notes", list(self.notes))) if value is not None}
 
     def message(self) -> str:
         """For Result.message: the seed, then the notes."""
@@ -130,7 +138,8 @@ def write(
     ):
         notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
     log.info("%s: %s, seed %d", request.rpc, description, call.seed)
-    return Outcome(description, call.seed, tuple(filter(None, notes)))
+    size = payload.images[0].size if payload.images else None
+    return Outcome(description, call.seed, tuple(filter(None, notes)), size, job.step)
 
 
 def _fewer(call: Call, made: int) -> list[str]:

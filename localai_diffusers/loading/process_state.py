@@ -6,10 +6,11 @@ too. A load begins as the first one did.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _LIBRARIES = ("diffusers", "transformers", "huggingface_hub", "accelerate", "peft", "torch")
@@ -28,6 +29,18 @@ def reset() -> None:
         _restore()
     elif "torch" in sys.modules and "diffusers" in sys.modules:
         _restore = _recorded()
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """While a load is checked: its own environment variables, which a refused load leaves nothing of."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _recorded() -> Callable[[], None]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.wire.options import Options, option_of
+from localai_diffusers.wire.proto import value_of
 from localai_diffusers.wire.values import parse_json, parse_value
 
 
@@ -66,6 +67,7 @@ class LoadSpec:
     lenient: frozenset[str] = frozenset()
     hands_no_options: bool = False
     default_frames: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -78,6 +80,7 @@ def from_model_options(request: Any) -> LoadSpec:
     for name in ("ModelFile", "ModelPath", "PipelineType", "SchedulerType", "CLIPModel", "ControlNet", "LoraAdapter"):
         _check_text(name, getattr(request, name))
     said = _said(request.Options, request.EngineArgs)
+    said.rows.setdefault("original_config", value_of(request, "OriginalConfigFile", "").strip())
     options, notes = Options(**said.rows), tuple(said.notes)
     if request.Quantization.strip():
         notes += (
@@ -113,6 +116,7 @@ def from_model_options(request: Any) -> LoadSpec:
         lenient=frozenset(said.lenient),
         hands_no_options=not legacy.hands_options,
         default_frames=legacy.frames,
+        environment=dict(value_of(request, "EnvVars", {})),
         notes=notes,
     )
 
