@@ -23,6 +23,7 @@ OF_CALLS = (
     "numbers_for_numpy",
     "glm_image_rows",
     "singular_covariance",
+    "inversion_words",
 )
 _needed: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from localai_diffusers.generation.prompts.prompt_families import FLUX, SD, XL, Family, zeroed, zeroes_empty
+from localai_diffusers.patches import inversion_words
 from localai_diffusers.pipeline.signatures import parameters_of
 
 _INSTRUCTION = "complex_human_instruction"
@@ -22,20 +23,17 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
     """The call's embeddings by compel, the negative prompt padded to the length of the prompt."""
     import compel
 
-    manager = compel.DiffusersTextualInversionManager(pipeline) if hasattr(pipeline, "maybe_convert_prompt") else None
-    device = str(pipeline._execution_device)
-    encoder = getattr(compel, family.function)(pipeline, textual_inversion_manager=manager, device=device)
-    negative = _negative(arguments, pipeline)
+    encoder = getattr(compel, family.function)(pipeline, device=str(pipeline._execution_device))
     if arguments.get(_INSTRUCTION, getattr(parameters_of(pipeline).get(_INSTRUCTION), "default", None)):
         notes.append(f"COMPEL puts no {_INSTRUCTION} before the prompt")
-    styles = {}
-    if family.function in ("CompelForSDXL", "CompelForFlux"):
-        second = arguments.get("negative_prompt_2") if negative is not None else None
-        styles = {"style_prompt": arguments.get("prompt_2"), "negative_style_prompt": second}
-    made = encoder(arguments["prompt"], negative_prompt=negative, **styles)
+    texts = _texts(family, arguments, pipeline)
+    made = encoder(**texts)
     embeds = made.embeds
-    if _skips_layers(encoder, family, arguments.get("clip_skip"), notes):  # of the prompt alone, as diffusers does
-        embeds = encoder(arguments["prompt"], negative_prompt=negative).embeds
+    if clip_skip := arguments.get("clip_skip"):  # of the prompt alone, as diffusers does
+        if family.function in ("CompelForSD", "CompelForSDXL"):
+            embeds = _skipping(encoder, clip_skip)(**texts).embeds
+        else:
+            notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
     made_of = {
         "prompt_embeds": embeds,
         "pooled_prompt_embeds": made.pooled_embeds,
@@ -56,16 +54,52 @@ def _negative(arguments: Mapping[str, Any], pipeline: Any) -> str | None:
     return "" if "negative_prompt_embeds" in parameters and "true_cfg_scale" not in parameters else None
 
 
-def _skips_layers(encoder: Any, family: Family, clip_skip: int | None, notes: list[str]) -> bool:
-    """Whether ``encoder`` leaves out CLIP's last layer from now on: compel can do no more, and diffusers ignores
-    clip_skip when it gets embeddings."""
-    if not clip_skip:
-        return False
-    if clip_skip != 1 or family.function != "CompelForSD":
-        notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
-        return False
-    from compel import ReturnedEmbeddingsType
+def _texts(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    """What compel's wrapper takes: new words are written out for the tokenizer that reads each text.
 
-    provider = encoder.compel.conditioning_provider
-    provider.returned_embeddings_type = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED
-    return True
+    compel's main prompt is the one that the embeddings are of: CLIP's first for SDXL, T5's for Flux, where diffusers'
+    ``prompt`` is CLIP's and ``prompt_2`` is T5's.
+    """
+    first, negative = arguments["prompt"], _negative(arguments, pipeline)
+    main = _read(first, pipeline, "tokenizer"), _read(negative, pipeline, "tokenizer")
+    if family.function not in ("CompelForSDXL", "CompelForFlux"):
+        return {"prompt": main[0], "negative_prompt": main[1]}
+    second = arguments.get("prompt_2") or first
+    other = None if negative is None else arguments.get("negative_prompt_2") or negative
+    style = _read(second, pipeline, "tokenizer_2"), _read(other, pipeline, "tokenizer_2")
+    if family.function == "CompelForFlux":
+        main, style = style, main
+    return {
+        "main_prompt": main[0],
+        "style_prompt": style[0],
+        "negative_prompt": main[1],
+        "negative_style_prompt": style[1],
+    }
+
+
+def _read(text: str | None, pipeline: Any, tokenizer: str) -> str | None:
+    return text and inversion_words.written_out(text, getattr(pipeline, tokenizer, None))
+
+
+def _skipping(encoder: Any, layers: int) -> Any:
+    """``encoder`` whose text encoders leave out their last ``layers`` from now on; diffusers counts them so."""
+    for part in (getattr(encoder, name, None) for name in ("compel", "compel_1", "compel_2")):
+        if part is not None:
+            part.conditioning_provider.text_encoder = _Shortened(part.conditioning_provider.text_encoder, layers)
+    return encoder
+
+
+class _Shortened:
+    """A CLIP text encoder that gives its hidden states without the last ones; what it pools is of all of them."""
+
+    def __init__(self, whole: Any, layers: int) -> None:
+        self._whole, self._layers = whole, layers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        output = self._whole(*arguments, **{**named, "output_hidden_states": True})
+        output.hidden_states = output.hidden_states[: len(output.hidden_states) - self._layers]
+        output.last_hidden_state = self._whole.text_model.final_layer_norm(output.hidden_states[-1])
+        return output

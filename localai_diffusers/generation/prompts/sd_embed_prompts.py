@@ -17,6 +17,7 @@ from localai_diffusers.generation.prompts.prompt_families import (
     zeroed,
     zeroes_empty,
 )
+from localai_diffusers.patches import inversion_words
 
 FAMILIES: tuple[Family, ...] = (
     Family(*SD, "get_weighted_text_embeddings_sd15"),
@@ -115,6 +116,5 @@ def _two_texts(first: str, second: str | None, pipeline: Any) -> dict[str, str]:
 
 
 def _with_inversions(text: str, pipeline: Any) -> str:
-    """A text with each new word of several embeddings written out, as diffusers does before it tokenizes."""
-    convert = getattr(pipeline, "maybe_convert_prompt", None)
-    return convert(text, pipeline.tokenizer) if text and convert is not None else text
+    """A text with each new word as the tokens of its embeddings, as diffusers writes it before it tokenizes."""
+    return inversion_words.written_out(text, pipeline.tokenizer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localai_diffusers.checkpoint import artifacts, headers
 from localai_diffusers.errors import LoadError
+from localai_diffusers.patches import inversion_words
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 
@@ -51,31 +52,64 @@ def _inversion(spec: LoadSpec, name: str, settings: Settings) -> Inversion:
 def apply(pipeline: Any, inversions: tuple[Inversion, ...]) -> list[str]:
     """Add the words to the tokenizers and text encoders; one note that lists them.
 
-    Raises LoadError for embeddings that do not fit the text encoder.
+    Raises LoadError for embeddings that do not fit the text encoder, and for a word that two files have.
     """
-    words = []
+    words: list[str] = []
     for inversion in inversions:
         try:
-            words.append(_load(pipeline, inversion))
-        except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+            word = _load(pipeline, inversion)
+        except (ValueError, KeyError, RuntimeError, AttributeError, IndexError) as error:
             reason = str(error)[:400]
             raise LoadError(
                 f"{_FIELD} {inversion.file.name!r} does not fit {type(pipeline).__name__}: {reason}"
             ) from error
+        if word.lower() in (known.lower() for known in words):
+            raise LoadError(f"{_FIELD}: two files have the word {word!r}: rename one of them")
+        words.append(word)
     return [f"textual inversion: {', '.join(words)} may be used in prompts"] if words else []
 
 
 def _load(pipeline: Any, inversion: Inversion) -> str:
-    state = _state(inversion.file)
-    if any(key in state for key in _ENCODERS):
-        for key in _ENCODERS.keys() & state.keys():
-            encoder, tokenizer = (getattr(pipeline, name) for name in _ENCODERS[key])
-            pipeline.load_textual_inversion(state[key], token=inversion.word, text_encoder=encoder, tokenizer=tokenizer)
-        return inversion.word
-    named = next(iter(state)) if len(state) == 1 else state.get("name")
-    word = inversion.word if named in (None, "emb_params", "*") else str(named)
-    pipeline.load_textual_inversion(dict(state), token=word)
+    """Every embedding gets a token of its own that nobody writes; the word stands for all of them."""
+    named, tensors = _embeddings(_state(inversion.file))
+    word = inversion.word if named in ("", "emb_params", "*") else named
+    for key, tensor in tensors.items():
+        rows = tensor.reshape(-1, tensor.shape[-1])
+        encoder, tokenizer = _reader(pipeline, key, rows.shape[-1])
+        tokens = [f"zq{len(inversion_words.words_of(tokenizer))}x{row}qz" for row in range(len(rows))]
+        pipeline.load_textual_inversion(list(rows), token=tokens, text_encoder=encoder, tokenizer=tokenizer)
+        inversion_words.add(tokenizer, word, tokens)
     return word
+
+
+def _embeddings(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in a file ("" for none) and its tensors, by text encoder where it says so. ValueError for any other."""
+    if state.keys() & _ENCODERS.keys():
+        _refuse(state.keys() - _ENCODERS.keys())
+        return "", dict(state)
+    if "string_to_param" in state:  # the first form, a pickle
+        return str(state.get("name") or ""), {"": state["string_to_param"]["*"]}
+    _refuse(sorted(state)[1:])
+    name, tensor = next(iter(state.items()))
+    return str(name), {"": tensor}
+
+
+def _refuse(keys: Iterable[str]) -> None:
+    if others := ", ".join(sorted(keys)[:3]):
+        raise ValueError(f"{others} is nothing of a textual inversion: a file has one word's embeddings")
+
+
+def _reader(pipeline: Any, key: str, width: int) -> tuple[Any, Any]:
+    """The text encoder and tokenizer that embeddings are for: by the file's name for it, else by their width."""
+    pairs = [_ENCODERS[key]] if key else list(_ENCODERS.values())
+    found = [tuple(getattr(pipeline, name, None) for name in pair) for pair in pairs]
+    present = [(encoder, tokenizer) for encoder, tokenizer in found if encoder is not None and tokenizer is not None]
+    widths = [encoder.get_input_embeddings().weight.shape[-1] for encoder, _tokenizer in present]
+    if width in widths:
+        return present[widths.index(width)]
+    raise ValueError(
+        f"its embeddings are {width} wide, the text encoder's {' or '.join(map(str, widths)) or 'missing'}"
+    )
 
 
 def _state(file: Path) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 
+from localai_diffusers import patches
 from localai_diffusers.generation import batching
 from localai_diffusers.generation.prompts import prompts
 from localai_diffusers.settings import Settings
@@ -71,11 +72,28 @@ class CompelTest(unittest.TestCase):
             weighted = picture(model, "a (red)1.8 circle", src=source.name)
             self.assertGreater(difference(weighted, picture(model, "a red circle", src=source.name)), 0)
 
-    def test_clip_skip_counts_as_it_does_without_compel(self) -> None:
-        path = checkpoint("StableDiffusionPipeline")
-        pair = [picture(load(path, settings, CLIPSkip=1), "a red circle") for settings in (None, COMPEL)]
-        self.assertEqual(difference(*pair), 0)
-        self.assertGreater(difference(pair[0], picture(load(path), "a red circle")), 0)
+    def test_any_clip_skip_counts_as_it_does_without_compel(self) -> None:
+        for name, most in ((KNOWN[0], 2), (KNOWN[1], 1)):  # of 2 layers; SDXL begins at the last but one
+            path, seen = checkpoint(name), []
+            for skip in range(1, most + 1):
+                models = [load(path, settings, CLIPSkip=skip) for settings in (None, COMPEL)]
+                pair = [picture(model, "a red circle", negative_prompt="blue") for model in models]
+                self.assertEqual(difference(*pair), 0, (name, skip))
+                seen.append(pair[0].tobytes())
+            self.assertEqual(
+                len({picture(load(path), "a red circle", negative_prompt="blue").tobytes(), *seen}), most + 1
+            )
+
+    def test_each_text_goes_to_the_encoder_that_reads_it_without_compel(self) -> None:
+        for name in KNOWN[1:]:
+            model, texts = load(checkpoint(name)), {"prompt": "a red circle", "prompt_2": "a blue cat, very big"}
+            found: dict[str, Any] = dict(texts)
+            with patches.during_calls(model.pipeline):
+                prompts.embed(found, model.pipeline, COMPEL)
+                right = model.pipeline.encode_prompt(**texts, **({} if "XL" in name else {"max_sequence_length": 512}))
+            pooled = right[2] if "XL" in name else right[1]
+            self.assertLess(float((found["pooled_prompt_embeds"] - pooled).abs().max()), 1e-5, name)
+            self.assertLess(float((found["prompt_embeds"] - right[0]).abs().max()), 1e-5, name)
 
     def test_a_lora_a_new_word_and_a_controlnet_count_as_they_do_without_compel(self) -> None:
         with tempfile.TemporaryDirectory() as temporary:
