@@ -28,7 +28,6 @@ _MENDED: set[str] = {
     "lora_saved_by_peft",
     "lora_that_fits_in_part",
     "lora_two_transformers",
-    "small_masks",
     "inversion_with_capitals",
     "names_with_hyper",
     "pickle_beside_safe_variant",

@@ -92,8 +92,8 @@ class CompelTest(unittest.TestCase):
                 prompts.embed(found, model.pipeline, COMPEL)
                 right = model.pipeline.encode_prompt(**texts, **({} if "XL" in name else {"max_sequence_length": 512}))
             pooled = right[2] if "XL" in name else right[1]
-            self.assertLess(float((found["pooled_prompt_embeds"] - pooled).abs().max()), 1e-5, name)
-            self.assertLess(float((found["prompt_embeds"] - right[0]).abs().max()), 1e-5, name)
+            self.assertLess(float((found["pooled_prompt_embeds"] - pooled).abs().max()), 1e-4, name)
+            self.assertLess(float((found["prompt_embeds"] - right[0]).abs().max()), 1e-4, name)
 
     def test_a_lora_a_new_word_and_a_controlnet_count_as_they_do_without_compel(self) -> None:
         with tempfile.TemporaryDirectory() as temporary:
