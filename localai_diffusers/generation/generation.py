@@ -150,16 +150,12 @@ def _fewer(call: Call, made: int) -> list[str]:
 
 
 def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:
-    """Frames a second: the request's, what the call was told (an option or param), the model's own, for a video made
-    through GenerateImage the FPS variable; of a clip that a model without a rate of its own works on, the clip's."""
-    from localai_diffusers.media import payloads
-
-    own = payloads.frame_rate_of(pipeline)
-    told = next((call.arguments[name] for name in call_arguments.FRAME_RATES if name in call.arguments), None)
-    if request.fps:
-        return request.fps
-    if isinstance(told, (int, float)) and told > 0:
-        return float(told)
+    """Frames a second: the request's, its params', the model's options'; for a video made through GenerateImage the FPS
+    variable; the model's own, or what it published; of a clip that a model without a rate of its own works on, the
+    clip's."""
+    if (asked := call_arguments.frame_rate_asked(request, model.defaults)) is not None:
+        return asked
     if request.rpc == "GenerateImage":
         return float(model.settings.fps)
+    own = model.profile_as(type(pipeline)).frame_rate
     return own if own and math.isfinite(own) else request.video_rate or _FALLBACK_FPS

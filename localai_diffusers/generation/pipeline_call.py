@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers import patches
@@ -40,7 +42,11 @@ def _call(pipeline: Any, call: Call, job: Job[Any]) -> Any:
     for generator in given if isinstance(given, list) else [given]:
         if isinstance(generator, torch.Generator):
             generator.manual_seed(generator.initial_seed())  # a batch's member may have drawn from it
-    with step_hook.watched(pipeline, job) as hooks, patches.during_calls(pipeline):
+    with (
+        step_hook.watched(pipeline, job) as hooks,
+        patches.during_calls(pipeline),
+        _guided(pipeline, call.guider_scale),
+    ):
         try:
             with numpy.errstate(invalid="call", call=lambda kind, _flag: invalid.append(kind)):
                 inverted = _inverted(pipeline, call)
@@ -52,6 +58,20 @@ def _call(pipeline: Any, call: Call, job: Job[Any]) -> Any:
     if invalid and _is_blank(output):
         raise _all_nan(call)
     return output
+
+
+@contextlib.contextmanager
+def _guided(pipeline: Any, scale: float | None) -> Iterator[None]:
+    """The pipeline with its guider's like at that scale, and its own again afterwards."""
+    if scale is None or pipeline.guider.config.guidance_scale == scale:
+        yield
+        return
+    own = pipeline.guider
+    pipeline.guider = own.new(guidance_scale=scale)
+    try:
+        yield
+    finally:
+        pipeline.guider = own
 
 
 def _all_nan(call: Call) -> BackendError:

@@ -12,6 +12,7 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import custom_code
 from localai_diffusers.loading.components import BROUGHT
 from localai_diffusers.wire.load_spec import LoadSpec
 
@@ -31,11 +32,8 @@ def choose(spec: LoadSpec, facts: ModelFacts) -> tuple[type, list[str]]:
         raise LoadError(
             f"{facts.path} brings its own code ({facts.class_name}), which is run only with trust_remote_code: true"
         )
-    if spec.options.custom_pipeline and not spec.trust_remote_code:
-        raise LoadError(
-            f"option custom_pipeline:{spec.options.custom_pipeline} is code, which is run only with "
-            "trust_remote_code: true"
-        )
+    if (custom := custom_code.class_of(spec)) is not None:
+        return custom, []
     asked = spec.pipeline_type
     own = _own_class(facts, is_named=is_class_name(asked))
     if own is None and facts.remote_code:

@@ -18,6 +18,7 @@ from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
 from localai_diffusers.loading import (
     components,
+    custom_code,
     flux_quantized,
     folder_weights,
     modular,
@@ -48,10 +49,6 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
 
     Raises LoadError or InvalidRequest; nothing is allocated on a device before the returned half runs.
     """
-    if spec.threads:
-        import torch
-
-        torch.set_num_threads(spec.threads)
     late_transformers.settle()
     if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
         return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
@@ -71,9 +68,18 @@ def refuse_early(spec: LoadSpec) -> None:
 
 
 def _guarded(spec: LoadSpec, first: Callable[[], Callable[[], LoadedModel]]) -> Callable[[], LoadedModel]:
-    """Both halves with foreign errors told as LoadError: what is wrong with which model."""
+    """Both halves with foreign errors told as LoadError: what is wrong with which model. The number of threads is the
+    second's: a load that is refused changes nothing of the model that serves."""
     second = _as_load_error(spec, first)
-    return lambda: _as_load_error(spec, second)
+
+    def build() -> LoadedModel:
+        if spec.threads:
+            import torch
+
+            torch.set_num_threads(spec.threads)
+        return _as_load_error(spec, second)
+
+    return build
 
 
 def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
@@ -161,7 +167,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     def build() -> LoadedModel:
         with watched_loading(job), named_variants.applied(model_files.variant_of):
             pipeline = loader.load_diffusers_pipeline(
-                class_name=cls.__name__,
+                class_name="DiffusionPipeline" if spec.options.custom_pipeline else cls.__name__,
                 model_id=str(facts.path),
                 from_single_file=choice.is_file,
                 **{
@@ -242,7 +248,7 @@ def _arguments(
     arguments: dict[str, Any] = {
         "revision": options.revision or None,
         "local_files_only": options.local_files_only or None,
-        "custom_pipeline": options.custom_pipeline or None,
+        "custom_pipeline": custom_code.place_of(spec) or None,
         "low_cpu_mem_usage": options.low_cpu_mem_usage,
         "disable_mmap": options.disable_mmap,
         "max_memory": options.max_memory or None,

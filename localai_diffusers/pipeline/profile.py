@@ -88,5 +88,5 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         inverts=tasks.inverts(cls),
         inversion=inversion_parameters(cls),
         sampling_rate=rates.sampling_rate_of(pipeline),
-        frame_rate=rates.frame_rate_of(pipeline),
+        frame_rate=next(iter(quirks.effects_of(quirks.RATES, subject)), None) or rates.frame_rate_of(pipeline),
     )

@@ -7,6 +7,7 @@ one table; who has a use for the kind asks :func:`effects_of` with the table and
 - ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
 - ``FIELDS``: (a sound request's fields, subject) -> the fields that this model means by them.
 - ``GUIDANCE``: fields of the profile's GuidanceStyle that are otherwise.
+- ``RATES``: frames a second of the model's videos, where neither its code nor its example tells.
 - ``NUMBERS``: in which dtype a component's class computes (:class:`Numbers`); ask :func:`numbers_of` before the load.
 - ``CASTS``: (dtypes by component, subject) -> those that the pipeline's own code can work with; before the load.
 - ``GUARDS``: what a constructor is told where the user switches the safety checker off.
@@ -214,6 +215,11 @@ def _edit_instruction(arguments: Arguments, subject: Subject) -> Change | None:
     return Change({"prompt": form}, "the prompt is put into the JSON that this pipeline takes")
 
 
+def _without_intermediate_timestep(arguments: Arguments, subject: Subject) -> Change | None:
+    name, steps = "intermediate_timesteps", arguments.get("num_inference_steps", 2)
+    return None if steps == 2 or name in arguments else Change({name: None})
+
+
 def _empty_negative_prompt(arguments: Arguments, subject: Subject) -> Change | None:
     given = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
     return None if given else Change({"negative_prompt": ""})
@@ -259,6 +265,14 @@ _BINNING, _SCHEDULE, _UNCLIP = "use_resolution_binning", "guidance_schedule", "U
 _FIXED, _PAD = "diffusers does so itself", "spatial_padding_mode"
 
 CALLS: tuple[Quirk[CallEffect], ...] = (
+    Quirk(
+        "timestep_between_two_steps_of_sana_sprint",
+        takes("intermediate_timesteps"),
+        _without_intermediate_timestep,
+        "The default is the one timestep between two steps, and is refused with any other number of them.",
+        "SanaSprintPipeline",
+        "the default is None",
+    ),
     Quirk(
         "two_steps_for_a_terminal_shift",
         lambda subject: bool(subject.config("scheduler", "shift_terminal")),
@@ -462,6 +476,26 @@ GUIDANCE: tuple[Quirk[Arguments], ...] = (
 )
 
 
+RATES: tuple[Quirk[float], ...] = (
+    Quirk(
+        "frame_rate_of_mochi",
+        has("MochiTransformer3DModel"),
+        30.0,
+        "Mochi was trained on 30 frames a second, and the example in diffusers saves at its helper's default.",
+        "MochiPipeline",
+        "the example says fps=30",
+    ),
+    Quirk(
+        "frame_rate_of_ltx_latents",
+        lambda subject: has("LTXLatentUpsamplerModel")(subject) and has("AutoencoderKLLTXVideo")(subject),
+        25.0,
+        "The upsampler has no rate among its arguments, and doubles the latents of a model of 25 frames a second.",
+        "LTXLatentUpsamplePipeline",
+        "the pipeline takes a frame_rate",
+    ),
+)
+
+
 # --- before the load -----------------------------------------------------------------------------------------------
 
 
@@ -555,4 +589,4 @@ GUARDS: tuple[Quirk[Arguments], ...] = (
     ),
 )
 
-TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, FIELDS, GUIDANCE, NUMBERS, CASTS, GUARDS)
+TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, FIELDS, GUIDANCE, RATES, NUMBERS, CASTS, GUARDS)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_GUIDANCE
+from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_FPS, MAX_GUIDANCE
 from localai_diffusers.wire.values import is_quoted, parse_value
 
 T = TypeVar("T")
@@ -234,6 +234,13 @@ class Options:
 
     guidance_scale: float | None = call(
         number(0, MAX_GUIDANCE), "how much the prompt counts; 0 is a real 0 here", None, "cfg_scale"
+    )
+    fps: float | None = call(
+        number(0, MAX_FPS),
+        "frames a second of a video, and of the pipeline's own argument; else the model's published rate",
+        None,
+        "frame_rate",
+        "target_fps",
     )
     num_inference_steps: int | None = call(
         whole(1, 2**31 - 1), "steps, where a request names none", None, "steps", "step"

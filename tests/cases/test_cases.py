@@ -39,7 +39,9 @@ _MENDED: set[str] = {
     "with_color_profiles",
     "with_component_by_option",
     "with_component_null",
+    "with_guiders",
     "with_references",
+    "with_texts_in_options",
     "with_tuples",
 }
 # A script that prints PASS again leaves this table: its test says so.

@@ -344,6 +344,25 @@ class RefusalTest(ModelCase):
         self.refused("custom_pipeline.*trust_remote_code", Options=[f"custom_pipeline:{folder}"])
         self.assertTrue(load(SHAPES_MODEL, Options=[f"custom_pipeline:{folder}"], TrustRemoteCode=True).pipeline.mine)
 
+    def test_custom_code_stands_under_the_models_folder_and_is_read_before_the_earlier_model_goes(self) -> None:
+        folder = self.folder / "mine"
+        folder.mkdir()
+        code = (
+            "import diffusers\n"
+            "class Mine(diffusers.StableDiffusionPipeline):\n"
+            "    def __call__(self, prompt, twice: float = 1.0, generator=None, num_inference_steps: int = 2):\n"
+            "        return super().__call__(prompt, generator=generator, num_inference_steps=num_inference_steps)\n"
+        )
+        (folder / "pipeline.py").write_text(code)
+        trusted: dict[str, Any] = {"TrustRemoteCode": True, "ModelPath": str(self.folder)}
+        model = load(SHAPES_MODEL, Options=["custom_pipeline:mine", "twice:2"], **trusted)
+        self.assertEqual((type(model.pipeline).__name__, dict(model.defaults.options)), ("Mine", {"twice": 2.0}))
+        self.refused("option thrice:2 is taken by nothing", Options=["custom_pipeline:mine", "thrice:2"], **trusted)
+        self.refused("custom_pipeline .*leaves the models folder", Options=["custom_pipeline:../x"], **trusted)
+        self.refused("custom_pipeline:absent.py is no file", Options=["custom_pipeline:absent.py"], **trusted)
+        (folder / "broken.py").write_text("import nothing_of_this_name\n")
+        self.refused("custom_pipeline:mine/broken.py gives no", Options=["custom_pipeline:mine/broken.py"], **trusted)
+
 
 class EarlierModelTest(ModelCase):
     """Two loads on one engine, the second of which fails."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import unittest
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
-from localai_diffusers.loading import process_state
-from tests.support import load
+from localai_diffusers.errors import BackendError
+from localai_diffusers.loading import pipelines, process_state
+from localai_diffusers.settings import Settings
+from tests.support import SHAPES_MODEL, load, new_job, spec_of
 from tests.zoo import checkpoint
 
 
@@ -31,6 +34,23 @@ class ProcessStateTest(unittest.TestCase):
         self.assertEqual(torch.get_float32_matmul_precision(), "highest")
         self.assertEqual(logging.getLogger("diffusers").level, level)
         self.assertNotIn("LEFT_BY_A_LOAD", os.environ)
+
+    def test_the_threads_are_the_serving_models_and_the_machines_without_a_word(self) -> None:
+        process_state.reset()
+        usual = torch.get_num_threads()
+        self.addCleanup(torch.set_num_threads, usual)
+
+        def load(**fields: Any) -> None:  # not the tests' own, which sets a number of threads first
+            pipelines.prepare(spec_of(SHAPES_MODEL, **fields), Settings(), new_job())()
+
+        load(Threads=usual + 1)
+        for refused in ({"Options": ["num_inferense_steps:3"]}, {"SchedulerType": "warp"}):
+            with self.assertRaises(BackendError):
+                load(Threads=usual + 2, **refused)
+        self.assertEqual(torch.get_num_threads(), usual + 1)
+        process_state.reset()  # as the engine does between two models
+        load()
+        self.assertEqual(torch.get_num_threads(), usual)
 
 
 if __name__ == "__main__":

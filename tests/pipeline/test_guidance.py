@@ -7,8 +7,12 @@ import unittest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
-from localai_diffusers.pipeline.guidance import embeds_guidance, is_distilled
+import diffusers
+
+from localai_diffusers.pipeline.guidance import embeds_guidance, guidance_of, is_distilled
+from localai_diffusers.pipeline.signatures import parameters_of
 from tests.support import arguments_of, load, zoo_model
 from tests.zoo import checkpoint
 
@@ -109,11 +113,14 @@ class GalleryTest(unittest.TestCase):
         self.assertEqual((chosen["guidance_scale"], chosen["guidance_schedule"]), (2.5, None))
 
     def test_a_choice_goes_to_the_guidance_by_another_name_where_there_is_no_plain_one(self) -> None:
-        for name, argument in (
-            ("HunyuanImagePipeline", "distilled_guidance_scale"),
-            ("StableCascadeCombinedPipeline", "prior_guidance_scale"),
-        ):
-            self.assertEqual(arguments_of(load(checkpoint(name), CFGScale=2.5))[argument], 2.5)
+        model = load(checkpoint("StableCascadeCombinedPipeline"), CFGScale=2.5)
+        self.assertEqual(arguments_of(model)["prior_guidance_scale"], 2.5)
+        embedded = SimpleNamespace(transformer=part(guidance_embeds=True), guider=object())
+        with mock.patch("localai_diffusers.pipeline.guidance.parameters_of") as known:
+            known.return_value = parameters_of(diffusers.HunyuanImagePipeline)
+            self.assertEqual(guidance_of(embedded).names, ("distilled_guidance_scale",))
+            embedded.transformer = part(guidance_embeds=False)
+            self.assertEqual((guidance_of(embedded).names, guidance_of(embedded).by_guider), ((), True))
 
     def test_a_real_0_comes_by_option(self) -> None:
         for option in ("guidance_scale:0", "cfg_scale:0"):

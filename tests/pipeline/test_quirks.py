@@ -61,6 +61,12 @@ class CallsTest(unittest.TestCase):
         mask.putpixel((0, 0), 255)
         self.assertEqual(self.changed("mask_of_repaint", mask_image=mask)["mask_image"].tobytes(), b"\0\xff")
 
+    def test_timestep_between_two_steps_of_sana_sprint(self) -> None:
+        row, name = "timestep_between_two_steps_of_sana_sprint", "intermediate_timesteps"
+        self.assertEqual(self.changed(row, num_inference_steps=15), {name: None})
+        for steps in ({}, {"num_inference_steps": 2}, {"num_inference_steps": 4, name: 1.2}):
+            self.assertEqual(self.changed(row, **steps), {})
+
     def test_two_steps_for_a_terminal_shift(self) -> None:
         self.assert_two_steps("two_steps_for_a_terminal_shift")
 
@@ -170,6 +176,12 @@ class ProfileTest(unittest.TestCase):
         self.assertEqual(fields({"instrumental": True, "bpm": 9}, model), {"bpm": 9, "lyrics": "[Instrumental]"})
         self.assertEqual(fields({"instrumental": True, "lyrics": "la"}, model), {"lyrics": "la"})
         self.assertEqual(fields({"instrumental": False}, model), {})
+
+    def test_frame_rate_of_mochi(self) -> None:
+        self.assertEqual(profile_of(zoo_model("MochiPipeline").pipeline).frame_rate, 30)
+
+    def test_frame_rate_of_ltx_latents(self) -> None:
+        self.assertEqual(profile_of(zoo_model("LTXLatentUpsamplePipeline").pipeline).frame_rate, 25)
 
     def test_guidance_of_distilled_classes(self) -> None:
         guidance = profile_of(zoo_model("SanaSprintPipeline").pipeline).guidance

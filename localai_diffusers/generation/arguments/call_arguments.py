@@ -6,6 +6,7 @@ who speaks: the request's fields, then the model's options, then the pipeline's 
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from localai_diffusers.generation.arguments.media_arguments import media_argumen
 from localai_diffusers.generation.arguments.repainting import Repaint
 from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
-from localai_diffusers.pipeline.argument_values import check_params, did_you_mean, fitted
+from localai_diffusers.pipeline.argument_values import accepted_types, check_params, did_you_mean, fitted
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import Role, role_of
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 # What the signatures call one thing.
 _STEPS = ("num_inference_steps", "steps")
-FRAME_RATES = ("frame_rate", "fps")
+FRAME_RATES = ("frame_rate", "fps", "target_fps")
 _NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
 # Output types that must be asked for, by RPC; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {"Generate3D": "mesh"}  # Shap-E's default is a video of its renders
@@ -50,6 +51,7 @@ class Call:
     """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them.
 
     ``inversion``: keyword arguments for its ``invert``, which comes first, where it edits a picture that way.
+    ``guider_scale``: the guidance of a pipeline that has it in a component, None for the component's own.
     ``repaint``: how an inpainted picture is brought back onto its source. ``unchanged``: the source itself, where the
     request changes nothing of it, so that there is nothing to call.
     """
@@ -60,6 +62,7 @@ class Call:
     inversion: dict[str, Any] | None = None
     repaint: Repaint | None = None
     unchanged: Image.Image | None = None
+    guider_scale: float | None = None
 
 
 def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> Call:
@@ -70,16 +73,16 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     parameters, class_name, pipeline = profile.parameters, profile.name, profile.pipeline
     notes: list[str] = []
     arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
-    argument_limits.check_texts(without_media(request.params, parameters), request.settings, "params[{!r}]")
-    arguments |= check_params(request.params, request.texts, parameters, class_name)
-    arguments |= _guidance(request, profile, defaults, arguments, notes)
+    arguments |= _params(request, parameters, class_name)
+    guidance, guider_scale = _guidance(request, profile, defaults, arguments, notes)
+    arguments |= guidance
     arguments |= _text(request, profile, arguments, notes)
     arguments |= media_arguments(request, pipeline, notes, arguments)
     on_canvas, repaint = repainting.plan(arguments, pipeline, defaults.said)
     arguments |= on_canvas
     arguments |= _numbers(request, profile, defaults)
     arguments |= steps.fitted(arguments, profile, notes)
-    arguments |= _frames(request, profile, notes)
+    arguments |= _frames(request, profile, defaults, notes)
     arguments |= _fields(request, profile, notes)
     arguments |= _output_type(request, profile)
     arguments |= output_size(request, pipeline, arguments, notes)
@@ -93,7 +96,9 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
         arguments["seed"] = seed
     check_complete(arguments, parameters, class_name, combined_hint(class_name))
     inversion = _inversion(request, profile, {**defaults.options, **arguments})
-    return Call(arguments, seed, notes, inversion, repaint, _unchanged(arguments, profile, repaint, notes))
+    notes += profile.guidance.idle_negative(arguments, profile.parameters)
+    unchanged = _unchanged(arguments, profile, repaint, notes)
+    return Call(arguments, seed, notes, inversion, repaint, unchanged, guider_scale)
 
 
 def _unchanged(
@@ -152,39 +157,58 @@ def _guidance(
     defaults: ModelDefaults,
     arguments: Mapping[str, Any],
     notes: list[str],
-) -> dict[str, float]:
-    """An explicit true_cfg_scale among the options or params stays as it is."""
+) -> tuple[dict[str, float], float | None]:
+    """The scale by the arguments that take it, or for the guider. An explicit true_cfg_scale among the options or
+    params stays as it is."""
     said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
     chosen = next((value for value in said if value is not None), None)
     found = profile.guidance.arguments(chosen, defaults.distilled)
-    if chosen is not None and not found:
+    if chosen is not None and not found and not profile.guidance.by_guider:
         notes.append("this pipeline takes no guidance scale: it is ignored")
-    return {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
+    if chosen is not None and chosen > 1 and profile.guidance.is_idle and "true_cfg_scale" not in arguments:
+        notes.append(
+            f"guidance_scale={chosen:g} counts nothing on this model, which was trained without: a true_cfg_scale "
+            "above 1 (options, or a video request's params) turns guidance on"
+        )
+    kept = {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
+    return kept, chosen if profile.guidance.by_guider else None
 
 
 def _text(
     request: GenerationRequest, profile: PipelineProfile, arguments: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    """Prompt and negative prompt.
+    """Prompt and negative prompt. An empty text says nothing: that of the options stands.
 
     An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
     """
     parameters = profile.parameters
     found: dict[str, Any] = {}
+    negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
+    prompt, unwanted = _split(request) if negative else (request.prompt, request.negative_prompt)
     if "prompt" in parameters:
-        found["prompt"] = request.prompt  # an empty one too: an upscaler wants "", and None is refused
-    elif request.prompt:
-        found |= _other_text(request.prompt, profile, arguments)
+        if prompt or "prompt" not in arguments:
+            found["prompt"] = prompt  # an empty one too: an upscaler wants "", and None is refused
+    elif prompt:
+        found |= _other_text(prompt, profile, arguments)
         if not found:
             notes.append("this pipeline takes no prompt: it is ignored")
-    negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
     if negative:
         true_cfg = arguments.get("true_cfg_scale", profile.default("true_cfg_scale"))
-        if request.negative_prompt or (isinstance(true_cfg, (int, float)) and true_cfg > 1):
-            found[negative] = request.negative_prompt
-    elif request.negative_prompt:
+        is_on = isinstance(true_cfg, (int, float)) and true_cfg > 1
+        if unwanted or (is_on and negative not in arguments):
+            found[negative] = unwanted
+    elif unwanted:
         notes.append("this pipeline takes no negative prompt: it is ignored")
     return found
+
+
+def _split(request: GenerationRequest) -> tuple[str, str]:
+    """Prompt and negative prompt, which LocalAI's users write behind a ``|``: the core parts them for pictures alone,
+    and a sound's request and an inpainting's have no field for the second."""
+    if not request.negative_prompt and (request.rpc == "SoundGeneration" or request.is_inpainting):
+        prompt, _, unwanted = request.prompt.partition("|")
+        return prompt.strip() if unwanted else request.prompt, unwanted.strip()
+    return request.prompt, request.negative_prompt
 
 
 def _other_text(prompt: str, profile: PipelineProfile, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +243,7 @@ def _numbers(request: GenerationRequest, profile: PipelineProfile, defaults: Mod
     wanted: dict[str, Any] = {
         **dict.fromkeys(_STEPS, request.steps),
         "clip_skip": _clip_skip(clip_skip, profile) if "clip_skip" in parameters and defaults.use_clip_skip else None,
-        "decode_chunk_size": defaults.chunk_size,
+        "decode_chunk_size": None if "decode_chunk_size" in said else defaults.chunk_size,
         **{name: 1 for name in COUNTS if name not in said},
     }
     unset = {"clip_skip": None} if "clip_skip" in said and "clip_skip" in parameters else {}
@@ -241,7 +265,27 @@ def _clip_skip(layers: int, profile: PipelineProfile) -> int | None:
     return layers or None
 
 
-def _frames(request: GenerationRequest, profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
+def _params(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, Any]:
+    """The request's params that are arguments, typed; an empty one says nothing. A frame rate may be the file's
+    alone."""
+    said = {
+        name: value
+        for name, value in request.params.items()
+        if request.texts.get(name) != "" and (name in parameters or name not in FRAME_RATES)
+    }
+    argument_limits.check_texts(without_media(said, parameters), request.settings, "params[{!r}]")
+    return check_params(said, request.texts, parameters, class_name)
+
+
+def frame_rate_asked(request: GenerationRequest, defaults: ModelDefaults) -> float | None:
+    """Frames a second as the request says, its params, or the model's options; None where none does."""
+    said = (request.fps, *(request.params.get(name) for name in FRAME_RATES), defaults.said.fps)
+    return next((float(rate) for rate in said if isinstance(rate, (int, float)) and rate > 0), None)
+
+
+def _frames(
+    request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults, notes: list[str]
+) -> dict[str, Any]:
     """Frame count and rate, by the names that the signature has; the count to what the VAE takes."""
     parameters = profile.parameters
     found: dict[str, Any] = {}
@@ -250,9 +294,14 @@ def _frames(request: GenerationRequest, profile: PipelineProfile, notes: list[st
         if frames != request.num_frames:
             notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
         found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
-    if request.fps is not None:
-        found |= {name: request.fps for name in FRAME_RATES if name in parameters}
+    if (rate := frame_rate_asked(request, defaults)) is not None:
+        found |= {name: _rate_for(parameters[name], rate) for name in FRAME_RATES if name in parameters}
     return found
+
+
+def _rate_for(parameter: inspect.Parameter, rate: float) -> float:
+    """A whole number where the signature says so."""
+    return rate if float in accepted_types(parameter) else round(rate)
 
 
 def _fields(request: GenerationRequest, profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
