@@ -24,6 +24,7 @@ from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import Role, role_of
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
+    Parameters,
     check_complete,
     condition_parameters,
     image_parameters,
