@@ -69,6 +69,14 @@ def latent_cell(pipeline: Any) -> int:
     return max(factors, default=1) * (patch[-1] if isinstance(patch, (tuple, list)) and patch else 1)
 
 
+def enlargement(pipeline: Any) -> float:
+    """What a model that upscales a video's latents multiplies its sides by: LTX-Video's doubles them, LTX-2's config
+    says so or another ratio, and one that adds frames alone leaves them."""
+    upsampler = getattr(pipeline, "latent_upsampler", None)
+    scale = config_value(upsampler, "rational_spatial_scale") or 2.0
+    return float(scale) if config_value(upsampler, "spatial_upsample") is not False else 1.0
+
+
 def _multiples(pipeline: Any) -> Iterator[int]:
     adapted = getattr(getattr(pipeline, "adapter", None), "downscale_factor", None)  # T2I-Adapter unshuffles pixels
     if isinstance(adapted, int):
@@ -136,7 +144,7 @@ def _restores_odd_sides(unet: type) -> bool:
         return True
 
 
-def round_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+def round_size(width: float, height: float, multiple: int) -> tuple[int, int]:
     """Each side to the nearest multiple, at least one multiple."""
     return _nearest(width, multiple), _nearest(height, multiple)
 
@@ -159,7 +167,7 @@ def fit_within(size: tuple[int, int], bound: tuple[int | None, int | None], mult
     return round_size(round(width * ratio), round(height * ratio), multiple)
 
 
-def _nearest(side: int, multiple: int) -> int:
+def _nearest(side: float, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 

@@ -213,6 +213,14 @@ class SizesTest(RpcCase):
         clip = Clip(self.video(start_image=self.picture, width=96, height=32))
         self.assertEqual(clip.size, (96, 32))
 
+    def test_an_upsampled_clip_gets_the_size_that_is_asked_for_else_its_own_times_the_factor(self) -> None:
+        for model in ("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"):
+            self.load(model)
+            with self.subTest(model):
+                own = Clip(self.video(start_image=self.clip, width=0, height=0, num_frames=0))
+                asked = Clip(self.video(start_image=self.clip, width=256, height=128, num_frames=0))
+                self.assertEqual((asked.size, own.size), ((256, 128), (64, 64)))
+
     def test_without_a_size_and_frames_the_pipelines_own_count(self) -> None:
         self.load("AnimateDiffPipeline", "num_frames:16")
         clip = Clip(self.video(width=0, height=0, num_frames=0))

@@ -356,12 +356,20 @@ def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
     return ImageOps.fit(value, size) if crop else value.resize(size)
 
 
-def _source_size(main: Any, request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, int]:
-    """Where a video's latents are upscaled, ``width`` and ``height`` are the source's: the request's are not meant."""
-    if request.width or request.height:
-        notes.append("the size is the clip's own, times the model's factor: the request's is ignored")
-    width, height = sizes.round_size(*main.size, sizes.size_multiple(pipeline))
-    return {"width": width, "height": height}
+def _size_before_upscaling(main: Any, request: GenerationRequest, pipeline: Any, notes: list[str]) -> dict[str, int]:
+    """Where a video's latents are upscaled, ``width`` and ``height`` are those before: the clip's own, or of the
+    size that is asked for its part. One side that is asked for gives the other by the clip's aspect."""
+    asked, factor = (request.width, request.height), sizes.enlargement(pipeline)
+    width, height = main.size
+    if any(asked):
+        width = (asked[0] or width * asked[1] / height) / factor
+        height = (asked[1] or height * asked[0] / main.width) / factor
+    size = sizes.round_size(width, height, sizes.size_multiple(pipeline))
+    made = round(size[0] * factor), round(size[1] * factor)
+    if any(want and want != side for want, side in zip(asked, made, strict=True)):
+        notes.append(f"{asked[0] or '?'}x{asked[1] or '?'} is rounded to {made[0]}x{made[1]}")
+    argument_limits.check_area(made, request.settings)
+    return {"width": size[0], "height": size[1]}
 
 
 def _decided(
@@ -396,7 +404,7 @@ def output_size(
         return {}
     main = _main(arguments, parameters)
     if upscales(type(pipeline)) and isinstance(arguments.get(VIDEO), list):
-        return _source_size(main, request, pipeline, notes)
+        return _size_before_upscaling(main, request, pipeline, notes)
     asked = _decided(main, arguments, request, pipeline)
     if asked is None:
         asked = (request.width or arguments.get(names[0]), request.height or arguments.get(names[1]))
