@@ -119,6 +119,16 @@ def _dora(weight: Tensor, axis: int) -> Made:
     return Made({**pieces, "dora_scale": magnitude.reshape(shape)}, lambda scale: weight + scale * (made - weight))
 
 
+def dora_of_lokr(weight: Tensor) -> Made:
+    inner = lokr(weight)
+    moved = inner.weight(1.0)
+    norm = moved.square().sum(dim=list(range(1, weight.ndim)), keepdim=True).sqrt()
+    magnitude = 2 * torch.rand_like(norm)
+    made = magnitude * moved / norm
+    pieces = {**inner.pieces, "dora_scale": magnitude}
+    return Made(pieces, lambda scale: weight + scale * (made - weight))
+
+
 def dora_of_rows(weight: Tensor) -> Made:
     return _dora(weight, 0)
 
@@ -154,6 +164,7 @@ KINDS: Mapping[str, Callable[[Tensor], Made]] = {
         lokr,
         dora_of_rows,
         dora_of_inputs,
+        dora_of_lokr,
     )
 }
 

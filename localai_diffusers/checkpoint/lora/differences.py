@@ -76,6 +76,8 @@ def _agree(*numbers: int) -> None:
 
 def _size_of_lora(pieces: Shapes) -> tuple[int, int]:
     down, up, mid = pieces["down"], pieces["up"], pieces.get("mid")
+    if not down[0]:
+        raise ValueError("no rank")
     if mid is None:
         _agree(math.prod(up[1:]), down[0])
         return up[0], math.prod(down[1:])

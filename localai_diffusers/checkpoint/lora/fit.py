@@ -11,6 +11,8 @@ from localai_diffusers.checkpoint.lora.pieces import Sorted
 
 # Below this part of its layers a file is one of another model.
 LEAST = 0.1
+# Kinds of modules that can be given a bias where they have none: they look at it in each call.
+_BIASABLE = ("linear", "conv")
 # What trainers call the pieces, where one is missing.
 _CALLED = {"down": "lora_down (or lora_A)", "up": "lora_up (or lora_B)"}
 
@@ -100,6 +102,8 @@ def misfit(shapes: Mapping[str, Sequence[int]], targets: Sequence[Layer]) -> str
     for piece in ("diff_b", "set_b", "up_bias", "magnitude"):
         if piece in shapes and _count(shapes[piece]) != rows:
             return f"a {piece} of {_count(shapes[piece])}, the model's {rows} rows"
+    if differences.BIASES & shapes.keys() and not all(one.has_bias or one.kind in _BIASABLE for one in targets):
+        return "a bias, where the model's has none"
     if "dora_scale" in shapes and not _is_magnitude(tuple(shapes["dora_scale"]), rows, targets[0].shape):
         return f"a dora_scale of {_by(shapes['dora_scale'])}, the model's {_by(wanted[0])}"
     if "alpha" in shapes and _count(shapes["alpha"]) != 1:

@@ -281,7 +281,8 @@ def _with_family(
     best, most = own, 0
     for family in families.FAMILIES[1:]:
         index = _index(component, layers, family)
-        count = sum(not flat.isdisjoint(index.keys() - own.keys()) for flat in flats)
+        new = index.keys() - own.keys()
+        count = sum(not flat.isdisjoint(new) for flat in flats)
         if count > most:
             best, most = {**index, **own}, count
     return best

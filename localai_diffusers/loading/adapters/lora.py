@@ -174,6 +174,8 @@ def _fitted(lora: Lora, cls: type, model: Mapping[str, Layers]) -> Lora:
     found = fit.fit(lora.file.sorted, shapes, seen, denoisers)
     _refuse_control(lora, found, cls)
     _refuse_foreign(lora, found, cls)
+    if all(change.place.component not in denoisers for change in found.changes):
+        notes = []
     return replace(lora, fit=found, notes=(*notes, *_notes(lora, found, set(model))))
 
 

@@ -155,6 +155,13 @@ class LoadTest(FolderCase):
         layer = unet.get_submodule(Q)
         self.assertLess((layer.base_layer.bias - bias / 2).abs().max(), 1e-6)
 
+    def test_a_bias_for_what_has_none_is_told(self) -> None:
+        tensors = {
+            "diffusion_model.blocks.0.self_attn.norm_q.diff": torch.ones(24),
+            "diffusion_model.blocks.1.self_attn.norm_q.diff_b": torch.ones(24),
+        }
+        self.assertRegex(self.notes(tensors, checkpoint("WanPipeline")), "1 of 2 layers .*norm_q: a bias, where")
+
     def test_differences_at_scale_0_leave_the_weights_as_they_are(self) -> None:
         path = self.save({f"unet.{Q}.diff": torch.randn(80, 80), f"unet.{Q}.diff_b": torch.randn(80)})
         unet = load(SHAPES_MODEL, LoraAdapters=[str(path)], LoraScales=[0.0]).pipeline.unet
