@@ -36,6 +36,8 @@ from localai_diffusers.work.engine import Engine, State, Upkeep
 from localai_diffusers.work.jobs import Job, as_ours
 
 log = logging.getLogger("backend")
+# (model, request, job, intake) -> what the RPC answers with; the job holds the intake, and with it what its media take.
+Work = Callable[[Any, Any, Job[Any], Intake], Any]
 
 HOME = Path(__file__).resolve().parent
 MAX_MESSAGE_BYTES = 50 * 1024 * 1024  # what the core's client allows (pkg/grpc/client.go)
@@ -113,7 +115,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         return self._generate(request, context, requests.from_3d_request)
 
     def UpscaleImage(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def upscale(model: Any, wanted: Any, job: Job[Any]) -> Any:
+        def upscale(model: Any, wanted: Any, job: Job[Any], _intake: Intake) -> Any:
             from localai_diffusers.generation import upscaling
 
             return upscaling.upscale(model, wanted, requests.upscale_factor(request), job)
@@ -121,7 +123,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         return self._generate(request, context, requests.from_upscale_request, upscale)
 
     def Depth(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def estimate(model: Any, wanted: Any, job: Job[Any]) -> Any:
+        def estimate(model: Any, wanted: Any, job: Job[Any], _intake: Intake) -> Any:
             from localai_diffusers.generation import depth
 
             return depth.estimate(model, wanted, tuple(request.exports), job)
@@ -172,7 +174,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         request: Any,
         context: grpc.ServicerContext,
         read: Callable[[Any, Settings, Intake], Any],
-        generate: Callable[[Any, Any, Job[Any]], Any] | None = None,
+        generate: Work | None = None,
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
         outcome = self._run(request, context, read, generate or _generate)
@@ -184,7 +186,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         request: Any,
         context: grpc.ServicerContext,
         read: Callable[[Any, Settings, Intake], Any],
-        work: Callable[[Any, Any, Job[Any]], Any],
+        work: Work,
     ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
         try:
@@ -194,14 +196,13 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
             _abort(context, as_ours(error, type(request).__name__))
 
-    def _queued(
-        self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Callable[[Any, Any, Job[Any]], Any]
-    ) -> Job[Any]:
+    def _queued(self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Work) -> Job[Any]:
         """The job that does the work. It alone holds what was read: no frame that an error's traceback keeps."""
-        wanted = read(request, self.settings, Intake(self.settings, self.memory))
+        intake = Intake(self.settings, self.memory)
+        wanted = read(request, self.settings, intake)
         identity = getattr(request, "ModelIdentity", "")
         batch = _batch(self.engine.model, wanted, identity) if work is _generate else None
-        return self.engine.generate(lambda job, model: work(model, wanted, job), wanted.rpc, identity, batch)
+        return self.engine.generate(lambda job, model: work(model, wanted, job, intake), wanted.rpc, identity, batch)
 
     def _wait(self, job: Job[Any], context: grpc.ServicerContext) -> Any:
         """The job's result; an RPC that ends first (client gone, deadline) cancels it."""
@@ -210,10 +211,10 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         return job.wait()
 
 
-def _generate(model: Any, wanted: Any, job: Job[Any]) -> Any:
+def _generate(model: Any, wanted: Any, job: Job[Any], intake: Intake) -> Any:
     from localai_diffusers.generation import generation
 
-    return generation.generate(model, wanted, job)
+    return generation.generate(model, wanted, job, intake)
 
 
 def _batch(model: Any, wanted: Any, identity: str) -> Any:

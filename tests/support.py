@@ -199,14 +199,19 @@ def generate(model: Any, prompt: str = "", **fields: Any) -> tuple[Any, Any]:
         return image, outcome
 
 
-def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
-    """What GenerateImage would call the loaded pipeline (or its sibling for the task) with."""
+def call_of(model: Any, request: Any, defaults: Any = None, settings: Any = None) -> Any:
+    """The Call of the loaded pipeline (or its sibling for the task) for a request."""
     from localai_diffusers.generation.arguments import call_arguments
     from localai_diffusers.pipeline import tasks
+    from localai_diffusers.wire.intake import Intake
 
-    request = image_request(prompt, model.settings, **fields)
-    profile = model.profile_as(tasks.sibling_for(request, type(model.pipeline)))
-    return call_arguments.build(request, profile, model.defaults).arguments
+    profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
+    return call_arguments.build(request, profile, defaults or model.defaults, Intake(settings or model.settings))
+
+
+def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
+    """What GenerateImage would call the loaded pipeline (or its sibling for the task) with."""
+    return dict(call_of(model, image_request(prompt, model.settings, **fields)).arguments)
 
 
 class FolderCase(unittest.TestCase):

@@ -23,6 +23,7 @@ from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.media.payloads import Payload, payload_from_output
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.signatures import parameters_of, takes_list
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.engine import release_memory
 from localai_diffusers.work.jobs import Batch, Job, JobGroup
@@ -100,7 +101,7 @@ def _run(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> bool:
     for job, (call, image) in zip(wanted, made, strict=True):
         job.run(
             lambda job, call=call, image=image: generation.write(
-                model, _request(job), model.pipeline, call, Payload("image", images=(image,)), job
+                model, _request(job), model.profile, call, Payload("image", images=(image,)), job
             )
         )
     return True
@@ -123,7 +124,8 @@ def _together(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[tuple[Call, 
     """Each job's call and its picture, of one call for all; [] where that fails: then each job tells its own error."""
     try:
         pipeline = model.pipeline_as(type(model.pipeline))
-        calls = [call_arguments.build(_request(job), model.profile, model.defaults) for job in jobs]
+        limits = Intake(model.settings)
+        calls = [call_arguments.build(_request(job), model.profile, model.defaults, limits) for job in jobs]
         same = _are_the_same(calls)
         if not model.faithful.get(same, True):
             return []
@@ -181,7 +183,7 @@ def _are_the_same(calls: list[Call]) -> bool:
 def _merged(calls: list[Call]) -> Call:
     """One call with the prompts and generators of all; the other arguments are the same in each."""
     listed = {name: [call.arguments[name] for call in calls] for name in _LISTED if name in calls[0].arguments}
-    return replace(calls[0], arguments={**calls[0].arguments, **listed}, notes=[])
+    return replace(calls[0], arguments={**calls[0].arguments, **listed}, notes=())
 
 
 def _request(job: Job[Any]) -> GenerationRequest:

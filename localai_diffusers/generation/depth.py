@@ -11,7 +11,7 @@ from localai_diffusers.errors import InvalidRequest, NotSupported
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.pipeline_call import call_pipeline
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.pipeline import tasks
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.jobs import Job
 
@@ -42,12 +42,12 @@ def estimate(model: LoadedModel, request: GenerationRequest, exports: tuple[str,
         raise InvalidRequest(f"exports {unknown[0]!r} is unknown: use {', '.join(EXPORTS)}")
     if exports and not request.dst:
         raise InvalidRequest("dst is empty: exports need a folder to write to")
-    done = tasks.tasks_of(type(model.pipeline))
+    done = model.profile.tasks
     if (
         done and "depth-estimation" not in done
     ):  # told before the model runs; of a class of unknown tasks the output tells
         raise _no_depth(model)
-    call = call_arguments.build(request, model.profile, model.defaults)
+    call = call_arguments.build(request, model.profile, model.defaults, Intake(model.settings))
     payload = payloads.payload_from_output(
         call_pipeline(model.pipeline_as(type(model.pipeline)), call, job), sampling_rate=None
     )

@@ -18,7 +18,8 @@ from localai_diffusers.generation.prompts import prompts
 from localai_diffusers.loading.adapters import ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.pipeline import tasks
-from localai_diffusers.pipeline.signatures import image_parameters, parameters_of
+from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Outcome:
         return "; ".join((f"{self.description}, seed {self.seed}", *self.notes))
 
 
-def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any]) -> Outcome:
-    """Run ``request`` on the model and write its ``dst``.
+def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any], intake: Intake | None = None) -> Outcome:
+    """Run ``request`` on the model and write its ``dst``. ``intake`` reads the media that its params name.
 
     Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
@@ -61,71 +62,76 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any]) -> O
     request, extra = ip_adapter.split(model.spec, model.pipeline, tasks.with_clip(request, type(model.pipeline)))
     profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
-    call = call_arguments.build(request, profile, model.defaults)
-    ip_adapter.add(call.arguments, extra, pipeline)
+    call = call_arguments.build(request, profile, model.defaults, intake or Intake(model.settings))
+    arguments = {**call.arguments, **{name: value for name, value in extra.items() if name in profile.parameters}}
     with patches.during_calls(pipeline):  # sd_embed asks for what they add too
-        call.notes.extend(prompts.embed(call.arguments, pipeline, model.settings))
+        arguments, said = prompts.embedded(arguments, pipeline, model.settings)
+    call = replace(call, arguments=arguments, notes=call.notes + said)
     for note in call.notes:
         log.info("%s: %s", request.rpc, note)
-    outcome = write(model, request, pipeline, call, _made(model, pipeline, call, job), job)
+    outcome = write(model, request, profile, call, _made(model, profile, call, job), job)
     log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
     return outcome
 
 
-def _made(model: LoadedModel, pipeline: Any, call: Call, job: Job[Any]) -> Payload:
+def _made(model: LoadedModel, profile: PipelineProfile, call: Call, job: Job[Any]) -> Payload:
     """What the call makes, or the source where the request changes nothing of it."""
     from localai_diffusers.media.payloads import Payload
 
     if call.unchanged is not None:
         return Payload("image", images=(call.unchanged,))
-    output = pipeline_call.call_pipeline(pipeline, call, job, type(model.pipeline))
+    output = pipeline_call.call_pipeline(profile.pipeline, call, job, type(model.pipeline))
     job.check()
-    payload = _payload(pipeline, output, call)
+    payload = _payload(profile, output, call)
     if call.repaint is None or payload.kind != "image":
         return payload
     return replace(payload, images=tuple(map(call.repaint.finished, payload.images)))
 
 
-def _payload(pipeline: Any, output: Any, call: Call) -> Payload:
+def _payload(profile: PipelineProfile, output: Any, call: Call) -> Payload:
     """What came out. Raises NotSupported for what no file holds, naming the pipeline that uses it; InvalidRequest where
     the sizes that were asked for left nothing."""
     from localai_diffusers.media import payloads
 
-    hint = next((kind for kind in ("video", "image") if tasks.makes(type(pipeline), kind)), None)
+    hint = next((kind for kind in ("video", "image") if tasks.makes(profile.cls, kind)), None)
     try:
-        payload = payloads.payload_from_output(output, sampling_rate=payloads.sampling_rate_of(pipeline), hint=hint)
+        payload = payloads.payload_from_output(output, sampling_rate=profile.sampling_rate, hint=hint)
     except NothingMade as error:
         if asked := refusals.described(call.arguments):
-            raise InvalidRequest(f"{type(pipeline).__name__} makes nothing of {asked} ({error})") from error
+            raise InvalidRequest(f"{profile.name} makes nothing of {asked} ({error})") from error
         raise
-    _check_one(payload, pipeline, call)
+    _check_one(payload, profile, call)
     if payload.kind in ("embeddings", "text"):
-        name = type(pipeline).__name__
-        raise NotSupported(f"{name} makes {payload.kind}, not a file{tasks.combined_hint(name)}")
+        raise NotSupported(f"{profile.name} makes {payload.kind}, not a file{tasks.combined_hint(profile.name)}")
     return payload
 
 
-def _check_one(payload: Payload, pipeline: Any, call: Call) -> None:
+def _check_one(payload: Payload, profile: PipelineProfile, call: Call) -> None:
     """Raise InvalidRequest where the pipeline took several pictures for as many requests, of which one has a file."""
-    for name in image_parameters(parameters_of(pipeline)):
+    for name in profile.inputs.images:
         given = call.arguments.get(name)
         if isinstance(given, list) and 1 < len(given) == len(payload.images or ()):
             raise InvalidRequest(
-                f"the request brings {len(given)} pictures for {name}, of which {type(pipeline).__name__} takes 1: "
+                f"the request brings {len(given)} pictures for {name}, of which {profile.name} takes 1: "
                 "it makes a picture of each"
             )
 
 
 def write(
-    model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call, payload: Payload, job: Job[Any]
+    model: LoadedModel,
+    request: GenerationRequest,
+    profile: PipelineProfile,
+    call: Call,
+    payload: Payload,
+    job: Job[Any],
 ) -> Outcome:
     """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
     from localai_diffusers.media import payloads
 
     metadata = None
     if model.settings.metadata != "off" and payload.images:
-        metadata = {"parameters": parameters_text(request, model, pipeline, call, payload.images[0].size)}
-    rate = _frame_rate(model, request, pipeline, call)
+        metadata = {"parameters": parameters_text(request, model, profile, call, payload.images[0].size)}
+    rate = _frame_rate(model, request, profile)
     how = {"fps": rate, "metadata": metadata, "check": job.check}
     description = payloads.write_payload(payload, request.dst, **how)
     notes = [*call.notes, *_fewer(call, len(payload.answers())), payloads.write_others(payload, request.dst, **how)]
@@ -149,7 +155,7 @@ def _fewer(call: Call, made: int) -> list[str]:
     return [f"{name}={count} was asked for: the pipeline makes {made}" for name, count in few.items()]
 
 
-def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, call: Call) -> float:
+def _frame_rate(model: LoadedModel, request: GenerationRequest, profile: PipelineProfile) -> float:
     """Frames a second: the request's, its params', the model's options'; for a video made through GenerateImage the FPS
     variable; the model's own, or what it published; of a clip that a model without a rate of its own works on, the
     clip's."""
@@ -157,5 +163,5 @@ def _frame_rate(model: LoadedModel, request: GenerationRequest, pipeline: Any, c
         return asked
     if request.rpc == "GenerateImage":
         return float(model.settings.fps)
-    own = model.profile_as(type(pipeline)).frame_rate
+    own = profile.frame_rate
     return own if own and math.isfinite(own) else request.video_rate or _FALLBACK_FPS

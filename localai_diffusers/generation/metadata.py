@@ -7,27 +7,26 @@ from typing import Any
 
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.pipeline.signatures import parameters_of
+from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.wire.requests import GenerationRequest
 
 
 def parameters_text(
-    request: GenerationRequest, model: LoadedModel, pipeline: Any, call: Call, size: tuple[int, int]
+    request: GenerationRequest, model: LoadedModel, profile: PipelineProfile, call: Call, size: tuple[int, int]
 ) -> str:
     """Steps, scheduler, guidance, seed, size, model and pipeline; with LOCALAI_DIFFUSERS_METADATA=full the prompts too.
 
     Outputs are served to others, so prompts are left out by default and the model is named without its path.
     """
-    scheduler = getattr(pipeline, "scheduler", None)
     facts = {
-        "Steps": _used("num_inference_steps", pipeline, call),
-        "Sampler": None if scheduler is None else type(scheduler).__name__,
-        "CFG scale": _used("guidance_scale", pipeline, call),
+        "Steps": _used("num_inference_steps", profile, call),
+        "Sampler": profile.subject.components.get("scheduler"),
+        "CFG scale": _used("guidance_scale", profile, call),
         "True CFG scale": call.arguments.get("true_cfg_scale"),
         "Seed": call.seed,
         "Size": f"{size[0]}x{size[1]}",
         "Model": os.path.basename(model.spec.identity.rstrip("/")),
-        "Pipeline": type(pipeline).__name__,
+        "Pipeline": profile.name,
     }
     line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     if model.settings.metadata != "full":
@@ -36,7 +35,6 @@ def parameters_text(
     return "\n".join([request.prompt, *negative, line])
 
 
-def _used(name: str, pipeline: Any, call: Call) -> Any:
+def _used(name: str, profile: PipelineProfile, call: Call) -> Any:
     """The argument as passed, else the signature's default, None where the pipeline has no such parameter."""
-    parameter = parameters_of(pipeline).get(name)
-    return call.arguments.get(name, parameter.default if parameter else None)
+    return call.arguments.get(name, profile.default(name))

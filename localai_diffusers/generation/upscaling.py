@@ -16,10 +16,10 @@ from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.generation import Outcome
 from localai_diffusers.generation.pipeline_call import call_pipeline
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.pipeline import tasks
-from localai_diffusers.pipeline.signatures import image_parameters, is_optional, mask_parameters, parameters_of
-from localai_diffusers.pipeline.sizes import config_value, size_multiple
+from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.pipeline.signatures import is_optional
 from localai_diffusers.wire.argument_limits import MAX_SIDE
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.jobs import Job
 
@@ -45,7 +45,7 @@ def upscale(model: LoadedModel, request: GenerationRequest, scale: int | None, j
 
     source = request.images[0]
     colors = compositing.colors_of(source)
-    if _enlarges_a_picture(type(model.pipeline)):
+    if _enlarges_a_picture(model.profile):
         result, seed, notes = _by_model(model, replace(request, images=(colors,)), scale, job)
     else:
         result, seed = _resized(colors, _target(source, scale, _DEFAULT_SCALE, model.settings.max_pixels)), 0
@@ -67,15 +67,10 @@ def _with_alpha(result: Image.Image, source: Image.Image) -> Image.Image:
     return result
 
 
-def _enlarges_a_picture(cls: type) -> bool:
+def _enlarges_a_picture(profile: PipelineProfile) -> bool:
     """Whether the class upscales, and asks for one picture and nothing beside it: not a video, not the original too."""
-    parameters = parameters_of(cls)
-    needed = [
-        name
-        for name in (*image_parameters(parameters), *mask_parameters(parameters))
-        if not is_optional(parameters[name])
-    ]
-    return tasks.upscales(cls) and len(needed) == 1
+    takes = (*profile.inputs.images, *profile.inputs.masks)
+    return profile.upscales and sum(not is_optional(profile.parameters[name]) for name in takes) == 1
 
 
 def _target(source: Image.Image, scale: int | None, own_factor: float, max_pixels: int) -> tuple[int, int]:
@@ -128,13 +123,12 @@ def _by_model(
     factor) before it is put in its place, so that no more than the result is held."""
     import numpy as np
 
-    source, side = request.images[0], _tile_side(model.pipeline)
+    source, side = request.images[0], _tile_side(model.profile)
     padded, limit = _padded(source, side), model.settings.max_pixels
     if scale:
         _target(source, scale, scale, limit)  # too large is told before the work
-    call = call_arguments.build(
-        replace(request, images=(padded.crop((0, 0, side, side)),)), model.profile, model.defaults
-    )
+    first = replace(request, images=(padded.crop((0, 0, side, side)),))
+    call = call_arguments.build(first, model.profile, model.defaults, Intake(model.settings))
     seeded = replace(request, seed=call.seed)
     plan = tiles(padded.width, padded.height, side)
     total = weights = None
@@ -147,20 +141,20 @@ def _by_model(
             shape = round(padded.height * factor), round(padded.width * factor)
             total, weights = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 1), np.float32)
         _blend(total, weights, pixels, (round(tile.left * factor), round(tile.top * factor)))
-    return _cropped(total / weights, source, factor), call.seed, tuple(call.notes)
+    return _cropped(total / weights, source, factor), call.seed, call.notes
 
 
-def _tile_side(pipeline: Any) -> int:
+def _tile_side(profile: PipelineProfile) -> int:
     """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model takes.
 
     Where the signature has a size, the pipeline makes that one of any source (DeepFloyd IF, in pixels, four times as
     large as what it was trained on): a tile is a quarter of it.
     """
-    trained = config_value(getattr(pipeline, "unet", None), "sample_size")
-    if isinstance(trained, int) and "height" in parameters_of(pipeline):
+    trained = profile.config("unet", "sample_size")
+    if isinstance(trained, int) and "height" in profile.parameters:
         return max(1, trained // _SIZED_FACTOR)
     side = trained * 2 if isinstance(trained, int) else _LARGEST_TILE
-    multiple = size_multiple(pipeline)
+    multiple = profile.multiple
     return max(multiple, min(max(side, _SMALLEST_TILE), _LARGEST_TILE) // multiple * multiple)
 
 
@@ -185,7 +179,7 @@ def _enlarged(model: LoadedModel, request: GenerationRequest, scale: int | None,
 
     from localai_diffusers.media import payloads
 
-    call = call_arguments.build(request, model.profile, model.defaults)
+    call = call_arguments.build(request, model.profile, model.defaults, Intake(model.settings))
     output = call_pipeline(model.pipeline_as(type(model.pipeline)), call, job)
     images = payloads.payload_from_output(output, sampling_rate=None, hint="image").images
     if not images:

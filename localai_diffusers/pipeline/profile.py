@@ -36,6 +36,7 @@ class PipelineProfile:
     calls: tuple[quirks.CallEffect, ...]
     fields: tuple[quirks.FieldEffect, ...]
     upscales: bool
+    makes_video: bool
     needs_mask: bool
     inverts: bool
     inversion: Parameters
@@ -67,6 +68,10 @@ class PipelineProfile:
         """The number of frames nearest to ``frames`` that the model makes."""
         return sizes.fit_frames(frames, self.pipeline)
 
+    def fit_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height nearest to those that the model makes."""
+        return sizes.fit_tiles(*sizes.round_size(width, height, self.multiple), self.pipeline)
+
 
 def profile_of(pipeline: Any) -> PipelineProfile:
     """The profile of a pipeline that is in its place, with its scheduler and adapters."""
@@ -84,6 +89,7 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         calls=quirks.effects_of(quirks.CALLS, subject),
         fields=quirks.effects_of(quirks.FIELDS, subject),
         upscales=tasks.upscales(cls),
+        makes_video=tasks.makes_video(cls),
         needs_mask=tasks.needs_mask(cls),
         inverts=tasks.inverts(cls),
         inversion=inversion_parameters(cls),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class SourceMemory:
     """At most ``most`` bytes for the sources of all requests that are read, wait or run.
 
-    A request's share is its own as long as anything holds its :class:`Intake`, which the request does: so it is given
-    back when its pictures are, by whatever way the request ends.
+    A request's share is its own as long as anything holds its :class:`Intake`, which its job does: so it is given back
+    when its pictures are, by whatever way the request ends.
     """
 
     def __init__(self, most: int) -> None:
@@ -72,7 +72,7 @@ class Intake:
 
     def __init__(self, settings: Settings, memory: SourceMemory | None = None) -> None:
         self.size = 0
-        self._settings = settings
+        self.settings = settings
         self._memory = memory or SourceMemory(settings.max_source_memory)
         self._memory.add(self)
 
@@ -83,7 +83,7 @@ class Intake:
         """The bytes that a path, base64 text or data URI gives."""
         from localai_diffusers.media import files
 
-        return files.decode_reference(value, name, self._settings.max_source_bytes, partial(self.take, name))
+        return files.decode_reference(value, name, self.settings.max_source_bytes, partial(self.take, name))
 
     def sound(self, name: str, value: str) -> bytes | None:
         """The bytes of a sound file, not decoded; None for ""."""
@@ -103,7 +103,7 @@ class Intake:
 
         take = partial(self.take, name)
         with self._only_the_result() as results:
-            data = files.read_regular_file(path, name, self._settings.max_source_bytes, take)
+            data = files.read_regular_file(path, name, self.settings.max_source_bytes, take)
             results.append(self._decoded(name, data, mode))
         return results[0]
 
@@ -111,7 +111,7 @@ class Intake:
         """The picture and the mask of the core's inpainting JSON, None where ``path`` is something else."""
         from localai_diffusers.media import images
 
-        limits = {"max_pixels": self._settings.max_source_pixels, "max_bytes": self._settings.max_source_bytes}
+        limits = {"max_pixels": self.settings.max_source_pixels, "max_bytes": self.settings.max_source_bytes}
         with self._only_the_result() as results:
             pair = images.read_inpaint_json(path, name, **limits, take=partial(self.take, name))
             results.extend(pair or ())
@@ -125,8 +125,8 @@ class Intake:
             results += videos.read_video(
                 data,
                 name,
-                max_frames=self._settings.max_frames,
-                max_pixels=self._settings.max_source_pixels,
+                max_frames=self.settings.max_frames,
+                max_pixels=self.settings.max_source_pixels,
                 take=partial(self.take, name),
             )
         return results
@@ -153,7 +153,7 @@ class Intake:
         from localai_diffusers.media import files
 
         with self._only_the_result() as results:
-            data = files.read_regular_file(path, name, self._settings.max_source_bytes, partial(self.take, name))
+            data = files.read_regular_file(path, name, self.settings.max_source_bytes, partial(self.take, name))
             picture, clip = self._moving(name, data)
             results += [picture, *(clip.frames if clip is not None else ())]
         return picture, clip
@@ -174,7 +174,7 @@ class Intake:
     def _decoded(self, name: str, data: bytes, mode: str) -> Image.Image:
         from localai_diffusers.media import images
 
-        limit = self._settings.max_source_pixels
+        limit = self.settings.max_source_pixels
         return images.read_image(data, name, max_pixels=limit, mode=mode, take=partial(self.take, name))
 
     @contextmanager

@@ -49,8 +49,6 @@ class GenerationRequest:
     params: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)  # the params as they were written
     fields: Mapping[str, Any] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
-    intake: Intake = field(default_factory=lambda: Intake(Settings()), compare=False, repr=False)
 
 
 def from_image_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
@@ -83,8 +81,6 @@ def from_image_request(request: Any, settings: Settings, intake: Intake | None =
         mask=mask,
         is_inpainting=from_json,
         animation=animation,
-        settings=settings,
-        intake=intake,
     )
 
 
@@ -138,8 +134,6 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
         fps=_bounded("fps", request.fps, 0, MAX_FPS),
         params=_params(request.params, settings),
         texts=dict(request.params),
-        settings=settings,
-        intake=intake,
     )
 
 
@@ -180,8 +174,6 @@ def from_sound_request(request: Any, settings: Settings, intake: Intake | None =
         prompt,
         audio=intake.sound("src", request.src),
         fields={name: value for name, value in said.items() if value is not None},
-        settings=settings,
-        intake=intake,
     )
 
 
@@ -202,8 +194,6 @@ def from_3d_request(request: Any, settings: Settings, intake: Intake | None = No
         seed=_seed(request.seed, zero_is_random=True),
         params={name: value for name, value in _params(request.params, settings).items() if name != "prompt"},
         texts=dict(request.params),
-        settings=settings,
-        intake=intake,
     )
 
 
@@ -217,7 +207,7 @@ def from_upscale_request(request: Any, settings: Settings, intake: Intake | None
     upscale_factor(request)
     intake = intake or Intake(settings)
     picture = intake.picture_file("src", request.src, mode="RGBA")
-    return GenerationRequest("UpscaleImage", request.dst, images=(picture,), seed=0, settings=settings, intake=intake)
+    return GenerationRequest("UpscaleImage", request.dst, images=(picture,), seed=0)
 
 
 def upscale_factor(request: Any) -> int | None:
@@ -232,7 +222,7 @@ def from_depth_request(request: Any, settings: Settings, intake: Intake | None =
     image = intake.picture("src", request.src)
     if image is None:
         raise InvalidRequest("src is empty: it must be a picture in base64")
-    return GenerationRequest("Depth", request.dst, images=(image,), settings=settings, intake=intake)
+    return GenerationRequest("Depth", request.dst, images=(image,))
 
 
 def _params(params: Mapping[str, str], settings: Settings) -> dict[str, Any]:

@@ -6,15 +6,14 @@ import unittest
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.generation.arguments import call_arguments
-from localai_diffusers.pipeline import tasks
+from localai_diffusers.generation.arguments.call_arguments import Call
+from tests import support
 from tests.support import FolderCase, generate, image_request, load, zoo_model
 from tests.zoo import checkpoint
 
 
-def call_of(model: Any, prompt: str = "a cat", **fields: Any) -> call_arguments.Call:
-    request = image_request(prompt, model.settings, **fields)
-    return call_arguments.build(request, model.profile_as(tasks.class_for(request, model.pipeline)), model.defaults)
+def call_of(model: Any, prompt: str = "a cat", **fields: Any) -> Call:
+    return support.call_of(model, image_request(prompt, model.settings, **fields))
 
 
 class InversionTest(FolderCase):

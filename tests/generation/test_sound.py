@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from tests.rpc import RpcCase
-from tests.support import zoo_model
+from tests.support import call_of, zoo_model
 
 RATE = 16000  # of every sound of the zoo
 MODELS = (
@@ -77,15 +77,12 @@ class FieldsTest(RpcCase):
 
     def test_the_fields_arrive_under_the_pipelines_names_and_types(self) -> None:
         import backend_pb2
-        from localai_diffusers.generation.arguments import call_arguments
         from localai_diffusers.settings import Settings
         from localai_diffusers.wire import requests
 
         message = backend_pb2.SoundGenerationRequest(text="rain", dst="/tmp/x.wav", duration=1.5, **self.FIELDS)
         model = zoo_model("AceStepPipeline")
-        found = call_arguments.build(
-            requests.from_sound_request(message, Settings()), model.profile, model.defaults
-        ).arguments
+        found = call_of(model, requests.from_sound_request(message, Settings())).arguments
         expected = {
             "prompt": "rain",
             "lyrics": "[verse] la la",
@@ -109,15 +106,14 @@ class FieldsTest(RpcCase):
 
     def test_a_caption_stands_in_for_the_text_and_instrumental_for_lyrics(self) -> None:
         import backend_pb2
-        from localai_diffusers.generation.arguments import call_arguments
         from localai_diffusers.settings import Settings
         from localai_diffusers.wire import requests
 
         message = backend_pb2.SoundGenerationRequest(dst="/tmp/x.wav", caption="soft rain", instrumental=True)
         model, request = zoo_model("AceStepPipeline"), requests.from_sound_request(message, Settings())
-        call = call_arguments.build(request, model.profile, model.defaults)
+        call = call_of(model, request)
         self.assertEqual((call.arguments["prompt"], call.arguments["lyrics"]), ("soft rain", "[Instrumental]"))
-        self.assertEqual(call.notes, [])
+        self.assertEqual(call.notes, ())
 
 
 class SourceTest(RpcCase):

@@ -14,6 +14,7 @@ from localai_diffusers.errors import Cancelled
 from localai_diffusers.generation import step_hook
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.pipeline.signatures import parameters_of
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work import progress
 from localai_diffusers.work.jobs import Job
@@ -45,11 +46,10 @@ def run(name: str, job: Job, steps: int = STEPS) -> Any:
     """The zoo's pipeline ``name`` (or the shipped model) for a prompt, watched by ``job``."""
     model = shapes() if name == "shapes" else zoo_model(name)
     pipeline = model.pipeline
-    call = call_arguments.build(
-        GenerationRequest("GenerateImage", "x.png", "a cat", seed=1, steps=steps, width=32, height=32, num_frames=2),
-        model.profile,
-        model.defaults,
+    request = GenerationRequest(
+        "GenerateImage", "x.png", "a cat", seed=1, steps=steps, width=32, height=32, num_frames=2
     )
+    call = call_arguments.build(request, model.profile, model.defaults, Intake(model.settings))
     with step_hook.watched(pipeline, job) as hooks:
         return pipeline(**call.arguments, **hooks)
 

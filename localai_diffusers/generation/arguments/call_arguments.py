@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting, steps
+from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
 from localai_diffusers.generation.arguments.repainting import Repaint
 from localai_diffusers.media.images import is_picture
@@ -24,14 +25,12 @@ from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import Role, role_of
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
-    Parameters,
     check_complete,
-    condition_parameters,
-    image_parameters,
     without_media,
 )
-from localai_diffusers.pipeline.tasks import combined_hint, makes_video
+from localai_diffusers.pipeline.tasks import combined_hint
 from localai_diffusers.wire import argument_limits
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import SOUND_ARGUMENTS, GenerationRequest
 
 if TYPE_CHECKING:
@@ -57,132 +56,151 @@ class Call:
     request changes nothing of it, so that there is nothing to call.
     """
 
-    arguments: dict[str, Any]
+    arguments: Mapping[str, Any]
     seed: int
-    notes: list[str]
-    inversion: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    inversion: Mapping[str, Any] | None = None
     repaint: Repaint | None = None
     unchanged: Image.Image | None = None
     guider_scale: float | None = None
 
 
-def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> Call:
+def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults, intake: Intake) -> Call:
     """The arguments of the call of the pipeline that ``profile`` describes, for ``request``.
 
-    Raises InvalidRequest naming the field when the request asks for what the pipeline does not take.
+    ``intake`` reads the media that ``params`` name, within its limits. Raises InvalidRequest naming the field when the
+    request asks for what the pipeline does not take.
     """
-    parameters, class_name, pipeline = profile.parameters, profile.name, profile.pipeline
-    notes: list[str] = []
-    arguments: dict[str, Any] = {name: value for name, value in defaults.options.items() if name in parameters}
-    arguments |= _params(request, parameters, class_name)
-    guidance, guider_scale = _guidance(request, profile, defaults, arguments, notes)
-    arguments |= guidance
-    arguments |= _text(request, profile, arguments, notes)
-    arguments |= media_arguments(request, pipeline, notes, arguments)
-    on_canvas, repaint = repainting.plan(arguments, pipeline, defaults.said)
-    arguments |= on_canvas
-    arguments |= _numbers(request, profile, defaults)
-    arguments |= steps.fitted(arguments, profile, notes)
-    arguments |= _frames(request, profile, defaults, notes)
-    arguments |= _fields(request, profile, notes)
-    arguments |= _output_type(request, profile)
-    arguments |= output_size(request, pipeline, arguments, notes)
-    arguments |= control_arguments.completed(arguments, pipeline)
-    arguments |= media_forms.in_form(arguments, pipeline)
-    arguments |= _for_this_model(arguments, profile, notes)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
-    if "generator" in parameters:
-        arguments["generator"] = _generator(seed, defaults.generator_device)
-    if "seed" in parameters:  # beside the generator, or before it (LTX's long videos)
-        arguments["seed"] = seed
-    check_complete(arguments, parameters, class_name, combined_hint(class_name))
-    inversion = _inversion(request, profile, {**defaults.options, **arguments})
-    notes += profile.guidance.idle_negative(arguments, profile.parameters)
-    unchanged = _unchanged(arguments, profile, repaint, notes)
-    return Call(arguments, seed, notes, inversion, repaint, unchanged, guider_scale)
+    asked = Asked(request, profile, defaults, intake, seed)
+    arguments, notes = _made(asked, _UP_TO_MEDIA, {}, ())
+    on_canvas, repaint = repainting.plan(arguments, profile, defaults.said)
+    arguments, notes = _made(asked, _AFTER_MEDIA, {**arguments, **on_canvas}, notes)
+    check_complete(arguments, profile.parameters, profile.name, combined_hint(profile.name))
+    inversion = _inversion(asked, {**defaults.options, **arguments})
+    idle = tuple(profile.guidance.idle_negative(arguments, profile.parameters))
+    unchanged, said = _unchanged(arguments, profile, repaint)
+    guider_scale = _chosen_guidance(asked) if profile.guidance.by_guider else None
+    return Call(arguments, seed, notes + idle + said, inversion, repaint, unchanged, guider_scale)
+
+
+def _made(
+    asked: Asked, parts: Iterable[PartOf], arguments: Mapping[str, Any], notes: tuple[str, ...]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The arguments and notes with those of each of ``parts``, which sees what the ones before it made."""
+    for part in parts:
+        made = part(asked, arguments)
+        arguments, notes = {**arguments, **made.arguments}, notes + made.notes
+    return arguments, notes
+
+
+def _options(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
+    """The model's options."""
+    return Part({name: value for name, value in asked.defaults.options.items() if name in asked.profile.parameters})
+
+
+def _params(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
+    """The request's params that are arguments, typed; an empty one says nothing. A frame rate may be the file's
+    alone."""
+    request, parameters = asked.request, asked.profile.parameters
+    said = {
+        name: value
+        for name, value in request.params.items()
+        if request.texts.get(name) != "" and (name in parameters or name not in FRAME_RATES)
+    }
+    argument_limits.check_texts(without_media(said, parameters), asked.settings, "params[{!r}]")
+    return Part(check_params(said, request.texts, parameters, asked.profile.name))
+
+
+def _seeded(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
+    """The seed, and a generator of it: on a CPU it gives the same noise on every device; the incumbent's was the
+    model's device. Both where a pipeline draws before it looks at the generator (LTX's long videos)."""
+    import torch
+
+    generator = torch.Generator(asked.defaults.generator_device).manual_seed(asked.seed)
+    both = {"generator": generator, "seed": asked.seed}
+    return Part({name: value for name, value in both.items() if name in asked.profile.parameters})
 
 
 def _unchanged(
-    arguments: Mapping[str, Any], profile: PipelineProfile, repaint: Repaint | None, notes: list[str]
-) -> Image.Image | None:
-    """The source where the call would change nothing of it: nothing is white in its mask, or its strength is 0, which
-    leaves most pipelines without a step to make.
+    arguments: Mapping[str, Any], profile: PipelineProfile, repaint: Repaint | None
+) -> tuple[Image.Image | None, tuple[str, ...]]:
+    """The source where the call would change nothing of it, and a note of that: nothing is white in its mask, or its
+    strength is 0, which leaves most pipelines without a step to make.
 
     Raises InvalidRequest for a clip at strength 0.
     """
     parameters = profile.parameters
     if repaint is not None and repaint.is_empty:
-        notes.append("nothing in the mask is white: the source is returned as it is")
-        return repaint.source
+        return repaint.source, ("nothing in the mask is white: the source is returned as it is",)
     strength = next(
         (arguments.get(name, parameters[name].default) for name in steps.STRENGTHS if name in parameters), None
     )
-    if strength != 0 or condition_parameters(parameters):  # there it is how much a condition counts
-        return None
-    name = next((name for name in image_parameters(parameters) if is_picture(arguments.get(name))), "")
-    if arguments.get(VIDEO) is not None or (name and makes_video(profile.cls)):
+    if strength != 0 or profile.inputs.conditions:  # there it is how much a condition counts
+        return None, ()
+    name = next((name for name in profile.inputs.images if is_picture(arguments.get(name))), "")
+    if arguments.get(VIDEO) is not None or (name and profile.makes_video):
         raise InvalidRequest("strength=0 changes nothing of the source: set one above 0, up to 1")
     if not name or role_of(name, profile.cls) is not Role.SOURCE:
-        return None
-    notes.append("strength=0 changes nothing: the source is returned as it is")
-    return arguments[name] if repaint is None else repaint.source
+        return None, ()
+    source = arguments[name] if repaint is None else repaint.source
+    return source, ("strength=0 changes nothing: the source is returned as it is",)
 
 
-def _for_this_model(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
+def _for_this_model(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """What the rows of quirks that are true of the pipeline change."""
     changed: dict[str, Any] = {}
-    for effect in profile.calls:
-        if (change := effect({**arguments, **changed}, profile.subject)) is not None:
+    notes: tuple[str, ...] = ()
+    for effect in asked.profile.calls:
+        if (change := effect({**arguments, **changed}, asked.profile.subject)) is not None:
             changed |= change.arguments
-            notes.extend([change.note] if change.note else [])
-    return changed
+            notes += (change.note,) if change.note else ()
+    return Part(changed, notes)
 
 
-def _inversion(
-    request: GenerationRequest, profile: PipelineProfile, arguments: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _inversion(asked: Asked, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What ``invert`` takes of the request: the picture, and the options and call arguments that it has too (the steps
     among them: there are as many back as there were forth)."""
+    request, profile = asked.request, asked.profile
     if not profile.inverts or not request.images:
         return None
     names = profile.inversion
     count = arguments.get("num_inference_steps") if "num_inference_steps" in profile.parameters else request.steps
     steps = {"num_inversion_steps": count} if "num_inversion_steps" in names and count else {}
     shared = {name: value for name, value in arguments.items() if name in names and name != "negative_prompt"}
-    return {**shared, **steps, "image": picture_to_invert(request, profile.pipeline)}
+    return {**shared, **steps, "image": picture_to_invert(asked)}
 
 
-def _guidance(
-    request: GenerationRequest,
-    profile: PipelineProfile,
-    defaults: ModelDefaults,
-    arguments: Mapping[str, Any],
-    notes: list[str],
-) -> tuple[dict[str, float], float | None]:
-    """The scale by the arguments that take it, or for the guider. An explicit true_cfg_scale among the options or
-    params stays as it is."""
-    said = (request.guidance, request.params.get("guidance_scale"), defaults.guidance)
-    chosen = next((value for value in said if value is not None), None)
-    found = profile.guidance.arguments(chosen, defaults.distilled)
-    if chosen is not None and not found and not profile.guidance.by_guider:
-        notes.append("this pipeline takes no guidance scale: it is ignored")
-    if chosen is not None and chosen > 1 and profile.guidance.is_idle and "true_cfg_scale" not in arguments:
-        notes.append(
+def _chosen_guidance(asked: Asked) -> float | None:
+    """The scale as the request says, its params, or the model's options; None where none does."""
+    said = (asked.request.guidance, asked.request.params.get("guidance_scale"), asked.defaults.guidance)
+    return next((value for value in said if value is not None), None)
+
+
+def _guidance(asked: Asked, arguments: Mapping[str, Any]) -> Part:
+    """The scale by the arguments that take it. An explicit true_cfg_scale among the options or params stays as it
+    is."""
+    chosen, style, notes = _chosen_guidance(asked), asked.profile.guidance, ()
+    found = style.arguments(chosen, asked.defaults.distilled)
+    if chosen is not None and not found and not style.by_guider:
+        notes += ("this pipeline takes no guidance scale: it is ignored",)
+    if chosen is not None and chosen > 1 and style.is_idle and "true_cfg_scale" not in arguments:
+        notes += (
             f"guidance_scale={chosen:g} counts nothing on this model, which was trained without: a true_cfg_scale "
-            "above 1 (options, or a video request's params) turns guidance on"
+            "above 1 (options, or a video request's params) turns guidance on",
         )
-    kept = {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}
-    return kept, chosen if profile.guidance.by_guider else None
+    return Part(
+        {name: value for name, value in found.items() if name == "guidance_scale" or name not in arguments}, notes
+    )
 
 
-def _text(
-    request: GenerationRequest, profile: PipelineProfile, arguments: Mapping[str, Any], notes: list[str]
-) -> dict[str, Any]:
+def _text(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """Prompt and negative prompt. An empty text says nothing: that of the options stands.
 
     An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
     """
-    parameters = profile.parameters
+    request, profile = asked.request, asked.profile
+    parameters, notes = profile.parameters, ()
     found: dict[str, Any] = {}
     negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
     prompt, unwanted = _split(request) if negative else (request.prompt, request.negative_prompt)
@@ -191,16 +209,15 @@ def _text(
             found["prompt"] = prompt  # an empty one too: an upscaler wants "", and None is refused
     elif prompt:
         found |= _other_text(prompt, profile, arguments)
-        if not found:
-            notes.append("this pipeline takes no prompt: it is ignored")
+        notes = () if found else ("this pipeline takes no prompt: it is ignored",)
     if negative:
         true_cfg = arguments.get("true_cfg_scale", profile.default("true_cfg_scale"))
         is_on = isinstance(true_cfg, (int, float)) and true_cfg > 1
         if unwanted or (is_on and negative not in arguments):
             found[negative] = unwanted
     elif unwanted:
-        notes.append("this pipeline takes no negative prompt: it is ignored")
-    return found
+        notes += ("this pipeline takes no negative prompt: it is ignored",)
+    return Part(found, notes)
 
 
 def _split(request: GenerationRequest) -> tuple[str, str]:
@@ -237,18 +254,19 @@ def _class_label(name: str, labels: Mapping[str, int]) -> dict[str, list[int]]:
     return {"class_labels": [labels[name]]} if labels else {}
 
 
-def _numbers(request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults) -> dict[str, Any]:
-    parameters = profile.parameters
-    said = {**defaults.options, **request.params}
+def _numbers(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
+    request, profile, defaults = asked.request, asked.profile, asked.defaults
+    said, takes_skip = {**defaults.options, **request.params}, "clip_skip" in profile.parameters
     clip_skip = request.clip_skip or said.get("clip_skip") or defaults.clip_skip
     wanted: dict[str, Any] = {
         **dict.fromkeys(_STEPS, request.steps),
-        "clip_skip": _clip_skip(clip_skip, profile) if "clip_skip" in parameters and defaults.use_clip_skip else None,
+        "clip_skip": _clip_skip(clip_skip, profile) if takes_skip and defaults.use_clip_skip else None,
         "decode_chunk_size": None if "decode_chunk_size" in said else defaults.chunk_size,
         **{name: 1 for name in COUNTS if name not in said},
     }
-    unset = {"clip_skip": None} if "clip_skip" in said and "clip_skip" in parameters else {}
-    return unset | {name: value for name, value in wanted.items() if value is not None and name in parameters}
+    unset = {"clip_skip": None} if takes_skip and "clip_skip" in said else {}
+    known = {name: value for name, value in wanted.items() if value is not None and name in profile.parameters}
+    return Part(unset | known)
 
 
 def _clip_skip(layers: int, profile: PipelineProfile) -> int | None:
@@ -266,38 +284,24 @@ def _clip_skip(layers: int, profile: PipelineProfile) -> int | None:
     return layers or None
 
 
-def _params(request: GenerationRequest, parameters: Parameters, class_name: str) -> dict[str, Any]:
-    """The request's params that are arguments, typed; an empty one says nothing. A frame rate may be the file's
-    alone."""
-    said = {
-        name: value
-        for name, value in request.params.items()
-        if request.texts.get(name) != "" and (name in parameters or name not in FRAME_RATES)
-    }
-    argument_limits.check_texts(without_media(said, parameters), request.settings, "params[{!r}]")
-    return check_params(said, request.texts, parameters, class_name)
-
-
 def frame_rate_asked(request: GenerationRequest, defaults: ModelDefaults) -> float | None:
     """Frames a second as the request says, its params, or the model's options; None where none does."""
     said = (request.fps, *(request.params.get(name) for name in FRAME_RATES), defaults.said.fps)
     return next((float(rate) for rate in said if isinstance(rate, (int, float)) and rate > 0), None)
 
 
-def _frames(
-    request: GenerationRequest, profile: PipelineProfile, defaults: ModelDefaults, notes: list[str]
-) -> dict[str, Any]:
+def _frames(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
     """Frame count and rate, by the names that the signature has; the count to what the VAE takes."""
-    parameters = profile.parameters
+    request, parameters, notes = asked.request, asked.profile.parameters, ()
     found: dict[str, Any] = {}
     if request.num_frames is not None:
-        frames = profile.fit_frames(request.num_frames)
+        frames = asked.profile.fit_frames(request.num_frames)
         if frames != request.num_frames:
-            notes.append(f"num_frames {request.num_frames} is rounded to {frames}")
+            notes = (f"num_frames {request.num_frames} is rounded to {frames}",)
         found |= {name: frames for name in sizes.FRAME_COUNTS if name in parameters}
-    if (rate := frame_rate_asked(request, defaults)) is not None:
+    if (rate := frame_rate_asked(request, asked.defaults)) is not None:
         found |= {name: _rate_for(parameters[name], rate) for name in FRAME_RATES if name in parameters}
-    return found
+    return Part(found, notes)
 
 
 def _rate_for(parameter: inspect.Parameter, rate: float) -> float:
@@ -305,29 +309,41 @@ def _rate_for(parameter: inspect.Parameter, rate: float) -> float:
     return rate if float in accepted_types(parameter) else round(rate)
 
 
-def _fields(request: GenerationRequest, profile: PipelineProfile, notes: list[str]) -> dict[str, Any]:
+def _fields(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
     """A sound request's fields under the pipeline's own names, in the type that it takes; a note for one it has not."""
-    found: dict[str, Any] = {}
-    parameters, fields = profile.parameters, dict(request.fields)
+    profile, fields = asked.profile, dict(asked.request.fields)
     for effect in profile.fields:
         fields = effect(fields, profile.subject)
+    found: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
     for name, value in fields.items():
-        own = next((spelling for spelling in SOUND_ARGUMENTS[name] if spelling in parameters), None)
+        own = next((spelling for spelling in SOUND_ARGUMENTS[name] if spelling in profile.parameters), None)
         if own is None:
-            notes.append(f"this pipeline has no argument for {name}: it is ignored")
+            notes += (f"this pipeline has no argument for {name}: it is ignored",)
         else:
-            found[own] = fitted(f"{name}={value!r}", value, None, parameters[own], profile.name)
-    return found
+            found[own] = fitted(f"{name}={value!r}", value, None, profile.parameters[own], profile.name)
+    return Part(found, notes)
 
 
-def _output_type(request: GenerationRequest, profile: PipelineProfile) -> dict[str, str]:
+def _output_type(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
     """The pipeline's default, save for the few rows above and where that is no picture yet, but latents."""
-    wanted = _OUTPUT_TYPES.get(request.rpc) or ("pil" if profile.default("output_type") == "latent" else "")
-    return {"output_type": wanted} if wanted and "output_type" in profile.parameters else {}
+    is_latent = asked.profile.default("output_type") == "latent"
+    wanted = _OUTPUT_TYPES.get(asked.request.rpc) or ("pil" if is_latent else "")
+    return Part({"output_type": wanted} if wanted and "output_type" in asked.profile.parameters else {})
 
 
-def _generator(seed: int, device: str) -> Any:
-    """A CPU generator gives the same noise on every device; the incumbent's was the model's device."""
-    import torch
-
-    return torch.Generator(device).manual_seed(seed)
+PartOf = Callable[[Asked, Mapping[str, Any]], Part]
+# In this order: each sees the arguments that the ones before it made.
+_UP_TO_MEDIA: tuple[PartOf, ...] = (_options, _params, _guidance, _text, media_arguments)
+_AFTER_MEDIA: tuple[PartOf, ...] = (
+    _numbers,
+    steps.fitted,
+    _frames,
+    _fields,
+    _output_type,
+    output_size,
+    control_arguments.completed,
+    media_forms.in_form,
+    _for_this_model,
+    _seeded,
+)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.pipeline.controls import MODE, controls_of, modes_of, nets_of
-from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
-from localai_diffusers.pipeline.tasks import tasks_of
+from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.pipeline.signatures import Parameters
 from localai_diffusers.wire.requests import GenerationRequest
 
 
@@ -27,34 +28,32 @@ _PARTS = ("control_guidance_start", "control_guidance_end")
 _KINDS = (_CONTROLNET, _Kind("adapter", "adapters", "adapter_conditioning_scale", "T2I-Adapter"))
 
 
-def pictures(
-    request: GenerationRequest, parameters: Parameters, pipeline: Any, said: Mapping[str, Any]
-) -> dict[str, list[Any]]:
+def pictures(request: GenerationRequest, profile: PipelineProfile, said: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The request's last pictures, one for each ControlNet (or mode of a union, which ``said`` has), where these
     have an argument beside the source's; {} where not.
 
     They come first where there are too few, since a ControlNet is loaded to be used; but not before the main picture of
     a class that must start from one.
     """
-    name = next((name for name in image_parameters(parameters)[1:] if name.startswith("control")), None)
-    tasks = tasks_of(type(pipeline))
+    name = next((name for name in profile.inputs.images[1:] if name.startswith("control")), None)
+    tasks = profile.tasks
     starts_from_one = request.is_inpainting or (tasks and not any(task.startswith("text-to-") for task in tasks))
-    count = min(controls_of(pipeline, said), len(request.images) - bool(starts_from_one))
+    count = min(controls_of(profile.pipeline, said), len(request.images) - bool(starts_from_one))
     return {name: list(request.images[-count:])} if name and count > 0 else {}
 
 
-def completed(arguments: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+def completed(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """Arguments to add for the ControlNets of a call that holds their pictures.
 
     Raises InvalidRequest for another number of pictures or scales than there are nets, and for a union of nets of which
     nothing says which is meant.
     """
-    parameters = parameters_of(pipeline)
-    given = _given(arguments, parameters)
+    profile, parameters = asked.profile, asked.profile.parameters
+    given = _given(arguments, profile)
     kind = next((kind for kind in _KINDS if kind.scale in parameters), _CONTROLNET)
-    nets = nets_of(pipeline, kind.component, kind.inside)
-    if not nets or kind.scale not in parameters or (given is None and not _needs_picture(pipeline)):
-        return {}
+    nets = nets_of(profile.pipeline, kind.component, kind.inside)
+    if not nets or kind.scale not in parameters or (given is None and not _needs_picture(profile)):
+        return Part({})
     _check_mode(nets, arguments, parameters)
     scale = arguments.get(kind.scale, parameters[kind.scale].default)
     count = len(given) if isinstance(given, list) else int(given is not None)
@@ -62,12 +61,12 @@ def completed(arguments: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         _check_modes(count, arguments.get(MODE), parameters)
     else:
         _check_counts(nets, count, scale, kind)
-    if count < 2 or not hasattr(getattr(pipeline, kind.component), kind.inside):
-        return {}
+    if count < 2 or not hasattr(getattr(profile.pipeline, kind.component), kind.inside):
+        return Part({})
     # Some pipelines spread a number, some don't, and where one union stands for all, by the nets: the rest is dropped.
     spread = (kind.scale, *(_PARTS if len(nets) == 1 else ()))
     said = {name: arguments.get(name, parameters[name].default) for name in spread if name in parameters}
-    return {name: [float(value)] * count for name, value in said.items() if isinstance(value, (int, float))}
+    return Part({name: [float(value)] * count for name, value in said.items() if isinstance(value, (int, float))})
 
 
 def _check_modes(count: int, modes: Any, parameters: Parameters) -> None:
@@ -92,16 +91,16 @@ def _check_counts(nets: list[Any], count: int, scale: Any, kind: _Kind) -> None:
         )
 
 
-def _given(arguments: Mapping[str, Any], parameters: Parameters) -> Any:
+def _given(arguments: Mapping[str, Any], profile: PipelineProfile) -> Any:
     """The control pictures among the arguments: by their own name, else the only picture that there is."""
-    names = image_parameters(parameters)
+    names = profile.inputs.images
     own = next((name for name in names if name.startswith("control")), None)
     return arguments.get(own or next(iter(names), ""))
 
 
-def _needs_picture(pipeline: Any) -> bool:
+def _needs_picture(profile: PipelineProfile) -> bool:
     """Whether the class is for control alone and takes pictures for it; a modular one does without as well."""
-    return "controlnet" in tasks_of(type(pipeline)) and bool(image_parameters(parameters_of(pipeline)))
+    return "controlnet" in profile.tasks and bool(profile.inputs.images)
 
 
 def _check_mode(nets: list[Any], arguments: Mapping[str, Any], parameters: Parameters) -> None:

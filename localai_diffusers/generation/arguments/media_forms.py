@@ -6,20 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.media.images import is_picture
+from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
     Condition,
-    Parameters,
-    image_parameters,
-    parameters_of,
     takes_only_list,
     takes_only_tensor,
     unpacked_shape,
-    video_masks,
-    video_parameters,
 )
-from localai_diffusers.pipeline.sizes import config_value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,32 +25,32 @@ _LAST_PLACE: Mapping[str, Any] = {"frame_index": lambda frames: frames - 1, "ind
 _UNKNOWN = (128, 128, 128)  # of a frame that is to be made anew, as the documentation of Wan VACE has it
 
 
-def in_form(media: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+def in_form(asked: Asked, media: Mapping[str, Any]) -> Part:
     """The pictures and frames among a call's arguments in the form that each parameter takes."""
-    parameters, call = parameters_of(pipeline), type(pipeline).__call__
-    images, videos = image_parameters(parameters), video_parameters(parameters)
+    profile = asked.profile
+    parameters, images, videos = profile.parameters, profile.inputs.images, profile.inputs.videos
     found: dict[str, Any] = {}
-    alpha = _takes_alpha(getattr(pipeline, "vae", None))
+    alpha = _takes_alpha(profile)
     for name in (*images, *videos):
         value = media.get(name)
         if value is None or isinstance(value, str):
             continue
         if alpha and name in images:
             value = found[name] = _with_alpha(value)
-        shape = unpacked_shape(call, name)
+        shape = unpacked_shape(profile.cls.__call__, name)
         if takes_only_tensor(parameters[name]) and (name in videos or len(shape) == 5):
-            found[name] = _tensor(value, shape, is_mask=name in video_masks(parameters))
-        elif name in images and is_grid(parameters):
+            found[name] = _tensor(value, shape, is_mask=name in profile.inputs.video_masks)
+        elif name in images and is_grid(profile):
             found[name] = _grid(value)
         elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
             found[name] = [value]
-    return found
+    return Part(found)
 
 
-def _takes_alpha(vae: Any) -> bool:
-    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered),
-    which a picture without must be given."""
-    return 4 in (config_value(vae, "input_channels"), config_value(vae, "in_channels"))
+def _takes_alpha(profile: PipelineProfile) -> bool:
+    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered), which a picture without must be
+    given."""
+    return 4 in (profile.config("vae", "input_channels"), profile.config("vae", "in_channels"))
 
 
 def _with_alpha(value: Any) -> Any:
@@ -77,9 +73,9 @@ def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:
     return tensor.transpose(1, 2).contiguous() if shape[1:2] and shape[1].startswith("channel") else tensor
 
 
-def is_grid(parameters: Parameters) -> bool:
+def is_grid(profile: PipelineProfile) -> bool:
     """Whether the pictures are examples of a task that the prompt describes, and a query (VisualCloze)."""
-    return "task_prompt" in parameters
+    return "task_prompt" in profile.parameters
 
 
 def _grid(value: Any) -> list[list[Any]]:
@@ -119,8 +115,9 @@ def _at_end(kind: Condition, frames: int) -> dict[str, int]:
     return {kind.place: _LAST_PLACE[kind.place](frames)} if kind.place else {}
 
 
-def around(first: Image.Image | None, last: Image.Image | None, frames: int, parameters: Parameters) -> dict[str, Any]:
-    """A video of which the first and the last frame are known, and its mask: white is to be made."""
+def around(first: Image.Image | None, last: Image.Image | None, frames: int, masks: str) -> dict[str, Any]:
+    """A video of which the first and the last frame are known, and for the parameter ``masks`` a mask of each frame:
+    white is to be made."""
     from PIL import Image
 
     size = (first or last).size  # type: ignore[union-attr]
@@ -129,26 +126,26 @@ def around(first: Image.Image | None, last: Image.Image | None, frames: int, par
     for place, picture in ((0, first), (-1, last)):
         if picture is not None:
             video[place], mask[place] = picture.resize(size), Image.new("L", size, 0)
-    return {VIDEO: video, video_masks(parameters)[0]: mask}
+    return {VIDEO: video, masks: mask}
 
 
-def sound(name: str, track: Any, pipeline: Any) -> dict[str, Any]:
+def sound(name: str, track: Any, profile: PipelineProfile) -> dict[str, Any]:
     """``track`` for the parameter ``name``: an array or a tensor (channels, samples), a batch of one where the call
     says so, in the channels of the model's autoencoder, with the rate where the signature asks for that too."""
     import torch
 
-    parameters = parameters_of(pipeline)
+    parameters = profile.parameters
     if "ndarray" in str(parameters[name].annotation):
         value: Any = track.samples.mean(axis=0)
     else:
         value = torch.from_numpy(track.samples)
-        channels = config_value(getattr(pipeline, "vae", None), "audio_channels")
+        channels = profile.config("vae", "audio_channels")
         value = (
             value.expand(channels, -1).contiguous()
             if len(value) == 1 and isinstance(channels, int) and channels > 1
             else value
         )
-        value = value[None] if _is_batch(name, type(pipeline).__call__.__doc__ or "") else value
+        value = value[None] if _is_batch(name, profile.cls.__call__.__doc__ or "") else value
     rates = {
         key: torch.tensor(track.rate) if "Tensor" in str(parameter.annotation) else track.rate
         for key, parameter in parameters.items()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.roles import lies_on_the_source
-from localai_diffusers.pipeline.signatures import image_parameters, mask_parameters, parameters_of
 from localai_diffusers.wire.options import Options
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _on_canvas(value: Any, canvas: tuple[int, int]) -> Any:
     return compositing.padded(value, canvas) if is_picture(value) else value
 
 
-def plan(media: Mapping[str, Any], pipeline: Any, said: Options) -> tuple[dict[str, Any], Repaint | None]:
+def plan(media: Mapping[str, Any], profile: PipelineProfile, said: Options) -> tuple[dict[str, Any], Repaint | None]:
     """The media of a call that repaints one picture, on their canvas, and what is to be done afterward; ({}, None) for
     any other.
 
@@ -63,14 +63,13 @@ def plan(media: Mapping[str, Any], pipeline: Any, said: Options) -> tuple[dict[s
     """
     from localai_diffusers.media import compositing
 
-    parameters = parameters_of(pipeline)
-    name = next((name for name in mask_parameters(parameters) if is_picture(media.get(name))), None)
-    main = next((name for name in image_parameters(parameters) if name in media), None)
+    name = next((name for name in profile.inputs.masks if is_picture(media.get(name))), None)
+    main = next((name for name in profile.inputs.images if name in media), None)
     source = media.get(main or "")
     if name is None or main is None or not is_picture(source):
         return {}, None
-    canvas = sizes.round_up(*source.size, sizes.size_multiple(pipeline))
+    canvas = sizes.round_up(*source.size, profile.multiple)
     beside = {key: value for key, value in media.items() if key in (main, name) or lies_on_the_source(key)}
     found = {key: _on_canvas(value, canvas) for key, value in beside.items()}
-    found[name] = compositing.grown(found[name], sizes.latent_cell(pipeline))
+    found[name] = compositing.grown(found[name], sizes.latent_cell(profile.pipeline))
     return found, Repaint(source, media[name], canvas, said.composite, said.mask_blur)

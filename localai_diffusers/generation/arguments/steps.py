@@ -8,40 +8,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.loading import scheduler_kinds
 from localai_diffusers.pipeline.profile import PipelineProfile
-from localai_diffusers.pipeline.signatures import condition_parameters, takes_media
 
 _STEPS = "num_inference_steps"
 STRENGTHS = ("strength", "inpaint_strength")
 
 
-def fitted(arguments: Mapping[str, Any], profile: PipelineProfile, notes: list[str]) -> dict[str, int]:
+def fitted(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """The number of steps where the call's own, or the pipeline's default, is too few.
 
     Raises InvalidRequest for more steps than the scheduler has.
     """
+    profile, notes = asked.profile, ()
     said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *STRENGTHS)}
     steps, strength = said[_STEPS], next((said[name] for name in STRENGTHS if name in profile.parameters), None)
     if not isinstance(steps, int) or isinstance(steps, bool):
-        return {}
-    _check_most(steps, getattr(profile.pipeline, "scheduler", None))
+        return Part({})
+    scheduler = getattr(profile.pipeline, "scheduler", None)
+    _check_most(steps, scheduler)
     if _starts_midway(arguments, profile) and _is_part(strength) and steps * strength < 1:
-        notes.append(f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken")
+        notes += (f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken",)
         steps = math.ceil(1 / strength)
-    least = _least(steps, getattr(profile.pipeline, "scheduler", None))
+    least = _least(steps, scheduler)
     if steps < least:
-        notes.append(f"step={steps} is too few for this model's scheduler: {least} are taken")
-    return {_STEPS: max(steps, least)} if max(steps, least) != said[_STEPS] else {}
+        notes += (f"step={steps} is too few for this model's scheduler: {least} are taken",)
+    return Part({_STEPS: max(steps, least)} if max(steps, least) != said[_STEPS] else {}, notes)
 
 
 def _starts_midway(arguments: Mapping[str, Any], profile: PipelineProfile) -> bool:
     """Whether there is a source to start from: where there is none, strength counts for nothing (a modular pipeline
     has it among its inputs whatever it is called for)."""
-    conditions = condition_parameters(profile.parameters)
+    takes = profile.inputs
     return any(
-        arguments.get(name) is not None and (name in conditions or takes_media(name, profile.parameters))
-        for name in profile.parameters
+        value is not None and (name in takes.conditions or takes.take_media(name)) for name, value in arguments.items()
     )
 
 

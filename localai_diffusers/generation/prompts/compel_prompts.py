@@ -19,13 +19,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """The call's embeddings by compel, the negative prompt padded to the length of the prompt."""
+def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The call's embeddings by compel, the negative prompt padded to the length of the prompt, and notes."""
     import compel
 
     encoder = getattr(compel, family.function)(pipeline, device=str(pipeline._execution_device))
-    if arguments.get(_INSTRUCTION, getattr(parameters_of(pipeline).get(_INSTRUCTION), "default", None)):
-        notes.append(f"COMPEL puts no {_INSTRUCTION} before the prompt")
+    instructed = arguments.get(_INSTRUCTION, getattr(parameters_of(pipeline).get(_INSTRUCTION), "default", None))
+    notes = (f"COMPEL puts no {_INSTRUCTION} before the prompt",) if instructed else ()
     texts = _texts(family, arguments, pipeline)
     made = encoder(**texts)
     embeds = made.embeds
@@ -33,7 +33,7 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
         if family.function in ("CompelForSD", "CompelForSDXL"):
             embeds = _skipping(encoder, clip_skip)(**texts).embeds
         else:
-            notes.append(f"clip_skip {clip_skip} has no effect with COMPEL on this model")
+            notes += (f"clip_skip {clip_skip} has no effect with COMPEL on this model",)
     made_of = {
         "prompt_embeds": embeds,
         "pooled_prompt_embeds": made.pooled_embeds,
@@ -42,7 +42,7 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
         "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
         "negative_prompt_attention_mask": made.negative_attention_mask,
     }
-    return zeroed(made_of) if zeroes_empty(arguments, pipeline) else made_of
+    return (zeroed(made_of) if zeroes_empty(arguments, pipeline) else made_of), notes
 
 
 def _negative(arguments: Mapping[str, Any], pipeline: Any) -> str | None:

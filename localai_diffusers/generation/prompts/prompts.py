@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 
 
-def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[str]:
-    """Replace the texts among a call's ``arguments`` by embeddings where a library is switched on and knows the model.
-
-    Changes ``arguments``; returns notes. A prompt that cannot be embedded stays as it is: it is never lost.
-    """
+def embedded(
+    arguments: Mapping[str, Any], pipeline: Any, settings: Settings
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """A call's arguments with embeddings in place of the texts where a library is switched on and knows the model, and
+    notes. A prompt that cannot be embedded stays as it is: it is never lost."""
+    notes: tuple[str, ...] = ()
     if not isinstance(arguments.get("prompt"), str) or all(is_blank(arguments.get(name)) for name in TEXTS):
-        return []
-    notes = []
+        return arguments, notes
     for is_on, variable, library in (
         (settings.sd_embed, "SD_EMBED", sd_embed_prompts),
         (settings.compel, "COMPEL", compel_prompts),
@@ -37,13 +37,13 @@ def embed(arguments: dict[str, Any], pipeline: Any, settings: Settings) -> list[
             continue
         family = _family(library.FAMILIES, pipeline)
         if family is None:
-            notes.append(f"{variable} does not know {type(pipeline).__name__}: the prompt is taken as plain text")
+            notes += (f"{variable} does not know {type(pipeline).__name__}: the prompt is taken as plain text",)
             continue
-        embeddings = _attempt(variable, library.embeddings, family, arguments, pipeline, notes)
+        embeddings, said = _attempt(variable, library.embeddings, family, arguments, pipeline)
+        notes += said
         if embeddings is not None:
-            _put(arguments, embeddings, pipeline)
-            return notes
-    return notes
+            return _in_place(arguments, embeddings, pipeline), notes
+    return arguments, notes
 
 
 def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
@@ -65,34 +65,35 @@ def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
 
 def _attempt(
     variable: str,
-    build: Callable[..., Mapping[str, Any]],
+    build: Callable[..., tuple[Mapping[str, Any], tuple[str, ...]]],
     family: Family,
     arguments: Mapping[str, Any],
     pipeline: Any,
-    notes: list[str],
-) -> Mapping[str, Any] | None:
+) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
     try:
-        return build(family, arguments, pipeline, notes)
+        return build(family, arguments, pipeline)
     except NotKnown as error:
-        notes.append(f"{variable} {error}: the prompt is taken as plain text")
+        return None, (f"{variable} {error}: the prompt is taken as plain text",)
     except ImportError as error:
-        notes.append(f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text")
+        note = f"{variable} is set and its library is not installed ({error}): the prompt is taken as plain text"
+        return None, (note,)
     except Exception as error:  # another's parser on any text: the plain prompt still works
         log.debug("%s failed on a prompt", variable, exc_info=error)  # its message may quote the text
-        notes.append(f"{variable} could not read the prompt ({type(error).__name__}): it is taken as plain text")
-    return None
+        return None, (f"{variable} could not read the prompt ({type(error).__name__}): it is taken as plain text",)
 
 
-def _put(arguments: dict[str, Any], embeddings: Mapping[str, Any], pipeline: Any) -> None:
-    """The embeddings in place of the texts, in the dtype and on the device that the denoiser computes in."""
+def _in_place(arguments: Mapping[str, Any], embeddings: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    """The arguments with the embeddings in place of the texts, in the dtype and on the device that the denoiser
+    computes in."""
     parameters = parameters_of(pipeline)
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
+    found = {name: value for name, value in arguments.items() if name not in TEXTS}
     for name in TEXTS:
-        arguments.pop(name, None)
         if name in parameters and parameters[name].default is not None:  # required, or "" (Sana's negative prompt)
-            arguments[name] = None
+            found[name] = None
     for name, value in embeddings.items():
         if value is None or name not in parameters:
             continue
         dtype = denoiser.dtype if denoiser is not None and value.is_floating_point() else value.dtype
-        arguments[name] = value.to(device=pipeline._execution_device, dtype=dtype)
+        found[name] = value.to(device=pipeline._execution_device, dtype=dtype)
+    return found

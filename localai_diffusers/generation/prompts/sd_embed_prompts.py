@@ -32,8 +32,8 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
-    """The call's embeddings by sd_embed, which returns them as a tuple: prompt, negative, pooled, negative pooled.
+def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The call's embeddings by sd_embed, and notes. It returns a tuple: prompt, negative, pooled, negative pooled.
 
     Its function for Flux returns those of one text, so it is called for each.
     """
@@ -41,7 +41,9 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
 
     function = getattr(embedding_funcs, family.function)
     known = inspect.signature(function).parameters
-    options = _options(arguments, known, pipeline, notes)
+    options, clip_skip = _options(arguments, known, pipeline), arguments.get("clip_skip")
+    ignored = clip_skip and "clip_skip" not in options
+    notes = (f"clip_skip {clip_skip} has no effect with SD_EMBED on this model",) if ignored else ()
     prompt, negative = arguments["prompt"], arguments.get("negative_prompt")
     if "neg_prompt" in known:
         options |= {"prompt": _text(prompt, pipeline), "neg_prompt": _text(negative, pipeline)}
@@ -50,7 +52,7 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
             made = (made[0], _embedded(function, pipeline, **options)[1])
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         found = dict(zip(names, made, strict=False))
-        return zeroed(found) if zeroes_empty(arguments, pipeline) else found
+        return (zeroed(found) if zeroes_empty(arguments, pipeline) else found), notes
     options |= _two_texts(prompt, arguments.get("prompt_2"), pipeline)
     found = dict(zip(("prompt_embeds", "pooled_prompt_embeds"), _embedded(function, pipeline, **options), strict=False))
     if isinstance(negative, str):
@@ -58,10 +60,10 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any, note
         of_negative = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
         found |= dict(zip(of_negative, _embedded(function, pipeline, **options), strict=False))
         found |= _of_one_length(found["prompt_embeds"], found["negative_prompt_embeds"])
-    return found
+    return found, notes
 
 
-def _options(arguments: Mapping[str, Any], known: Mapping[str, Any], pipeline: Any, notes: list[str]) -> dict[str, Any]:
+def _options(arguments: Mapping[str, Any], known: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
     """What its function takes of the call. NotKnown where a text would be lost."""
     extra = [name for name in TEXTS[1:3] + TEXTS[4:] if arguments.get(name)]
     if extra and "prompt2" not in known:
@@ -71,11 +73,8 @@ def _options(arguments: Mapping[str, Any], known: Mapping[str, Any], pipeline: A
         options["pad_last_block"] = True
     if "device" in known:  # its default is where the weights rest, which under an offload is not where they compute
         options["device"] = pipeline._execution_device
-    clip_skip = arguments.get("clip_skip")
-    if clip_skip and "clip_skip" in known:
-        options["clip_skip"] = clip_skip
-    elif clip_skip:
-        notes.append(f"clip_skip {clip_skip} has no effect with SD_EMBED on this model")
+    if arguments.get("clip_skip") and "clip_skip" in known:
+        options["clip_skip"] = arguments["clip_skip"]
     return options
 
 

@@ -189,7 +189,7 @@ def _denoiser(pipeline: Any) -> Any:
 
 
 def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
-    """The request without the pictures that feed the adapters, and these as a call argument.
+    """The request without the pictures that feed the adapters, and these as an argument for a call that takes it.
 
     They are the last ones, one for each adapter, unless the only picture is one that the pipeline itself takes. Without
     them the adapters count nothing. Raises InvalidRequest for some, but not one for each.
@@ -214,9 +214,3 @@ def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[Ge
     pipeline.set_ip_adapter_scale([0.0] * count if count > 1 else 0.0)
     blank = [Image.new("RGB", (224, 224))] * count
     return request, {_ARGUMENT: blank if count > 1 else blank[0]}
-
-
-def add(arguments: dict[str, Any], extra: dict[str, Any], pipeline: Any) -> None:
-    """Put the picture among a call's arguments where the signature has it."""
-    parameters = parameters_of(pipeline)
-    arguments.update({name: value for name, value in extra.items() if name in parameters})

@@ -12,15 +12,18 @@ from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.pipeline.defaults import ModelDefaults
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.settings import Settings
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from tests.support import FolderCase, arguments_of, image_request, load, zoo_model
 from tests.zoo import ENTRIES, checkpoint
+
+LIMITS = Intake(Settings())
 
 
 def build(name: str, defaults: ModelDefaults | None = None, **fields: Any) -> Call:
     """The call of the zoo's pipeline ``name`` for a GenerationRequest of these fields."""
     request = GenerationRequest(**{"rpc": "GenerateImage", "dst": "out.png", "prompt": "a cat", **fields})
-    return call_arguments.build(request, zoo_model(name).profile, defaults or zoo_model(name).defaults)
+    return call_arguments.build(request, zoo_model(name).profile, defaults or zoo_model(name).defaults, LIMITS)
 
 
 class PassedTest(unittest.TestCase):
@@ -66,7 +69,7 @@ class PassedTest(unittest.TestCase):
         call = build("LatentConsistencyModelPipeline", negative_prompt="x")
         self.assertNotIn("negative_prompt", call.arguments)
         self.assertIn("takes no negative prompt", call.notes[0])
-        self.assertEqual(build("LatentConsistencyModelPipeline").notes, [])
+        self.assertEqual(build("LatentConsistencyModelPipeline").notes, ())
 
     def test_a_prompt_that_the_pipeline_lacks_is_dropped_with_a_note(self) -> None:
         call = build("DDPMPipeline")
@@ -161,7 +164,7 @@ class LimitsTest(FolderCase):
         request = image_request("a cat", settings)
         request = replace(request, **fields)
         with self.assertRaisesRegex(InvalidRequest, words):
-            call_arguments.build(request, zoo_model("StableDiffusionPipeline").profile, ModelDefaults())
+            call_arguments.build(request, zoo_model("StableDiffusionPipeline").profile, ModelDefaults(), LIMITS)
 
     def test_a_text_in_params_is_bounded_as_the_prompt_is(self) -> None:
         self.refused(r"params\['negative_prompt'\] is 40000 bytes long", params={"negative_prompt": "x" * 40_000})
@@ -171,16 +174,16 @@ class LimitsTest(FolderCase):
         model = load(checkpoint("StableDiffusionPipeline"), Options=["width:4096"])
         request = image_request("a cat", height=8192)
         with self.assertRaisesRegex(InvalidRequest, "4096x8192 is 33554432 pixels.*LOCALAI_DIFFUSERS_MAX_PIXELS"):
-            call_arguments.build(request, model.profile, model.defaults)
+            call_arguments.build(request, model.profile, model.defaults, LIMITS)
 
     def test_a_source_that_would_make_too_large_a_picture_is_refused(self) -> None:
         source = self.picture(size=(128, 64))
-        small = Settings(max_pixels=100 * 64)
+        small = Intake(Settings(max_pixels=100 * 64))
         profile = zoo_model("StableDiffusionImg2ImgPipeline").profile
         for fields in ({"src": source}, self.inpainting((128, 64)) | {"width": 64, "height": 64}):
             with self.assertRaisesRegex(InvalidRequest, "the source's size = 128x64 is 8192 pixels"):
-                call_arguments.build(image_request("a cat", small, **fields), profile, ModelDefaults())
-        within = call_arguments.build(image_request("a cat", small, src=source, width=64), profile, ModelDefaults())
+                call_arguments.build(image_request("a cat", **fields), profile, ModelDefaults(), small)
+        within = call_arguments.build(image_request("a cat", src=source, width=64), profile, ModelDefaults(), small)
         self.assertEqual(within.arguments["image"].size, (64, 32))
 
 
@@ -192,7 +195,7 @@ class ClipSkipTest(unittest.TestCase):
         self.assertEqual(arguments_of(model, "a cat", CLIPSkip=1)["clip_skip"], 1)
         request = replace(image_request("a cat"), params={"clip_skip": 4})
         with self.assertRaisesRegex(InvalidRequest, "CLIPSkip=4 must be at most"):
-            call_arguments.build(request, zoo_model("StableDiffusionPipeline").profile, ModelDefaults())
+            call_arguments.build(request, zoo_model("StableDiffusionPipeline").profile, ModelDefaults(), LIMITS)
 
     def test_the_models_clip_skip_stands_in_for_the_requests(self) -> None:
         model = load(checkpoint("StableDiffusionPipeline"), CLIPSkip=2)
@@ -240,7 +243,8 @@ class FramesTest(FolderCase):
         """The incumbent's guidance_scale and string chunk size: it could never run."""
         request = image_request("x", settings=Settings(chunk_size=4), src=self.picture(), negative_prompt="y")
         model = zoo_model("StableVideoDiffusionPipeline")
-        found = call_arguments.build(request, model.profile, ModelDefaults(guidance=7.0, chunk_size=4)).arguments
+        defaults = ModelDefaults(guidance=7.0, chunk_size=4)
+        found = call_arguments.build(request, model.profile, defaults, LIMITS).arguments
         self.assertLessEqual(found.keys(), parameters_of(model.pipeline).keys())
         self.assertEqual(found["decode_chunk_size"], 4)
 

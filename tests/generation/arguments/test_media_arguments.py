@@ -10,19 +10,27 @@ from PIL import Image
 
 import backend_pb2
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation.arguments.asked import Asked
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size
+from localai_diffusers.pipeline.defaults import ModelDefaults
+from localai_diffusers.pipeline.profile import profile_of
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import requests
+from localai_diffusers.wire.intake import Intake
 from tests.rpc import write_wave
 from tests.support import FolderCase, image_request, zoo_model
 
 
-def media(name: str, **fields: Any) -> tuple[dict[str, Any], list[str]]:
+def asked_of(model: Any, request: Any) -> Asked:
+    return Asked(request, model.profile, model.defaults, Intake(Settings()), seed=0)
+
+
+def media(name: str, **fields: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Media and size arguments for the zoo's pipeline ``name``, and the notes."""
-    notes: list[str] = []
-    request, pipeline = image_request("a cat", **fields), zoo_model(name).pipeline
-    found = media_arguments(request, pipeline, notes)
-    return found | output_size(request, pipeline, found, notes), notes
+    asked = asked_of(zoo_model(name), image_request("a cat", **fields))
+    found = media_arguments(asked, {})
+    sized = output_size(asked, found.arguments)
+    return {**found.arguments, **sized.arguments}, found.notes + sized.notes
 
 
 class ArgumentsTest(FolderCase):
@@ -79,7 +87,8 @@ class TensorsTest(FolderCase):
         message = backend_pb2.GenerateVideoRequest(
             prompt="x", dst=str(self.folder / "x.mp4"), start_image=picture, audio=str(sound), width=32, height=32
         )
-        found = media_arguments(requests.from_video_request(message, Settings()), pipeline, [])
+        request, profile = requests.from_video_request(message, Settings()), profile_of(pipeline)
+        found = media_arguments(Asked(request, profile, ModelDefaults(), Intake(Settings()), seed=0), {}).arguments
         self.assertEqual(found["image"].size, (32, 32))
         self.assertGreater(found["audio"].numel(), 10_000)
 
@@ -125,7 +134,7 @@ class SizeTest(FolderCase):
         ):
             with self.subTest(name):
                 found, notes = media(name, src=self.picture(size=(32, 48)), width=128, height=128)
-                self.assertEqual((found[key].size, found["width"], found["height"], notes), ((32, 48), 128, 128, []))
+                self.assertEqual((found[key].size, found["width"], found["height"], notes), ((32, 48), 128, 128, ()))
 
     def test_a_picture_to_vary_or_to_look_like_does_not_decide(self) -> None:
         for name, key in (
@@ -162,7 +171,7 @@ class SizeTest(FolderCase):
 
     def test_an_upscalers_source_stays_as_it_is(self) -> None:
         found, notes = media("StableDiffusionUpscalePipeline", src=self.picture(size=(100, 50)), width=64, height=64)
-        self.assertEqual((found["image"].size, notes), ((100, 50), []))
+        self.assertEqual((found["image"].size, notes), ((100, 50), ()))
 
     def test_a_requested_size_is_rounded_to_the_nearest_and_noted(self) -> None:
         from localai_diffusers.pipeline.sizes import size_multiple
@@ -173,7 +182,7 @@ class SizeTest(FolderCase):
         self.assertIn("is rounded to", notes[0])
 
     def test_without_a_size_the_pipelines_default_stands(self) -> None:
-        self.assertEqual(media("FluxPipeline"), ({}, []))
+        self.assertEqual(media("FluxPipeline"), ({}, ()))
 
     def test_one_side_alone_is_passed_on(self) -> None:
         self.assertEqual(media("FluxPipeline", width=64)[0], {"width": 64})

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import types
 import unittest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -129,13 +130,13 @@ class CompelTest(unittest.TestCase):
     def test_text_that_compel_cannot_read_stays_plain(self) -> None:
         arguments, model = {"prompt": "a circle"}, load(checkpoint("StableDiffusionPipeline"))
         with mock.patch("compel.CompelForSD", side_effect=ValueError("no")):
-            notes = prompts.embed(arguments, model.pipeline, COMPEL)
-        self.assertEqual(arguments, {"prompt": "a circle"})
+            found, notes = prompts.embedded(arguments, model.pipeline, COMPEL)
+        self.assertEqual(found, {"prompt": "a circle"})
         self.assertIn("COMPEL could not read the prompt", notes[0])
 
     def test_the_texts_give_way_to_embeddings_of_one_length(self) -> None:
         arguments = {"prompt": "a circle, " * 60, "negative_prompt": "blue"}
-        prompts.embed(arguments, load(checkpoint("StableDiffusionXLPipeline")).pipeline, COMPEL)
+        arguments, _ = prompts.embedded(arguments, load(checkpoint("StableDiffusionXLPipeline")).pipeline, COMPEL)
         self.assertEqual(
             set(arguments),
             {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"},
@@ -148,21 +149,20 @@ class SdEmbedTest(unittest.TestCase):
     def test_where_it_is_not_installed_the_prompt_stays_plain_with_a_note(self) -> None:
         arguments, model = {"prompt": "a circle"}, load(checkpoint("StableDiffusionPipeline"))
         with mock.patch.dict(sys.modules, {"sd_embed": None}):
-            notes = prompts.embed(arguments, model.pipeline, SD_EMBED)
-        self.assertEqual(arguments, {"prompt": "a circle"})
+            found, notes = prompts.embedded(arguments, model.pipeline, SD_EMBED)
+        self.assertEqual(found, {"prompt": "a circle"})
         self.assertIn("not installed", notes[0])
 
-    def embedded(self, name: str, **arguments: Any) -> tuple[dict[str, Any], list[str]]:
+    def embedded(self, name: str, **arguments: Any) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """The call's arguments with a stand-in for the library, and the notes."""
         self.pipeline = load(checkpoint(name)).pipeline
         with mock.patch.dict(sys.modules, {"sd_embed": types.SimpleNamespace(embedding_funcs=_Functions)}):
-            notes = prompts.embed(arguments, self.pipeline, SD_EMBED)
-        return arguments, notes
+            return prompts.embedded(arguments, self.pipeline, SD_EMBED)
 
     def of_texts(self, name: str, **arguments: Any) -> dict[str, int]:
         """By the name of each embedding, the length of the text that it was made of."""
         found, notes = self.embedded(name, **arguments)
-        self.assertEqual(notes, [])
+        self.assertEqual(notes, ())
         tensors = {name: value for name, value in found.items() if name.endswith("embeds")}
         self.assertFalse(any(tensor.is_inference() for tensor in tensors.values()), "nothing may change those")
         self.assertLessEqual(set(found) - set(tensors), {"clip_skip"}, "a text beside embeddings is refused")
@@ -201,7 +201,7 @@ class SdEmbedTest(unittest.TestCase):
         found = self.of_texts("FluxPipeline", prompt="a circle", negative_prompt="")
         self.assertEqual(found["negative_prompt_embeds"], len(" "))
         self.assertEqual(found["negative_pooled_prompt_embeds"], len("<|endoftext|>"))  # CLIP must have a token
-        self.assertEqual(self.embedded("FluxPipeline", prompt=" "), ({"prompt": " "}, []))
+        self.assertEqual(self.embedded("FluxPipeline", prompt=" "), ({"prompt": " "}, ()))
 
     def test_a_missing_negative_prompt_is_zeros_where_the_config_says_so(self) -> None:
         found = self.of_texts("StableDiffusionXLPipeline", prompt="a circle")
