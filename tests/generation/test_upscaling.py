@@ -137,7 +137,7 @@ class TilesTest(unittest.TestCase):
     def test_the_model_sees_tiles_only_however_large_the_source(self) -> None:
         """Memory is bounded by the tile: the pipeline is never given more."""
         seen, result = self.enlarged(gradient(700, 500))
-        side = upscaling._tile_side(zoo_model(UPSCALERS[0]).pipeline)
+        side = upscaling._tile_side(zoo_model(UPSCALERS[0]).profile)
         self.assertEqual({image.size for image in seen}, {(side, side)})
         self.assertEqual(len(seen), len(upscaling.tiles(700, 500, side)))
         self.assertEqual(result.size, (2800, 2000))

@@ -47,9 +47,11 @@ class CompelTest(unittest.TestCase):
         """Flux's picture tells too little: in two steps of random weights the text is a hundredth of a level."""
         for name in KNOWN:
             model = load(checkpoint(name), COMPEL)
-            plain, weighted = ({"prompt": text} for text in ("a red circle", "a (red)1.8 circle"))
-            for arguments in (plain, weighted):
-                self.assertFalse(prompts.embed(arguments, model.pipeline, COMPEL), name)
+            (plain, said), (weighted, more) = (
+                prompts.embedded({"prompt": text}, model.pipeline, COMPEL)
+                for text in ("a red circle", "a (red)1.8 circle")
+            )
+            self.assertFalse(said + more, name)
             change = (weighted["prompt_embeds"] - plain["prompt_embeds"]).abs().max()
             self.assertGreater(change / plain["prompt_embeds"].abs().max(), 0.01, name)
 
