@@ -90,9 +90,8 @@ class CompelTest(unittest.TestCase):
     def test_each_text_goes_to_the_encoder_that_reads_it_without_compel(self) -> None:
         for name in KNOWN[1:]:
             model, texts = load(checkpoint(name)), {"prompt": "a red circle", "prompt_2": "a blue cat, very big"}
-            found: dict[str, Any] = dict(texts)
             with patches.during_calls(model.pipeline):
-                prompts.embed(found, model.pipeline, COMPEL)
+                found, _ = prompts.embedded(texts, model.pipeline, COMPEL)
                 right = model.pipeline.encode_prompt(**texts, **({} if "XL" in name else {"max_sequence_length": 512}))
             pooled = right[2] if "XL" in name else right[1]
             self.assertLess(float((found["pooled_prompt_embeds"] - pooled).abs().max()), 1e-4, name)

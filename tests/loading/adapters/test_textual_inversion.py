@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 import unittest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,12 +67,12 @@ class KnownWordsTest(FolderCase):
             for name in ("prompt_embeds", "pooled_prompt_embeds"):
                 self.assertEqual(float((read[0][name] - read[1][name]).abs().max()), 0, (name, settings.compel))
 
-    def embedded(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    def embedded(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         from localai_diffusers import patches
         from localai_diffusers.generation.prompts import prompts
 
         with patches.during_calls(model.pipeline):
-            prompts.embed(arguments, model.pipeline, model.settings)
+            arguments, _ = prompts.embedded(arguments, model.pipeline, model.settings)
             if "prompt_embeds" not in arguments:
                 two = arguments.get("prompt_2")
                 found = model.pipeline.encode_prompt(arguments["prompt"], two, max_sequence_length=64)
