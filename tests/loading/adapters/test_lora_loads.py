@@ -18,7 +18,7 @@ from localai_diffusers.loading.adapters import lora
 from localai_diffusers.loading.adapters.lora import Lora
 from localai_diffusers.settings import Settings
 from tests import adapter_files, lora_files
-from tests.support import SHAPES_MODEL, FolderCase, load, new_job, spec_of
+from tests.support import SHAPES_MODEL, Backend, FolderCase, load, new_job, spec_of
 from tests.zoo import checkpoint
 
 Q, K = (f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{name}" for name in "qk")
@@ -51,6 +51,15 @@ class LoadTest(FolderCase):
         path = self.save(pair(f"unet.{Q}"))
         with self.assertRaisesRegex(LoadError, "style.safetensors.* fits no layer of FluxPipeline"):
             self.planned(checkpoint("FluxPipeline"), path)
+
+    def test_a_refused_lora_leaves_the_model_that_serves(self) -> None:
+        path = self.save(pair("unet.down_blocks.7.x"))
+        with Backend() as backend:
+            self.assertTrue(backend.load(SHAPES_MODEL).success)
+            said = backend.load(SHAPES_MODEL, LoraAdapter=str(path))
+            self.assertFalse(said.success)
+            self.assertIn("fits no layer", said.message)
+            backend.image("red circle", width=64, height=64, step=2, seed=1)
 
     def test_less_than_a_tenth_is_refused_with_the_counts(self) -> None:
         strays = {key: value for n in range(10) for key, value in pair(f"unet.down_blocks.7.x{n}").items()}
