@@ -97,7 +97,7 @@ def _of_diffusers(fit: Fit, dtype: Any) -> Any:
     from diffusers.loaders.single_file_model import FromOriginalModelMixin
 
     cls, options = fit.target.cls, {"dtype": dtype}
-    packed = _stays_packed(fit)
+    packed = fit.stays_packed
     if packed:
         import diffusers
 
@@ -112,12 +112,6 @@ def _of_diffusers(fit: Fit, dtype: Any) -> Any:
     if packed:
         _dequantize_others(model, dtype)
     return model
-
-
-def _stays_packed(fit: Fit) -> bool:
-    """Whether linear layers compute on GGUF's blocks: not in an autoencoder, which is small and mostly convolutions."""
-    is_gguf = any(header.form == headers.GGUF for header in fit.contents.headers)
-    return is_gguf and ".autoencoders." not in fit.target.cls.__module__
 
 
 def _dequantize_others(model: Any, dtype: Any) -> None:

@@ -98,6 +98,13 @@ class Fit:
         return not self.missing and not self.wrong
 
     @property
+    def stays_packed(self) -> bool:
+        """Whether linear layers compute on GGUF's blocks: not in an autoencoder, which is small and mostly
+        convolutions, nor in a model of transformers."""
+        is_gguf = any(header.form == headers.GGUF for header in self.contents.headers)
+        return is_gguf and not self.target.is_transformers and ".autoencoders." not in self.target.cls.__module__
+
+    @property
     def is_known_to_library(self) -> bool:
         """Whether transformers finds the names itself: but for levels that its versions add or drop they are its
         own."""

@@ -66,7 +66,7 @@ def form_of(path: Path) -> str:
         with path.open("rb") as stream:
             start = stream.read(9)
     except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error})") from None
+        raise LoadError(f"{path} cannot be read ({error}): download it again") from None
     if start[:4] == _GGUF_MAGIC:
         return GGUF
     length = int.from_bytes(start[:8], "little")

@@ -7,7 +7,7 @@ predicts noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from localai_diffusers.checkpoint import weights
@@ -36,10 +36,6 @@ class Marks:
 
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     vae: Mapping[str, Any] = field(default_factory=dict)
-
-    def under(self, said: Mapping[str, Any]) -> Marks:
-        """These with entries of the scheduler that count more."""
-        return replace(self, scheduler={**self.scheduler, **said})
 
 
 def of_header(header: Header) -> Marks:
@@ -71,13 +67,13 @@ def _latents(header: Header) -> dict[str, list[float]]:
     return {names[key]: [float(number) for number in tensor.flatten()] for key, tensor in stored.items()}
 
 
-def of_options(spec: LoadSpec) -> dict[str, Any]:
+def of_options(spec: LoadSpec) -> Marks:
     """What ``options: prediction_type:`` and ``rescale_betas_zero_snr:`` say."""
     said = {
         "prediction_type": spec.options.prediction_type or None,
         "rescale_betas_zero_snr": spec.options.rescale_betas_zero_snr,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return Marks({name: value for name, value in said.items() if value is not None})
 
 
 def applied(pipeline: Any, marks: Marks) -> list[str]:
@@ -93,8 +89,8 @@ def applied(pipeline: Any, marks: Marks) -> list[str]:
     if marks.vae and getattr(pipeline, "vae", None) is not None:
         pipeline.vae.register_to_config(**marks.vae)
     current, said = getattr(pipeline, "scheduler", None), marks.scheduler
-    if not said or current is None:
-        return []
+    if current is None or not said:
+        return [f"{name}:{value} has no effect: the pipeline has no scheduler" for name, value in said.items()]
     cls = getattr(diffusers, str(said.get("_class_name", "")), type(current))
     known = inspect.signature(cls.__init__).parameters
     entries = {name: value for name, value in said.items() if name in known}

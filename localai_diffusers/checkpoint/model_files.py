@@ -60,8 +60,15 @@ def locate(model: str, model_file: str, model_path: str) -> Location:
     for candidate in (model_file, model, os.path.join(model_path, model) if model_path else ""):
         if candidate and os.path.exists(candidate):
             path = Path(candidate)
-            return Location("folder" if path.is_dir() else "file", path=path)
+            return _location_of_folder(path) if path.is_dir() else Location("file", path=path)
     return hub_location(model)
+
+
+def _location_of_folder(path: Path) -> Location:
+    """A folder, or the file in it where it is nothing but one file of weights (ComfyUI's ``diffusion_models``)."""
+    described = any((path / name).is_file() for name in (INDEX_FILE, MODULAR_INDEX_FILE, _BLOCKS_FILE, "config.json"))
+    files = [] if described else weights_in(path)
+    return Location("file", path=files[0]) if len(files) == 1 else Location("folder", path=path)
 
 
 def hub_location(model: str) -> Location:
@@ -351,6 +358,10 @@ def _what_it_seems(path: Path) -> str:
         config = read_json(path / "config.json")
         kind = config.get("_class_name") or ", ".join(config.get("architectures") or ()) or config.get("model_type")
         return f"Its config.json describes a {kind}, not a pipeline."
+    weights = weights_in(path)
+    if len(weights) > 1:
+        named = ", ".join(file.name for file in weights[:5])
+        return f"It holds {named}: name one, e.g. model: {path.name}/{weights[0].name}"
     files = [file.name for file in sorted(path.iterdir())[:5]]
     return f"It holds {', '.join(files)}." if files else "It is empty."
 

@@ -20,10 +20,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def fit(component: str, found: Contents, denoiser: Mapping[str, Any]) -> Fit | None:
-    """The net that ``found`` is, for a model whose denoiser has the config ``denoiser``: of the classes that it fills
-    the one that leaves least of it over; else the one that it fills most of; None where it is none."""
+    """The net that ``found`` is, for a model whose denoiser has the config ``denoiser``: of the classes the one that
+    knows most of its names (a union ControlNet has all of a plain one's, and more); None where it is none."""
     fits = [one for wanted in _targets(component, found, denoiser) if (one := fitting.fit(wanted, found)) is not None]
-    return max(fits, key=lambda one: (one.is_complete, len(one.used), len(one.filled)), default=None)
+    return max(fits, key=lambda one: (len(one.filled) + len(one.wrong), one.is_complete), default=None)
 
 
 def _targets(component: str, found: Contents, denoiser: Mapping[str, Any]) -> Iterator[Target]:
@@ -78,8 +78,10 @@ def _rows(name: str) -> Callable[[Shapes, Mapping[str, Any]], int | None]:
 def _embedding_channels(shapes: Shapes, _denoiser: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The channels of the layers that read the control picture: each second convolution widens."""
     first = _ending(shapes, "controlnet_cond_embedding.conv_in.weight")
-    if not first:
-        return None
+    if not first:  # its authors count every layer of that row
+        names = (f"input_hint_block.{number}.weight" for number in (0, 4, 8, 12))
+        found = [shape[0] for name in names if (shape := _ending(shapes, name))]
+        return tuple(found) or None
     count = _count(shapes, r"controlnet_cond_embedding\.blocks") or 0
     wider = [_ending(shapes, f"controlnet_cond_embedding.blocks.{number}.weight")[0] for number in range(1, count, 2)]
     return (first[0], *wider)
@@ -109,6 +111,12 @@ _TOLD: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Any]] = {
 # --- T2I-Adapters ----------------------------------------------------------------------------------------------------
 
 
+def _row(shapes: Shapes, groups: int) -> int:
+    """Residual blocks of one width: numbered by themselves, or all of an adapter's in one row."""
+    nested = _count(shapes, r"body\.\d+\.(?:resnets|body)")
+    return nested or max(1, (_count(shapes, "body") or groups) // groups)
+
+
 def _adapter_configs(denoiser: Mapping[str, Any], shapes: Shapes) -> Iterator[dict[str, Any]]:
     """The three kinds of T2I-Adapter, as wide as the U-Net that they feed."""
     channels = list(denoiser.get("block_out_channels") or ())
@@ -120,5 +128,5 @@ def _adapter_configs(denoiser: Mapping[str, Any], shapes: Shapes) -> Iterator[di
                 "channels": channels,
                 "in_channels": first[1] // factor**2,
                 "downscale_factor": factor,
-                "num_res_blocks": 4 if kind == "light_adapter" else 2,
+                "num_res_blocks": _row(shapes, len(channels)),
             }

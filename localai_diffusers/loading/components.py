@@ -16,6 +16,7 @@ from typing import Any
 
 from localai_diffusers.checkpoint import artifacts, component_file, fitting, model_files
 from localai_diffusers.checkpoint.artifacts import Wish
+from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile
 from localai_diffusers.errors import LoadError
@@ -51,6 +52,7 @@ class Replacement:
     load: Callable[[Any], Any]
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = None
+    folder: Path | None = None
 
 
 def expected(cls: type) -> set[str]:
@@ -207,7 +209,7 @@ def _replacement(
     if place.is_file():
         return _of_file(spec, facts, name, wish, place, component, settings)
     loader = folder_loader(component, place, spec, settings)
-    return Replacement(name, (library, class_name), weight_files(name, place), loader, config=config)
+    return Replacement(name, (library, class_name), weight_files(name, place), loader, config=config, folder=place)
 
 
 def _of_file(
@@ -220,8 +222,24 @@ def _of_file(
         raise LoadError(
             f"{wish.field} {wish.name!r} has no config.json beside it: give the folder of the component {name}"
         )
-    fit = component_file.fitted(fitting.target(name, component, root, name), found, f"{wish.field} {wish.name!r}")
+    wanted, what = fitting.target(name, component, root, name), f"{wish.field} {wish.name!r}"
+    fit = fitting.fit(wanted, found)
+    if fit is None or not fit.is_complete:
+        tiny = _tiny_autoencoder(name, found) if name == "vae" else None
+        if tiny is None:
+            raise component_file.refused(wanted, fit, what)
+        return of_fit(tiny, f"{what} is a tiny autoencoder (AutoencoderTiny): it stands for the {component.__name__}")
     return of_fit(fit, fitting.account_of(found, [fit], one_part=True).note(place.name))
+
+
+def _tiny_autoencoder(name: str, found: Contents) -> Fit | None:
+    """A TAESD, whose class follows its keys: its latents have the channels that its decoder reads. None for another."""
+    import diffusers
+
+    first = next((entry.shape for key, entry in found.entries.items() if key.endswith("decoder.layers.0.weight")), ())
+    config = {"latent_channels": first[1]} if len(first) == 4 else {}
+    fit = fitting.fit(fitting.of_config(name, diffusers.AutoencoderTiny, config), found)
+    return fit if fit is not None and fit.is_complete else None
 
 
 def of_fit(fit: Fit, *notes: str) -> Replacement:

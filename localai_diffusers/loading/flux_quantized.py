@@ -15,7 +15,8 @@ from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers import paths
-from localai_diffusers.checkpoint import model_files
+from localai_diffusers.checkpoint import component_file, fitting, model_files
+from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, placement, schedulers, sources, words
@@ -50,6 +51,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
         _check_folder(location.path, sources.allows_pickle(spec, settings))
     base = paths.resolve(spec.options.base_model or settings.bfl_repo, spec.model_path, "option base_model")
     base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
+    fit, noted = _fit(location.path, base, sources.allows_pickle(spec, settings)) if facts else (None, [])
     if spec.scheduler:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
@@ -65,7 +67,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
 
         dtype, safe = getattr(torch, where.dtype), sources.use_safetensors(spec, settings)
         with watched_loading(job):
-            transformer = _transformer(location.path, base, dtype)
+            transformer = _transformer(location.path, fit, dtype)
             job.check()
             text_encoder_2 = _quantized(_text_encoder(base, dtype, safe))
             job.check()
@@ -77,7 +79,9 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
                 dtype=dtype,
                 use_safetensors=safe,
             )
-        return finish(spec, pipeline, where, defaults, settings, planned, [*spec.notes, *said.notes, *where.notes])
+        return finish(
+            spec, pipeline, where, defaults, settings, planned, [*spec.notes, *noted, *said.notes, *where.notes]
+        )
 
     return build
 
@@ -113,17 +117,25 @@ def _with_dtype(spec: LoadSpec) -> LoadSpec:
     return replace(spec, dtype=_DTYPE)
 
 
-def _transformer(path: Path, base: str, dtype: Any) -> Any:
-    """The transformer, frozen. Without ``config=`` diffusers would take an unknown file for Stable Diffusion 1.5."""
-    from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
+def _fit(path: Path, base: str, allow_pickle: bool) -> tuple[Fit, list[str]]:
+    """How the file fills the transformer of the base's config; a note on keys that it has no use for."""
+    from diffusers import FluxTransformer2DModel
 
-    if path.is_dir():
+    wanted = fitting.target("transformer", FluxTransformer2DModel, base, "transformer")
+    found = component_file.contents_of([path], allow_pickle)
+    fit = component_file.fitted(wanted, found, str(path))
+    note = fitting.account_of(found, [fit], one_part=True).note(path.name)
+    return fit, [note] if note else []
+
+
+def _transformer(path: Path, fit: Fit | None, dtype: Any) -> Any:
+    """The transformer, frozen; one in GGUF's blocks stays in them."""
+    from diffusers import FluxTransformer2DModel
+
+    if fit is None:
         return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", dtype=dtype))
-    source = {"config": base, "subfolder": "transformer", "dtype": dtype}
-    if path.suffix == ".gguf":
-        quantization = GGUFQuantizationConfig(compute_dtype=dtype)
-        return FluxTransformer2DModel.from_single_file(str(path), quantization_config=quantization, **source)
-    return _quantized(FluxTransformer2DModel.from_single_file(str(path), **source))
+    transformer = component_file.load(fit, dtype)
+    return transformer if fit.stays_packed else _quantized(transformer)
 
 
 def _text_encoder(base: str, dtype: Any, use_safetensors: bool | None) -> Any:

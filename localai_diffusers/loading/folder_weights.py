@@ -7,14 +7,15 @@ called in 2022), or in a file that is not what its name says, they are fitted an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localai_diffusers.checkpoint import component_file, fitting, headers
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
-from localai_diffusers.checkpoint.model_files import PICKLE_SUFFIXES, ModelFacts
+from localai_diffusers.checkpoint.model_files import PICKLE_SUFFIXES, ModelFacts, WeightFile, variant_of
 from localai_diffusers.errors import LoadError, is_out_of_memory
 from localai_diffusers.loading import components
 from localai_diffusers.loading.components import Replacement
@@ -23,62 +24,98 @@ log = logging.getLogger(__name__)
 
 
 def checked(
-    facts: ModelFacts, cls: type, replaced: Collection[str], variant: str | None, allow_pickle: bool
+    facts: ModelFacts, cls: type, parts: Iterable[Replacement], variant: str | None, allow_pickle: bool
 ) -> tuple[tuple[Replacement, ...], list[str]]:
-    """The components of a pipeline's folder that are read here, and notes on keys that no component has a use for.
+    """``parts``, and beside them the components of the pipeline's own folder that are read here; notes on keys that no
+    component has a use for.
 
-    Not of those that are ``replaced``. Raises LoadError for a component whose files lack some of its tensors.
+    Raises LoadError for a component whose files lack some of its tensors.
     """
-    parts: list[Replacement] = []
+    found = {part.component: part for part in parts}
     notes: list[str] = []
-    for name in _with_weights(facts, cls, replaced) if facts.path.is_dir() and facts.index else ():
-        files = [weights.path for weights in facts.chosen_files(variant) if weights.component == name]
-        part, note = _component(facts, name, files, allow_pickle)
-        parts += [part] if part is not None else []
+    for place in [*_brought(found.values()), *_own(facts, cls, found, variant)]:
+        part, note = _component(place, allow_pickle)
+        found |= {place.name: part} if part is not None else {}
         notes += [note] if note else []
-    return tuple(parts), notes
+    return tuple(found.values()), notes
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A component in a folder: its files, and where its config is."""
+
+    name: str
+    kind: tuple[str, str]
+    files: tuple[WeightFile, ...]
+    root: Path
+    subfolder: str = ""
+
+
+def _brought(parts: Iterable[Replacement]) -> Iterator[_Place]:
+    """Those that an option brings as a folder of their own."""
+    for part in parts:
+        if part.folder is not None and part.files and not _is_packed(part.config or {}):
+            yield _Place(part.component, part.kind, _one_variant(part.files), part.folder)
+
+
+def _one_variant(files: tuple[WeightFile, ...]) -> tuple[WeightFile, ...]:
+    plain = tuple(weights for weights in files if not variant_of(weights.path.name))
+    first = variant_of(files[0].path.name)
+    return plain or tuple(weights for weights in files if variant_of(weights.path.name) == first)
+
+
+def _is_packed(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("quantization_config"))
+
+
+def _own(facts: ModelFacts, cls: type, replaced: Collection[str], variant: str | None) -> Iterator[_Place]:
+    if not facts.path.is_dir() or not facts.index:
+        return
+    chosen = facts.chosen_files(variant)
+    for name in _with_weights(facts, cls, replaced):
+        files = tuple(weights for weights in chosen if weights.component == name)
+        yield _Place(name, facts.components[name], files, facts.configs or facts.path, name)
 
 
 def _with_weights(facts: ModelFacts, cls: type, replaced: Collection[str]) -> Iterator[str]:
     """Components of the two libraries that have files of weights which are not packed."""
     named = {weights.component for weights in facts.files}
     for name in sorted(facts.components.keys() & named & components.expected(cls) - {*replaced, "safety_checker"}):
-        if facts.components[name][0] in ("diffusers", "transformers") and not facts.config(name).get(
-            "quantization_config"
-        ):
+        if facts.components[name][0] in ("diffusers", "transformers") and not _is_packed(facts.config(name)):
             yield name
 
 
-def _component(facts: ModelFacts, name: str, files: list[Path], allow_pickle: bool) -> tuple[Replacement | None, str]:
-    wanted = _target(facts, name)
+def _component(place: _Place, allow_pickle: bool) -> tuple[Replacement | None, str]:
+    wanted = _target(place)
     if wanted is None:
         return None, ""
-    found = component_file.contents_of(files, allow_pickle)
-    if not wanted.is_transformers and _are_its_own(found, wanted):
-        fit = fitting.fit(wanted, found)
-        assert fit is not None
-        return None, _note(found, fit, name)
+    paths = [weights.path for weights in place.files]
+    found = component_file.contents_of(paths, allow_pickle)
     fit = fitting.fit(wanted, found)
+    by_library = _is_named_as_it_is(paths)
+    if not wanted.is_transformers and _are_its_own(found, wanted):
+        assert fit is not None
+        return None, _note(found, fit, place.name)
     if fit is not None and fit.is_complete:
-        by_library = wanted.is_transformers and fit.is_known_to_library and _is_named_as_it_is(files)
-        return None if by_library else components.of_fit(fit), _note(found, fit, name)
+        by_library = by_library and wanted.is_transformers and fit.is_known_to_library
+        return None if by_library else components.of_fit(fit), _note(found, fit, place.name)
     if wanted.is_transformers:  # it may know names that are not known here, and tells what it made up
-        return Replacement(name, facts.components[name], tuple(_files(facts, name)), _told(wanted, facts, name)), ""
-    raise _lacking(wanted, fit, facts.path / name)
+        return Replacement(place.name, place.kind, place.files, _told(wanted, place)), ""
+    raise _lacking(wanted, fit, place)
 
 
-def _target(facts: ModelFacts, name: str) -> Target | None:
+def _target(place: _Place) -> Target | None:
     """What the component is made of, None for one that cannot be described without its weights."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
-    cls = components.component_class(*facts.components[name])
+    cls = components.component_class(*place.kind)
     if cls is None or not issubclass(cls, (ModelMixin, PreTrainedModel)):
         return None
     try:
-        return fitting.target(name, cls, str(facts.configs or facts.path), name)
+        return fitting.target(place.name, cls, str(place.root), place.subfolder)
     except Exception as error:  # a class may need what only a real load has; that tells what is wrong
-        log.info("%s of %s cannot be described before it is loaded: %s", name, facts.path, error)
+        log.info("%s of %s cannot be described before it is loaded: %s", place.name, place.root, error)
         return None
 
 
@@ -98,36 +135,35 @@ def _note(found: Contents, fit: Fit, name: str) -> str:
     return fitting.account_of(found, [fit]).note(f"{name} of this model")
 
 
-def _files(facts: ModelFacts, name: str) -> Iterator[Any]:
-    return (weights for weights in facts.files if weights.component == name)
-
-
-def _lacking(wanted: Target, fit: Fit | None, folder: Path) -> LoadError:
+def _lacking(wanted: Target, fit: Fit | None, place: _Place) -> LoadError:
     missing = sorted(wanted.shapes) if fit is None else [*fit.missing, *fit.wrong]
     said = f"; {fit.says}" if fit is not None and fit.wrong else ""
+    return _not_whole(place, missing, said)
+
+
+def _not_whole(place: _Place, missing: list[str], said: str = "") -> LoadError:
     return LoadError(
-        f"the weights of {wanted.component} lack {len(missing)} of its tensors ({', '.join(missing[:3])}{said}): they "
-        f"are not whole, or of another kind of model than the config beside them says ({folder})"
+        f"the weights of {place.name} lack {len(missing)} of its tensors ({', '.join(missing[:3])}{said}): they are "
+        "not whole, or of another kind of model than the config beside them says "
+        f"({place.root / place.subfolder})"
     )
 
 
-def _told(wanted: Target, facts: ModelFacts, name: str) -> Callable[[Any], Any]:
+def _told(wanted: Target, place: _Place) -> Callable[[Any], Any]:
     """What loads a model of transformers, which makes up what its files lack: asked what that was, and refused."""
+    folder, variant = place.root / place.subfolder, variant_of(place.files[0].path.name) or None
 
     def read(dtype: Any) -> Any:
-        folder = str(facts.path / name)
         try:
-            model, said = wanted.cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+            model, said = wanted.cls.from_pretrained(
+                str(folder), dtype=dtype, variant=variant, output_loading_info=True
+            )
         except (ValueError, RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             raise LoadError(f"{folder} is no {wanted.cls.__name__} ({str(error)[:300]})") from error
-        missing = sorted(said["missing_keys"])
-        if missing:
-            raise LoadError(
-                f"the weights of {name} lack {len(missing)} of its tensors ({', '.join(missing[:3])}): they are not "
-                f"whole, or of another kind of model than the config beside them says ({folder})"
-            )
+        if said["missing_keys"]:
+            raise _not_whole(place, sorted(said["missing_keys"]))
         return model
 
     return read

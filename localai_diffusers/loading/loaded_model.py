@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from localai_diffusers.checkpoint import marks
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import placement, schedulers, switches
 from localai_diffusers.loading.adapters import adapters
@@ -108,7 +109,7 @@ def finish(
     notes: Iterable[str] = (),
 ) -> LoadedModel:
     """Adapters, scheduler, switches and place for a freshly loaded pipeline; the LoadedModel around it."""
-    said = [*notes, *adapters.apply(pipeline, planned)]
+    said = [*notes, *adapters.apply(pipeline, planned), *marks.applied(pipeline, marks.of_options(spec))]
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
     _bound_tokenizers(pipeline)

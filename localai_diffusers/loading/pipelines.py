@@ -143,9 +143,8 @@ def _chosen(
     )
     facts = components.amended(facts, parts)
     pipeline_class.check_components(cls, facts, {*wanted, *left_out, *(part.component for part in parts)})
-    said = own.marks.under(marks.of_options(spec))
     notes = [*own.notes, *notes, *(note for part in parts for note in part.notes)]
-    return _Choice(cls, facts, tuple(parts), is_file, own.absent, said, tuple(notes))
+    return _Choice(cls, facts, tuple(parts), is_file, own.absent, own.marks, tuple(notes))
 
 
 def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
@@ -194,10 +193,9 @@ def _with_checked_weights(spec: LoadSpec, choice: _Choice, variant: str | None, 
     """The choice with those components of a folder that are read here, their files intact and whole."""
     allow_pickle = sources.allows_pickle(spec, settings)
     model_files.check_weights(choice.facts, variant, allow_pickle, components.expected(choice.cls))
-    replaced = {part.component for part in choice.parts}
-    own, said = folder_weights.checked(choice.facts, choice.cls, replaced, variant, allow_pickle)
-    facts = components.amended(choice.facts, own)
-    return replace(choice, facts=facts, parts=(*choice.parts, *own), notes=(*choice.notes, *said))
+    parts, said = folder_weights.checked(choice.facts, choice.cls, choice.parts, variant, allow_pickle)
+    facts = components.amended(choice.facts, parts)
+    return replace(choice, facts=facts, parts=parts, notes=(*choice.notes, *said))
 
 
 def _config_of(component: str, choice: _Choice) -> Mapping[str, Any]:

@@ -140,8 +140,20 @@ def check_encoder(spec: LoadSpec, facts: ModelFacts, adapter: IPAdapter | None, 
     that was made for another one than that of the config ``encoder``."""
     if names_of(spec) and facts.components and _ENCODER not in facts.components:
         raise _no_encoder(", ".join(names_of(spec)))
-    for file in adapter.files if adapter and encoder else ():
+    text = facts.config(facts.denoiser).get("cross_attention_dim") if facts.denoiser else None
+    for file in adapter.files if adapter else ():
         _check_width(file, encoder)
+        _check_family(file, text)
+
+
+def _check_family(file: Path, width: Any) -> None:
+    """Raise LoadError for layers of another width than the text's that this model's U-Net attends to."""
+    for name, tensor in headers.read(file, allow_pickle=True).tensors.items():
+        if isinstance(width, int) and name.endswith("to_k_ip.weight") and tensor.shape[1:] != (width,):
+            raise LoadError(
+                f"{_FIELD} {file.name!r} attends to {tensor.shape[-1]} numbers, and this model's denoiser to {width}: "
+                "it was made for another model family"
+            )
 
 
 def _check_width(file: Path, encoder: Mapping[str, Any]) -> None:
