@@ -14,8 +14,11 @@ import faulthandler
 import gc
 import logging
 import os
+import re
+import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -44,6 +47,7 @@ MAX_MESSAGE_BYTES = 50 * 1024 * 1024  # what the core's client allows (pkg/grpc/
 LOADED = "Model loaded successfully"
 FREE_SECONDS = 4.0  # the core waits 5 s for Free
 SHUTDOWN_SECONDS = 4.0
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")  # of a caller: it goes into the log
 # Python's own 5 ms, several times for one answer, add up to 50 ms for Health while modules are imported; this to 7.
 SWITCH_SECONDS = 0.001
 # Threads of requests that are read or refused, beside those that wait in the queue or run as one batch.
@@ -78,6 +82,12 @@ def warm_up() -> None:
     gc.freeze()
 
 
+def _get_ready() -> None:
+    began = time.monotonic()
+    warm_up()
+    log.info("ready: the libraries are imported after %.1f s", time.monotonic() - began)
+
+
 class BackendServicer(backend_pb2_grpc.BackendServicer):
     """The RPCs of the wire contract that a diffusers backend serves."""
 
@@ -91,6 +101,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
     def LoadModel(self, request: Any, context: grpc.ServicerContext) -> Any:
         """A Result whatever happens: the core reads its ``success``, and a status would hide the message."""
+        began = _begin(context)
         try:
             spec = load_spec.from_model_options(request)
             pipelines.refuse_early(spec)
@@ -100,6 +111,7 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             ours = as_ours(error, f"load of {request.Model!r}")
             log.error("load of %r failed: %s", request.Model, ours)
             return backend_pb2.Result(success=False, message=errors.one_line(ours))
+        log.info("%s is loaded as %s in %.1f s", request.Model, model.summary(), time.monotonic() - began)
         return backend_pb2.Result(success=True, message="; ".join((LOADED, *model.notes)))
 
     def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -177,7 +189,12 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         generate: Work | None = None,
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
+        began = _begin(context)
         outcome = self._run(request, context, read, generate or _generate)
+        name = type(request).__name__.removesuffix("Request")
+        for note in outcome.notes:  # the core drops Result.message where all went well
+            log.warning("%s: %s", name, note)
+        log.info("%s done: %s", name, outcome.line(time.monotonic() - began))
         facts = proto.as_json(outcome.facts())
         return proto.made(backend_pb2.Result, success=True, message=outcome.message(), metadata=facts)
 
@@ -189,12 +206,15 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         work: Work,
     ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
+        _begin(context)
         try:
             self.engine.require_model()
             self.engine.require_room()
             return self._wait(self._queued(request, read, work), context)
         except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
-            _abort(context, as_ours(error, type(request).__name__))
+            ours = as_ours(error, type(request).__name__)
+            log.warning("%s ended with %s: %s", type(request).__name__, errors.status_name(ours), errors.logged(ours))
+            _abort(context, ours)
 
     def _queued(self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Work) -> Job[Any]:
         """The job that does the work. It alone holds what was read: no frame that an error's traceback keeps."""
@@ -230,8 +250,21 @@ _WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for s
 
 
 def _abort(context: grpc.ServicerContext, error: errors.BackendError) -> None:
-    """End the RPC with the status that the one table says."""
-    context.abort(getattr(grpc.StatusCode, errors.status_name(error)), errors.status_message(error))
+    """End the RPC with the status that the one table says. An INTERNAL error's text is all that an HTTP user sees: it
+    names the request, whose lines in the log tell the rest."""
+    code, message = errors.status_name(error), errors.status_message(error)
+    if code == "INTERNAL":
+        message = f"{message} (request {logs.request_id.get()}: see the backend's log)"
+    context.abort(getattr(grpc.StatusCode, code), message)
+
+
+def _begin(context: grpc.ServicerContext) -> float:
+    """Give the lines of this RPC their request id: the caller's ``x-request-id``, else one of ours. The time now."""
+    if not logs.request_id.get():
+        given = dict(context.invocation_metadata() or ()).get("x-request-id", "")
+        known = given if isinstance(given, str) and _REQUEST_ID.fullmatch(given) else secrets.token_hex(4)
+        logs.request_id.set(known)
+    return time.monotonic()
 
 
 def make_server(address: str, settings: Settings, servicer: BackendServicer) -> tuple[grpc.Server, int]:
@@ -262,7 +295,7 @@ def serve(address: str) -> int:
         settings = Settings.from_environ()
     except ValueError as error:
         return _fail(str(error))
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     faulthandler.enable(all_threads=False)  # a crash in native code leaves its stack on stderr
     stop = _stop_signal()
     upkeep = Upkeep(
@@ -277,7 +310,7 @@ def serve(address: str) -> int:
         return _fail(f"cannot listen on {address}: {error}. Is another process on that port?")
     server.start()
     log.info("listening on port %d", port)
-    engine.submit(lambda _job: warm_up(), "import of the libraries")
+    engine.submit(lambda _job: _get_ready(), "import of the libraries")
     os.read(stop, 1)
     return _shut_down(server, engine)
 

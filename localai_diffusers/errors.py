@@ -161,6 +161,13 @@ def status_message(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
+def logged(error: BaseException) -> str:
+    """What the log says of a refusal: our own words; where they quote a library's, which may quote a prompt, the class
+    alone."""
+    foreign = error.__cause__ is not None or not isinstance(error, BackendError)
+    return type(error.__cause__ or error).__name__ if foreign else status_message(error)
+
+
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import sys
 import traceback
+from contextvars import ContextVar
 
+# The request that the running code works for: every line of the log carries it, the libraries' too.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 # What the libraries say at every start and nobody can act on: (logger, a part of the message).
 _NOISE = (
     # torch's CPU build has no matching torchvision; a pipeline that needs it gets an error that names it.
@@ -19,10 +23,39 @@ def _lacks(text: str, record: logging.LogRecord) -> bool:
     return text not in record.getMessage()
 
 
-def configure(level: str) -> None:
-    """Send all logging to stderr at ``level``. Call before the libraries are imported: they read it then."""
-    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=level, format=line)
+class _Text(logging.Formatter):
+    """One line: time, level, logger, the request that it belongs to, the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(request)s%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        request = request_id.get()
+        record.request = f"[{request}] " if request else ""
+        return super().format(record)
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line, for collectors of logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "request": request_id.get() or None,
+            "message": record.getMessage(),
+            "traceback": self.formatException(record.exc_info) if record.exc_info else None,
+        }
+        return json.dumps({name: value for name, value in facts.items() if value is not None}, ensure_ascii=False)
+
+
+def configure(level: str, form: str = "text") -> None:
+    """Send all logging to stderr at ``level``, as ``text`` or ``json`` lines. Call before the libraries are imported:
+    they read the level then."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(True)
     for name, text in _NOISE:
         logging.getLogger(name).addFilter(functools.partial(_lacks, text))

@@ -53,6 +53,7 @@ class Settings:
 
     max_workers: int = 1
     log_level: str = "INFO"
+    log_format: str = "text"
     auth_token: str = ""
     device: str = ""
     metadata: str = "default"
@@ -118,6 +119,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "LOCALAI_DIFFUSERS_LOG_LEVEL", "log_level", _choice(*LOG_LEVELS, upper=True), "Level of the log on stderr."
     ),
+    Variable("LOCALAI_DIFFUSERS_LOG_FORMAT", "log_format", _choice("text", "json"), "Lines of the log: text or json."),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
     Variable("LOCALAI_DIFFUSERS_DEVICE", "device", str.strip, "Device for every model: cpu, cuda, cuda:1, xpu, mps."),
     Variable(

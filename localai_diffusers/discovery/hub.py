@@ -152,11 +152,11 @@ def _hub_error(model_id: str, error: BaseException) -> HubError | None:
 
     The cause's own text stays out of the message: LocalAI's core reads some of its phrases as signals.
     """
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    where = os.environ.get("HF_ENDPOINT") or "the Hugging Face Hub"
+    where = "the Hugging Face Hub" if constants.ENDPOINT == constants._HF_DEFAULT_ENDPOINT else constants.ENDPOINT
     hidden = isinstance(error, errors.RepositoryNotFoundError)  # the Hub answers 401 for what may not exist
     if isinstance(error, (errors.GatedRepoError, errors.DisabledRepoError)) or status in (401, 403) and not hidden:
         return GatedModelError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +46,11 @@ class Outcome:
         known = {"output": self.description, "seed": self.seed, "size": size, "steps": self.steps or None}
         return {name: value for name, value in (*known.items(), ("notes", list(self.notes))) if value is not None}
 
+    def line(self, seconds: float) -> str:
+        """For the log: what was made, how fast, with which seed."""
+        pace = f", {self.steps} steps at {self.steps / seconds:.2f} it/s" if self.steps else ""
+        return f"{self.description} in {seconds:.2f} s{pace}, seed {self.seed}"
+
     def message(self) -> str:
         """For Result.message: the seed, then the notes."""
         return "; ".join((f"{self.description}, seed {self.seed}", *self.notes))
@@ -58,7 +62,6 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any], inta
     Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
     """
-    began = time.monotonic()
     request, extra = ip_adapter.split(model.spec, model.pipeline, tasks.with_clip(request, type(model.pipeline)))
     profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
@@ -67,11 +70,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any], inta
     with patches.during_calls(pipeline):  # sd_embed asks for what they add too
         arguments, said = prompts.embedded(arguments, pipeline, model.settings)
     call = replace(call, arguments=arguments, notes=call.notes + said)
-    for note in call.notes:
-        log.info("%s: %s", request.rpc, note)
-    outcome = write(model, request, profile, call, _made(model, profile, call, job), job)
-    log.info("%s took %.2f s", request.rpc, time.monotonic() - began)
-    return outcome
+    return write(model, request, profile, call, _made(model, profile, call, job), job)
 
 
 def _made(model: LoadedModel, profile: PipelineProfile, call: Call, job: Job[Any]) -> Payload:
@@ -143,7 +142,6 @@ def write(
         and payload.images[0].size != asked
     ):
         notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
-    log.info("%s: %s, seed %d", request.rpc, description, call.seed)
     size = payload.images[0].size if payload.images else None
     return Outcome(description, call.seed, tuple(filter(None, notes)), size, job.step)
 

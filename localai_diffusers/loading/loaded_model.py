@@ -87,6 +87,13 @@ class LoadedModel:
         if changed:
             log.debug("set back after a request: %s", ", ".join(sorted(set(changed))))
 
+    def summary(self) -> str:
+        """Class, device, dtype, offload and size, for the log."""
+        size = sum(self.memory().values()) / 2**20
+        offload = "" if self.where.offload == "none" else f", offload {self.where.offload}"
+        name = type(self.pipeline).__name__
+        return f"{name} on {self.where.device} in {self.where.dtype}{offload}, {size:,.0f} MiB"
+
     def memory(self) -> dict[str, int]:
         """Bytes of parameters and buffers by component."""
         import torch
@@ -118,7 +125,6 @@ def finish(
     said += _distilled_note(spec, pipeline, defaults)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
-    log.info("%s is loaded as %s on %s in %s", spec.identity, type(pipeline).__name__, where.device, where.dtype)
     model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
     model.profile_as(type(pipeline))
     return model

@@ -57,6 +57,7 @@ class Job(Generic[T]):
         self.step = 0
         self.total_steps = 0
         self.started_at = 0.0
+        self.request_id = logs.request_id.get()
         self._work = work
         self._reason = ""
         self._cancelled = threading.Event()
@@ -101,6 +102,7 @@ class Job(Generic[T]):
     def run(self, work: Callable[[Job[Any]], T] | None = None) -> None:
         """Do the work (or the rest of it that ``work`` is) on this thread; keep its result or error for the waiter."""
         self.started_at = time.monotonic()
+        for_whom = logs.request_id.set(self.request_id)
         try:
             self.check()
             self._result = (work or self._work)(self)
@@ -108,6 +110,7 @@ class Job(Generic[T]):
             self._error = as_ours(error, self.name)
             forget_frames(error, self._error)
         finally:
+            logs.request_id.reset(for_whom)
             self._work = _gone  # who waits may keep the job for long, and with it what its work holds
 
     def settle(self) -> None:

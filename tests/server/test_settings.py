@@ -22,6 +22,7 @@ class SettingsTest(unittest.TestCase):
         values = {
             "LOCALAI_DIFFUSERS_LOG_LEVEL": "error",
             "LOCALAI_DIFFUSERS_METADATA": "OFF",
+            "LOCALAI_DIFFUSERS_LOG_FORMAT": "json",
             "SAFETENSORS": "0",
             "CLIPSKIP": "0",
             "LOCALAI_BACKEND_PARENT_WATCH": "0",
