@@ -1,5 +1,5 @@
-"""What the operator reads: one line when ready, loaded and done, and one for every request that is not served, each with
-its request id; never a prompt."""
+"""What the operator reads: a line when ready, loaded and done, and one for each request that is not served, with its
+request id; never a prompt."""
 
 from __future__ import annotations
 
