@@ -78,17 +78,6 @@ def enlargement(pipeline: Any) -> float:
 
 
 def _multiples(pipeline: Any) -> Iterator[int]:
-    adapted = getattr(getattr(pipeline, "adapter", None), "downscale_factor", None)  # T2I-Adapter unshuffles pixels
-    if isinstance(adapted, int):
-        yield adapted
-    factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
-    if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):  # Kandinsky's autoencoder
-        factors.append(2 ** (len(blocks) - 1))
-    patch = config_value(getattr(pipeline, "vae", None), "patch_size")
-    return max(factors, default=1) * (patch[-1] if isinstance(patch, (tuple, list)) and patch else 1)
-
-
-def _multiples(pipeline: Any) -> Iterator[int]:
     adapted = getattr(
         getattr(pipeline, "adapter", None), "total_downscale_factor", None
     )  # T2I-Adapter unshuffles pixels
