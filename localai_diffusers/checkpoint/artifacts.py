@@ -6,9 +6,10 @@ leave it; what is not there is taken as a Hub repo.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Wish:
     field: str
     name: str
     subfolder: str = ""
-    fit: Any = field(default=None, compare=False)
+    fit: Any = dataclasses.field(default=None, compare=False)
 
 
 def find(spec: LoadSpec, name: str, field: str) -> Location:

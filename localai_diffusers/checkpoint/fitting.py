@@ -62,7 +62,7 @@ class Target:
     those of its state dict; of a group in ``tied`` one name is enough."""
 
     component: str
-    cls: type
+    cls: type[Any]
     config: Any
     shapes: Mapping[str, tuple[int, ...]]
     tied: tuple[frozenset[str], ...] = ()
@@ -154,14 +154,14 @@ def _same_numbers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 # --- what a component is made of -----------------------------------------------------------------------------------
 
 
-def target(component: str, cls: type, root: str, subfolder: str) -> Target:
+def target(component: str, cls: type[Any], root: str, subfolder: str) -> Target:
     """The component of class ``cls`` by its config in ``root/subfolder``; raises what the library raises for it."""
     if cls.__module__.startswith("transformers."):
         return of_config(component, cls, cls.config_class.from_pretrained(root, subfolder=subfolder))
     return of_config(component, cls, cls.load_config(root, subfolder=subfolder))
 
 
-def of_config(component: str, cls: type, config: Any) -> Target:
+def of_config(component: str, cls: type[Any], config: Any) -> Target:
     """The component of class ``cls`` by its config; nothing is allocated."""
     import torch
 
@@ -270,7 +270,9 @@ def _ways(wanted: Target, found: Contents) -> Iterator[Names]:
     if wanted.cls.__name__ == "T2IAdapter":
         yield functools.partial(_t2i_adapter, wanted=wanted)
     convert = _converter(wanted.cls)
-    for expected in _EXPECTED if convert is not None else ():
+    if convert is None:
+        return
+    for expected in _EXPECTED:
         yield functools.partial(_converted, wanted=wanted, convert=convert, expected=expected)
 
 

@@ -48,7 +48,7 @@ def _made(component: str, cls: type, config: Mapping[str, Any]) -> Iterator[Targ
         return
 
 
-def _config(cls: type, denoiser: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+def _config(cls: type[Any], denoiser: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     """What the class's constructor shares with the denoiser's config, and what the file's own shapes say."""
     known = inspect.signature(cls.__init__).parameters
     shared = {name: value for name, value in denoiser.items() if name in known}

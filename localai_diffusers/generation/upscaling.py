@@ -131,7 +131,8 @@ def _by_model(
     call = call_arguments.build(first, model.profile, model.defaults, Intake(model.settings))
     seeded = replace(request, seed=call.seed)
     plan = tiles(padded.width, padded.height, side)
-    total = weights = None
+    total: Any = None
+    weights: Any = None
     for number, tile in enumerate(plan):
         log.info("upscaling tile %d of %d", number + 1, len(plan))
         pixels = _enlarged(model, replace(seeded, images=(_cut(padded, tile),)), scale, job)

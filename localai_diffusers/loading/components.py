@@ -283,9 +283,9 @@ def check_agreement(config: Mapping[str, Any], own: Mapping[str, Any], what: str
         {**config, **(config.get("text_config") or {})} if ours else config
     )  # a whole CLIP holds the text encoder's
     for key in _MUST_AGREE:
-        theirs, ours = config.get(key), own.get(key)
-        if isinstance(theirs, int) and isinstance(ours, int) and theirs != ours:
-            raise LoadError(f"{what} has {key} {theirs}, and {whose} {ours}: it was made for another model family")
+        width, own_width = config.get(key), own.get(key)
+        if isinstance(width, int) and isinstance(own_width, int) and width != own_width:
+            raise LoadError(f"{what} has {key} {width}, and {whose} {own_width}: it was made for another model family")
 
 
 def _check_sort(component: type, own: tuple[str, str] | None, wish: Wish) -> None:
@@ -323,7 +323,7 @@ def _kind(facts: ModelFacts, cls: type, name: str, config: Mapping[str, Any]) ->
     return ("transformers", architecture) if architecture else ("diffusers", "AutoencoderKL")
 
 
-def _signature_types(cls: type, name: str) -> list[type]:
+def _signature_types(cls: type[Any], name: str) -> list[type]:
     found = cls._get_signature_types().get(name, ()) if expected(cls) else ()
     return [kind for kind in found if isinstance(kind, type)]
 
@@ -365,7 +365,7 @@ def weight_files(name: str, folder: Path) -> tuple[WeightFile, ...]:
     return tuple(model_files.weight_file(name, file) for file in model_files.weights_in(folder))
 
 
-def folder_loader(component: type, folder: Path, spec: LoadSpec, settings: Settings) -> Callable[[Any], Any]:
+def folder_loader(component: type[Any], folder: Path, spec: LoadSpec, settings: Settings) -> Callable[[Any], Any]:
     """What reads a component from its folder: modules in the given dtype, tokenizers and schedulers as they are."""
 
     def read(dtype: Any) -> Any:

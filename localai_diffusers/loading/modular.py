@@ -148,7 +148,7 @@ def _found(
     """
     nets = controlnets.find(spec, settings)
     wanted = ip_adapter.wishes(spec, cls, settings) | components.wishes(spec, cls)
-    places = {}
+    places: dict[str, Place] = {}
     for name in pipeline.pretrained_component_names:
         job.check()
         part = pipeline.get_component_spec(name)
@@ -245,7 +245,7 @@ def _with_places(facts: ModelFacts, places: Mapping[str, Place]) -> ModelFacts:
     return replace(
         facts,
         files=tuple(file for place in places.values() for file in place.files()),
-        configs=scheduler.root if elsewhere else None,
+        configs=scheduler.root if scheduler is not None and elsewhere else None,
     )
 
 

@@ -138,6 +138,8 @@ def _blocks(block: Any) -> Iterator[Any]:
 class _Served:
     """What a classic pipeline has beside its call."""
 
+    _components_manager: Any
+
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         return progress.step_bar(None, iterable, total)
 

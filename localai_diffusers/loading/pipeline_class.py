@@ -109,7 +109,7 @@ def _explicit(name: str, own: type | None, facts: ModelFacts) -> tuple[type, lis
     return fitting, [f"PipelineType {cls.__name__} does not fit this model ({reason}): loaded as {fitting.__name__}"]
 
 
-def _refines(own: type, asked: type) -> bool:
+def _refines(own: type[Any], asked: type[Any]) -> bool:
     """Whether the model's class is a kind of the one asked for: its name with more in it, the same components and task.
 
     LocalAI's gallery asks for QwenImageEditPipeline where the repo is a QwenImageEditPlusPipeline.
@@ -137,7 +137,7 @@ def _connects(cls: type, facts: ModelFacts) -> bool:
     return bool(getattr(cls, "_load_connected_pipes", False)) and (facts.path / "README.md").is_file()
 
 
-def misfit(cls: type, own: type, facts: ModelFacts) -> str:
+def misfit(cls: type[Any], own: type[Any], facts: ModelFacts) -> str:
     """Why ``cls`` cannot run this model, "" if it can.
 
     It needs a component that the model lacks or has of another type, or it leaves one unused that the model has and its
@@ -177,7 +177,7 @@ def _channel_misfit(cls: type, facts: ModelFacts) -> str:
     return f"its unet takes {takes} channels and its vae gives {gives}" if takes and gives and takes != gives else ""
 
 
-def required_components(cls: type) -> set[str]:
+def required_components(cls: type[Any]) -> set[str]:
     """Components that the class cannot be built without."""
     expected, _ = cls._get_signature_keys(cls)
     parameters = inspect.signature(cls.__init__).parameters
@@ -204,7 +204,7 @@ def _is_null(entry: Any) -> bool:
     return entry is None or (isinstance(entry, list) and entry[:2] == [None, None])
 
 
-def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
+def _unheard_of(cls: type[Any], facts: ModelFacts) -> set[str]:
     """Components that the class calls optional and yet has no default for, and that the model's index does not even
     name: SDXL's second text encoder in an SD 1.5 repo, where an SDXL refiner's index has null for its first."""
     parameters = inspect.signature(cls.__init__).parameters
@@ -216,7 +216,7 @@ def _unheard_of(cls: type, facts: ModelFacts) -> set[str]:
     }
 
 
-def _type_fits(cls: type, name: str, facts: ModelFacts) -> bool:
+def _type_fits(cls: type[Any], name: str, facts: ModelFacts) -> bool:
     """Whether the model's component is of a type that the class's signature names.
 
     Schedulers and tokenizers are not judged: their annotations name one of many that work.
@@ -280,7 +280,7 @@ def _check_files(facts: ModelFacts, name: str) -> None:
     missing = "" if files else "files"
     if any(weights.component == name for weights in facts.files) and "config.json" not in files:
         missing = "config.json beside its weights"
-    kind = _component_class(*facts.components[name])
+    kind: Any = _component_class(*facts.components[name])
     if files and files <= _TOKENIZER_CONFIGS and getattr(kind, "vocab_files_names", None):
         missing = f"vocabulary ({', '.join(sorted(set(kind.vocab_files_names.values())))})"
     if missing:

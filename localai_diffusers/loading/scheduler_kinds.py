@@ -65,13 +65,15 @@ def _are_of_one_schedule(scheduler: Any, own: Any, zero_snr: bool) -> bool:
     if kind_of(own) != PRESERVING:
         return True
     pair = [np.asarray(one.alphas_cumprod, dtype=float) for one in (scheduler, _with_its_betas(own, zero_snr))]
-    return pair[0].shape == pair[1].shape and bool(np.allclose(*pair, atol=1e-3))
+    return pair[0].shape == pair[1].shape and bool(np.allclose(pair[0], pair[1], atol=1e-3))
 
 
 def least_steps(scheduler: Any) -> int:
     """The fewest steps that it can lay out and take (PNDM takes its first ones together); 1 where that is not told."""
     network = network_of(scheduler)
-    for steps in range(1, MOST_STEPS_TRIED) if network is not None else ():
+    if network is None:
+        return 1
+    for steps in range(1, MOST_STEPS_TRIED):
         with _by_itself():
             ended = _sampled(type(scheduler).from_config(scheduler.config), network, steps, exactly=False)
             if ended is not None and bool(ended[0].isfinite().all()):

@@ -104,20 +104,22 @@ def make(name: str, current: Any, in_latent_space: bool, cls: type | None = None
     return made, ([ignored] if no_karras else []) + _losses(made, current)
 
 
-def check(name: str, config: Mapping[str, Any], cls: type | None = None) -> None:
+def check(name: str, config: Mapping[str, Any], cls: type[Any] | None = None) -> None:
     """Raise LoadError if ``name`` is unknown or cannot drive the model whose scheduler_config.json is ``config``.
 
     ``cls`` is the pipeline's class. A scheduler that is made only with the model is judged then.
     """
     parse_name(name)
-    own = loader.discover_diffusers_classes("SchedulerMixin").get(str(config.get("_class_name", "")))
+    own: Any = loader.discover_diffusers_classes("SchedulerMixin").get(str(config.get("_class_name", "")))
     with contextlib.suppress(TypeError, ValueError, AttributeError, ImportError, NotImplementedError):
         current = own.from_config(dict(config)) if own is not None else None
         if current is not None:
             make(name, current, True, cls)
 
 
-def _tried(wanted: Scheduler, karras: bool, current: Any, in_latent_space: bool, cls: type | None) -> tuple[str, Any]:
+def _tried(
+    wanted: Scheduler, karras: bool, current: Any, in_latent_space: bool, cls: type[Any] | None
+) -> tuple[str, Any]:
     """Why the scheduler cannot drive the model, to be read after "this model"; or "" and the scheduler."""
     own = _scheduler_class(wanted.class_name)
     try:
@@ -137,9 +139,10 @@ def _kind(current: Any) -> str:
     return f", which is {kind}" if kind else f", which is one for a {type(current).__name__} alone"
 
 
-def _is_named(own: type, cls: type | None, made: Any, current: Any) -> bool:
+def _is_named(own: type[Any], cls: type[Any] | None, made: Any, current: Any) -> bool:
     """Whether the pipeline's own constructor names the scheduler's class beside others (CogVideoX takes two)."""
-    types = cls._get_signature_types().get("scheduler", ()) if hasattr(cls, "_get_signature_types") else ()
+    asked: Any = getattr(cls, "_get_signature_types", dict)
+    types = asked().get("scheduler", ())
     return own in types and scheduler_kinds.kind_of(made) == scheduler_kinds.kind_of(current)
 
 
@@ -218,11 +221,11 @@ def _scheduler_classes() -> list[str]:
     return [name for name, cls in every.items() if hasattr(cls, "from_config") and hasattr(cls, "set_timesteps")]
 
 
-def _scheduler_class(class_name: str) -> type:
+def _scheduler_class(class_name: str) -> type[Any]:
     return loader.discover_diffusers_classes("SchedulerMixin")[class_name]
 
 
-def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+def _parameters(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__init__).parameters
 
 

@@ -199,7 +199,7 @@ def _order(facts: ModelFacts) -> list[str]:
 
 
 def _target(spec: LoadSpec, found: Contents, rest: _Rest, name: str) -> Target:
-    cls = components.component_class(*rest.facts.components[name])
+    cls: Any = components.component_class(*rest.facts.components[name])
     config = _by_original_config(spec, found, cls)
     if config is not None:
         return fitting.of_config(name, cls, config)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import model_files
@@ -57,9 +58,11 @@ def class_of_weights(spec: LoadSpec, path: Path) -> type | None:
 
     None where it cannot be asked and the model's YAML names a class; LoadError where it names none.
     """
-    where = {"config": spec.options.config or None, "local_files_only": spec.options.local_files_only}
+    options = spec.options
     try:
-        return loader.resolve_checkpoint_class(str(path), **where)
+        return loader.resolve_checkpoint_class(
+            str(path), config=options.config or None, local_files_only=options.local_files_only
+        )
     except (loader.HubError, ValueError) as error:
         if not pipeline_class.is_class_name(spec.pipeline_type):
             raise LoadError(str(error)) from error
@@ -68,7 +71,12 @@ def class_of_weights(spec: LoadSpec, path: Path) -> type | None:
 
 
 def with_weights(
-    spec: LoadSpec, location: Location, facts: ModelFacts, cls: type, settings: Settings, replaced: Iterable[str] = ()
+    spec: LoadSpec,
+    location: Location,
+    facts: ModelFacts,
+    cls: type[Any],
+    settings: Settings,
+    replaced: Iterable[str] = (),
 ) -> ModelFacts:
     """For a repo: its files downloaded as diffusers does it (resumable, only what ``cls`` needs), as a folder's facts.
 

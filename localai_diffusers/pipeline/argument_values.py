@@ -52,7 +52,8 @@ def fitted(what: str, value: Any, text: str | None, parameter: inspect.Parameter
         name = getattr(kinds[0], "__name__", kinds[0])
         raise InvalidRequest(f"{what} cannot be said in text: {class_name} takes a {name} there")
     if isinstance(parameter.default, dict) and parameter.default:  # a plain dict's keys are like those of the default
-        kinds = [dict[type(next(iter(parameter.default))), Any] if kind is dict else kind for kind in kinds]
+        key: Any = type(next(iter(parameter.default)))
+        kinds = [dict[key, Any] if kind is dict else kind for kind in kinds]
     kinds = kinds if kinds != [EMPTY] else [type(parameter.default)]
     try:
         return _fit(value, text, kinds)

@@ -175,7 +175,8 @@ def _moments_within_steps(arguments: Arguments, subject: Subject) -> Change | No
 def _fewer_tiles(arguments: Arguments, subject: Subject) -> Change | None:
     """As many tiles a side as are each wider than their overlap, in latents."""
     said = {name: arguments.get(name, known.default) for name, known in subject.parameters.items()}
-    overlap, fewer = said["decode_overlap"], {}
+    overlap = said["decode_overlap"]
+    fewer: dict[str, int] = {}
     for side, name in (("width", "decode_horizontal_tiles"), ("height", "decode_vertical_tiles")):
         latents = said[side] // subject.pipeline.vae_spatial_compression_ratio
         # (latents + (tiles - 1) * overlap) // tiles is a tile's side in the pipeline's vae_decode_tiled
@@ -237,7 +238,7 @@ def _tagged(arguments: Arguments, subject: Subject) -> Change | None:
 def _black_is_repainted(arguments: Arguments, subject: Subject) -> Change | None:
     from PIL import ImageChops
 
-    mask = arguments.get("mask_image")
+    mask: Any = arguments.get("mask_image")
     return Change({"mask_image": ImageChops.invert(mask)}) if hasattr(mask, "getextrema") else None
 
 

@@ -37,7 +37,8 @@ def misfit(cls: type, scheduler: Any) -> str:
     """
     try:
         call = inspect.unwrap(cls.__call__)
-        body = ast.parse(textwrap.dedent(inspect.getsource(call))).body[0].body
+        method: Any = ast.parse(textwrap.dedent(inspect.getsource(call))).body[0]
+        body = method.body
     except (OSError, TypeError, SyntaxError, AttributeError, IndexError):
         return ""
     defaults = {
@@ -96,7 +97,8 @@ class _Walk:
 
     def _assign(self, statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> None:
         value = self._value(statement.value) if statement.value is not None else _UNKNOWN
-        for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+        targets: list[Any] = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
             held = self.known.get(target.value.id) if _is_entry(target) else None
             if isinstance(held, dict):
                 self.known[target.value.id] = {**held, self._value(target.slice): value}
@@ -121,8 +123,9 @@ class _Walk:
             return _UNKNOWN if isinstance(value, (_Some, _Unknown)) else not value
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot)):
             return self._identity(node)
-        if isinstance(node, ast.Dict) and all(key is not None for key in node.keys):
-            return {self._value(key): self._value(value) for key, value in zip(node.keys, node.values, strict=True)}
+        if isinstance(node, ast.Dict) and None not in node.keys:
+            pairs = zip(node.keys, node.values, strict=True)
+            return {self._value(key): self._value(value) for key, value in pairs if key is not None}
         return self._evaluated(node)
 
     def _choice(self, node: ast.IfExp) -> Any:
@@ -195,8 +198,9 @@ class _Walk:
                 self._need(node.attr)
 
     def _is_scheduler(self, node: ast.expr) -> bool:
-        named = isinstance(node, ast.Attribute) and node.attr == "scheduler" and isinstance(node.value, ast.Name)
-        return named and node.value.id == "self"
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+            return False
+        return node.attr == "scheduler" and node.value.id == "self"
 
     def _check(self, node: ast.Call) -> None:
         """The scheduler's methods, the pipeline's own, and the ``retrieve_timesteps`` that stands beside most."""

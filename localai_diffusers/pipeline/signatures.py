@@ -56,7 +56,7 @@ def parameters_of(pipeline: Any) -> Parameters:
     return _parameters(cls.__call__)
 
 
-def inversion_parameters(cls: type) -> Parameters:
+def inversion_parameters(cls: type[Any]) -> Parameters:
     """Named parameters of the class's ``invert``, none where it has none."""
     return _parameters(cls.invert) if callable(getattr(cls, "invert", None)) else types.MappingProxyType({})
 

@@ -328,7 +328,7 @@ def _in_package(pipeline_class: type) -> Iterator[type]:
         )
 
 
-def _shares(own: type, other: type) -> bool:
+def _shares(own: type[Any], other: type[Any]) -> bool:
     """Whether ``other`` can be built of the components of ``own`` and called with what a request carries."""
     ours, theirs = own._get_signature_types(), other._get_signature_types()
     asks = [
@@ -396,7 +396,7 @@ def _mismatch(request: GenerationRequest, pipeline_class: type, task: str) -> st
     )
 
 
-def share_components(pipeline: Any, cls: type) -> Any:
+def share_components(pipeline: Any, cls: type[Any]) -> Any:
     """A ``cls`` pipeline on the components of ``pipeline``, no weight copied.
 
     Not ``from_pipe``: it casts every shared component to one dtype, which would round a VAE that is kept in fp32.

@@ -65,7 +65,7 @@ def plan(media: Mapping[str, Any], profile: PipelineProfile, said: Options) -> t
 
     name = next((name for name in profile.inputs.masks if is_picture(media.get(name))), None)
     main = next((name for name in profile.inputs.images if name in media), None)
-    source = media.get(main or "")
+    source: Any = media.get(main or "")
     if name is None or main is None or not is_picture(source):
         return {}, None
     canvas = sizes.round_up(*source.size, profile.multiple)

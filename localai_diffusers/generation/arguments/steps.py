@@ -23,7 +23,8 @@ def fitted(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """
     profile, notes = asked.profile, ()
     said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *STRENGTHS)}
-    steps, strength = said[_STEPS], next((said[name] for name in STRENGTHS if name in profile.parameters), None)
+    steps = said[_STEPS]
+    strength: Any = next((said[name] for name in STRENGTHS if name in profile.parameters), None)
     if not isinstance(steps, int) or isinstance(steps, bool):
         return Part({})
     scheduler = getattr(profile.pipeline, "scheduler", None)

@@ -202,7 +202,7 @@ def _stem(name: str) -> str:
     return re.split(r"Control[Nn]et|Adapter|Img2Img|Inpaint|PAG|Pipeline", name)[0]
 
 
-def _accepted(cls: type, component: str = COMPONENT) -> set[type]:
+def _accepted(cls: type[Any], component: str = COMPONENT) -> set[type]:
     return {kind for kind in cls._get_signature_types().get(component, ()) if isinstance(kind, type)}
 
 
@@ -276,7 +276,7 @@ def _multi(nets: list[Any]) -> Any:
 
 def _check_widths(net: Net, facts: ModelFacts) -> None:
     own = facts.config(facts.denoiser) if facts.denoiser else {}
-    family = _FAMILY_BY_WIDTH.get(net.config.get("cross_attention_dim"))
+    family = _FAMILY_BY_WIDTH.get(net.config.get("cross_attention_dim") or 0)
     what = f"{_FIELD} {net.label!r} ({net.class_name}{f' for {family}' if family else ''})"
     components.check_agreement(net.config, own, what, f"this model's {facts.denoiser}")
 
