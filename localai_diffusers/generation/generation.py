@@ -82,9 +82,9 @@ def _made(model: LoadedModel, profile: PipelineProfile, call: Call, job: Job[Any
     output = pipeline_call.call_pipeline(profile.pipeline, call, job, type(model.pipeline))
     job.check()
     payload = _payload(profile, output, call)
-    if call.repaint is None or payload.kind != "image":
+    if call.repaint is None:
         return payload
-    return replace(payload, images=tuple(map(call.repaint.finished, payload.images)))
+    return call.repaint.finished(payload)
 
 
 def _payload(profile: PipelineProfile, output: Any, call: Call) -> Payload:

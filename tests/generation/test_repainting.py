@@ -7,15 +7,19 @@ import io
 import json
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy
 from PIL import Image, ImageDraw
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.generation import generation
+from localai_diffusers.media import videos
 from tests.composites import laid_over
-from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, load, zoo_model
+from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, image_request, load, new_job, zoo_model
 from tests.zoo import ENTRIES, call, checkpoint
 
 # Of as many families as have one, with the side of what one value of the mask stands for in the model.
@@ -154,8 +158,43 @@ class NothingToDoTest(RepaintingCase):
     def test_a_clip_at_strength_0_is_refused(self) -> None:
         for name in ("AnimateDiffVideoToVideoPipeline", "WanVideoToVideoPipeline", "CogVideoXVideoToVideoPipeline"):
             model = load(checkpoint(name), Options=["strength:0"])
+            request = replace(image_request("a cat"), rpc="GenerateVideo", video=call.frames(9))
             with self.assertRaisesRegex(InvalidRequest, "strength=0 changes nothing"):
-                arguments_of(model, "a cat", ref_images=[self.picture("a")])
+                generation.generate(model, request, new_job())
+
+
+class InversionTest(RepaintingCase):
+    def test_a_picture_that_is_inverted_is_composited_too_and_a_thin_mask_counts(self) -> None:
+        source, mask = call.picture(128).crop((0, 0, 100, 70)), drawn((0, 33, 99, 35), size=(100, 70))
+        model, fields = zoo_model("StableDiffusionDiffEditPipeline"), self.inpainting_json(source, mask)
+        given = arguments_of(model, "a cat", **fields)["mask_image"]
+        self.assertEqual(numpy.asarray(given).any(axis=1).sum(), 1)
+        made, _ = self.repaint(model, source, mask)
+        off = numpy.abs(numpy.asarray(made, int) - numpy.asarray(source, int)).max(-1)
+        self.assertEqual((made.size, int(off[:32].max()), int(off[37:].max())), ((100, 70), 0, 0))
+        self.assertGreater(off[33:36].mean(), 1)
+
+
+class ClipsTest(RepaintingCase):
+    def test_each_frame_keeps_its_own_pixels_outside_its_mask(self) -> None:
+        frames, mask = call.frames(9, 64), drawn((3, 33, 60, 35))
+        mask.save(self.folder / "mask.png")
+        for name, key in (("WanVACEPipeline", "mask"), ("EasyAnimateInpaintPipeline", "mask_video")):
+            with self.subTest(name):
+                model = zoo_model(name)
+                request = replace(
+                    image_request("a cat", model.settings, dst=str(self.folder / "out.gif"), seed=7, step=2),
+                    rpc="GenerateVideo", video=frames, width=64, height=64, num_frames=9,
+                    params={key: str(self.folder / "mask.png")},
+                )  # fmt: skip
+                with mock.patch.object(videos, "encode_video", return_value=(64, 64)) as encode:
+                    generation.generate(model, request, new_job())
+                written = encode.call_args.args[0]
+                self.assertEqual(len(written), 9)
+                for made, source in zip(written, frames, strict=True):
+                    off = numpy.abs(numpy.asarray(made, int) - numpy.asarray(source, int)).max(-1)
+                    self.assertEqual((off[:32].max(), off[37:].max()), (0, 0))
+                    self.assertGreater(off[33:36, 4:60].mean(), 1)
 
 
 class WithoutCompositeTest(RepaintingCase):

@@ -16,7 +16,7 @@ from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments import control_arguments, media_forms, repainting, steps
 from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
-from localai_diffusers.generation.arguments.repainting import Repaint
+from localai_diffusers.generation.arguments.repainting import Repaint, RepaintedClip
 from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.argument_values import accepted_types, check_params, did_you_mean, fitted
@@ -60,7 +60,7 @@ class Call:
     seed: int
     notes: tuple[str, ...] = ()
     inversion: Mapping[str, Any] | None = None
-    repaint: Repaint | None = None
+    repaint: Repaint | RepaintedClip | None = None
     unchanged: Image.Image | None = None
     guider_scale: float | None = None
 
@@ -74,7 +74,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     asked = Asked(request, profile, defaults, intake, seed)
     arguments, notes = _made(asked, _UP_TO_MEDIA, {}, ())
-    on_canvas, repaint = repainting.plan(arguments, profile, defaults.said)
+    on_canvas, repaint = repainting.plan(arguments, request, profile, defaults.said)
     arguments, notes = _made(asked, _AFTER_MEDIA, {**arguments, **on_canvas}, notes)
     check_complete(arguments, profile.parameters, profile.name, combined_hint(profile.name))
     inversion = _inversion(asked, {**defaults.options, **arguments})
@@ -123,7 +123,7 @@ def _seeded(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
 
 
 def _unchanged(
-    arguments: Mapping[str, Any], profile: PipelineProfile, repaint: Repaint | None
+    arguments: Mapping[str, Any], profile: PipelineProfile, repaint: Repaint | RepaintedClip | None
 ) -> tuple[Image.Image | None, tuple[str, ...]]:
     """The source where the call would change nothing of it, and a note of that: nothing is white in its mask, or its
     strength is 0, which leaves most pipelines without a step to make.
@@ -131,7 +131,7 @@ def _unchanged(
     Raises InvalidRequest for a clip at strength 0.
     """
     parameters = profile.parameters
-    if repaint is not None and repaint.is_empty:
+    if isinstance(repaint, Repaint) and repaint.is_empty:
         return repaint.source, ("nothing in the mask is white: the source is returned as it is",)
     strength = next(
         (arguments.get(name, parameters[name].default) for name in steps.STRENGTHS if name in parameters), None
@@ -143,7 +143,7 @@ def _unchanged(
         raise InvalidRequest("strength=0 changes nothing of the source: set one above 0, up to 1")
     if not name or role_of(name, profile.cls) is not Role.SOURCE:
         return None, ()
-    source = arguments[name] if repaint is None else repaint.source
+    source = repaint.source if isinstance(repaint, Repaint) else arguments[name]
     return source, ("strength=0 changes nothing: the source is returned as it is",)
 
 

@@ -155,9 +155,14 @@ def _mask_for_each_frame(found: Mapping[str, Any], profile: PipelineProfile) -> 
 def _mask_of_latents(found: Mapping[str, Any], size: tuple[int, int], profile: PipelineProfile) -> dict[str, Any]:
     """A mask beside inverted latents is of their size (DiffEdit),
     which is that of the picture over the VAE's factor."""
-    factor = getattr(profile.pipeline, "vae_scale_factor", 1)
+    from PIL import Image
+
+    from localai_diffusers.media import compositing
+
+    factor, nearest = sizes.latent_cell(profile.pipeline), Image.Resampling.NEAREST
     side = (max(1, size[0] // factor), max(1, size[1] // factor))
-    return {name: found[name].resize(side) for name in profile.inputs.masks if name in found}
+    masks = {name: found[name].resize(size) for name in profile.inputs.masks if name in found}
+    return {name: compositing.grown(mask, factor).resize(side, nearest) for name, mask in masks.items()}
 
 
 def _sound(asked: Asked) -> dict[str, Any]:
