@@ -168,3 +168,26 @@ def check_weights(path: Path, spec: LoadSpec, settings: Settings) -> None:
 def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
     """Whether weights that are not safetensors may be read: pickles can carry code."""
     return not settings.safetensors or spec.trust_remote_code or spec.options.use_safetensors is False
+
+
+def weight_keywords(
+    spec: LoadSpec, settings: Settings, cls: type, dtype: Any, variant: str | None = None
+) -> dict[str, Any]:
+    """Keywords of ``from_pretrained`` for weights that ``cls``, a pipeline's class or a component's, reads.
+
+    ``dtype``: a torch dtype, or one for each component of a pipeline. Where pickles are trusted, safetensors are taken
+    where they are.
+    """
+    of_diffusers = cls.__module__.partition(".")[0] != "transformers"  # which has none of these
+    return said(
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=None if allows_pickle(spec, settings) else True,
+        low_cpu_mem_usage=spec.options.low_cpu_mem_usage if of_diffusers else None,
+        disable_mmap=spec.options.disable_mmap if of_diffusers else None,
+    )
+
+
+def said(**keywords: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in keywords.items() if value is not None}

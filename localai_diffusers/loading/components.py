@@ -373,12 +373,8 @@ def folder_loader(component: type[Any], folder: Path, spec: LoadSpec, settings: 
 
         if not issubclass(component, torch.nn.Module):
             return component.from_pretrained(str(folder))
-        options: dict[str, Any] = {"dtype": dtype, "variant": _only_variant(folder)}
-        if not artifacts.allows_pickle(spec, settings):
-            options["use_safetensors"] = True
-        return component.from_pretrained(
-            str(folder), **{key: value for key, value in options.items() if value is not None}
-        )
+        keywords = artifacts.weight_keywords(spec, settings, component, dtype, _only_variant(folder))
+        return component.from_pretrained(str(folder), **keywords)
 
     return read
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers import paths
-from localai_diffusers.checkpoint import component_file, fitting, model_files
+from localai_diffusers.checkpoint import artifacts, component_file, fitting, model_files
+from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, placement, schedulers, sources, words
+from localai_diffusers.loading import components, placement, schedulers, words
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
 from localai_diffusers.loading.skeletons import Skeletons
@@ -48,10 +49,10 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
         )
     facts = model_files.file_facts(location.path) if location.kind == "file" else None
     if facts is None:
-        _check_folder(location.path, sources.allows_pickle(spec, settings))
+        _check_folder(location.path, artifacts.allows_pickle(spec, settings))
     base = paths.resolve(spec.options.base_model or settings.bfl_repo, spec.model_path, "option base_model")
-    base_facts = _base_facts(base, sources.allows_pickle(spec, settings))
-    fit, noted = _fit(location.path, base, sources.allows_pickle(spec, settings)) if facts else (None, [])
+    base_facts = _base_facts(base, artifacts.allows_pickle(spec, settings))
+    fit, noted = _fit(location.path, base, artifacts.allows_pickle(spec, settings)) if facts else (None, [])
     if spec.scheduler:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
@@ -60,30 +61,38 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
     skeletons = Skeletons(cls, base_facts, quantized=("transformer", "text_encoder_2"))
     planned = adapters.plan(spec, cls, settings, skeletons)
     said = words.sort(spec, cls, base_facts, settings)
+    wanted = _others(components.wishes(spec, cls), components.left_out(spec, cls))
+    parts = components.prepare(spec, base_facts, cls, wanted, settings)
     defaults = model_defaults(spec, cls, base_facts, settings, said)
 
     def build() -> LoadedModel:
         import torch
 
-        dtype, safe = getattr(torch, where.dtype), sources.use_safetensors(spec, settings)
+        def how(reader: type) -> dict[str, Any]:
+            return artifacts.weight_keywords(spec, settings, reader, getattr(torch, where.dtype))
+
         with watched_loading(job):
-            transformer = _transformer(location.path, fit, dtype)
+            heavy = {"transformer": _transformer(location.path, fit, how)}
             job.check()
-            text_encoder_2 = _quantized(_text_encoder(base, dtype, safe))
+            heavy["text_encoder_2"] = _quantized(_text_encoder(base, how))
             job.check()
+            others = components.left_out(spec, cls) | components.load(parts, where)
             pipeline = loader.load_diffusers_pipeline(
-                class_name=_PIPELINE,
-                model_id=base,
-                transformer=transformer,
-                text_encoder_2=text_encoder_2,
-                dtype=dtype,
-                use_safetensors=safe,
+                class_name=_PIPELINE, model_id=base, **{**how(cls), **said.constructor, **others, **heavy}
             )
         return finish(
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *noted, *said.notes, *where.notes]
         )
 
     return build
+
+
+def _others(wanted: Mapping[str, Wish], left_out: Collection[str]) -> Mapping[str, Wish]:
+    """The components that the options bring. LoadError for one of the two that this path quantizes."""
+    for name in ("transformer", "text_encoder_2"):
+        if name in wanted or name in left_out:
+            raise LoadError(f"option {name}: {PIPELINE_TYPE} brings its own, quantized: load this model without it")
+    return wanted
 
 
 def _check_folder(path: Path, allow_pickle: bool) -> None:
@@ -128,22 +137,21 @@ def _fit(path: Path, base: str, allow_pickle: bool) -> tuple[Fit, list[str]]:
     return fit, [note] if note else []
 
 
-def _transformer(path: Path, fit: Fit | None, dtype: Any) -> Any:
+def _transformer(path: Path, fit: Fit | None, how: Callable[[type], dict[str, Any]]) -> Any:
     """The transformer, frozen; one in GGUF's blocks stays in them."""
     from diffusers import FluxTransformer2DModel
 
+    keywords = how(FluxTransformer2DModel)
     if fit is None:
-        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", dtype=dtype))
-    transformer = component_file.load(fit, dtype)
+        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", **keywords))
+    transformer = component_file.load(fit, keywords["dtype"])
     return transformer if fit.stays_packed else _quantized(transformer)
 
 
-def _text_encoder(base: str, dtype: Any, use_safetensors: bool | None) -> Any:
+def _text_encoder(base: str, how: Callable[[type], dict[str, Any]]) -> Any:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(
-        base, subfolder="text_encoder_2", dtype=dtype, use_safetensors=use_safetensors
-    )
+    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", **how(T5EncoderModel))
 
 
 def _quantized(model: Any) -> Any:

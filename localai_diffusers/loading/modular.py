@@ -47,7 +47,7 @@ def prepare(
     cls = modular_call.described(pipeline)
     early = words.sort(spec, cls, facts, settings)
     facts, places, parts = _found(spec, facts, pipeline, cls, settings, job)
-    model_files.check_weights(facts, placement.preferred_variant(spec, facts), sources.allows_pickle(spec, settings))
+    model_files.check_weights(facts, placement.preferred_variant(spec, facts), artifacts.allows_pickle(spec, settings))
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts))
@@ -75,7 +75,9 @@ def _on_disk(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Se
     """A Hub repo as the folder of its snapshot, without pickles unless they are trusted."""
     if location.kind != "repo":
         return facts
-    pickles = [] if sources.allows_pickle(spec, settings) else [f"*{suffix}" for suffix in model_files.PICKLE_SUFFIXES]
+    pickles = (
+        [] if artifacts.allows_pickle(spec, settings) else [f"*{suffix}" for suffix in model_files.PICKLE_SUFFIXES]
+    )
     folder = sources.snapshot(spec, location, pickles)
     return model_files.folder_facts(folder, spec.options.subfolder)
 
@@ -214,7 +216,7 @@ def _downloaded(spec: LoadSpec, location: Location, name: str, part: Any, settin
     prefix = f"{subfolder}/" if subfolder else ""
     suffixes = [".json", ".txt", ".model", ".jinja", *([".py"] if spec.trust_remote_code else [])]
     texts = [f"{prefix}*{suffix}" for suffix in suffixes]
-    kinds = [".safetensors", *(model_files.PICKLE_SUFFIXES if sources.allows_pickle(spec, settings) else ())]
+    kinds = [".safetensors", *(model_files.PICKLE_SUFFIXES if artifacts.allows_pickle(spec, settings) else ())]
     for variant, kind in itertools.product(_variants(spec, part), kinds) if _is_module(part) else ():
         ignored = [] if variant else [f"{prefix}*.*{kind}"]
         weights = f"{prefix}*.{variant}*{kind}" if variant else f"{prefix}*{kind}"
@@ -253,15 +255,14 @@ def _read(spec: LoadSpec, pipeline: Any, place: Place, where: DevicePlan, settin
     """The component, loaded: one by one, for ``load_components`` only warns of one that fails."""
     job.check()
     part = pipeline.get_component_spec(place.name)
-    options = _module_options(place.name, where, settings, spec) if _is_module(part) else {}
+    options = _weight_keywords(place, part.type_hint or object, where, settings, spec) if _is_module(part) else {}
     if part.type_hint is None and spec.trust_remote_code:
         options["trust_remote_code"] = True
     return part.load(
         pretrained_model_name_or_path=str(place.root),
         subfolder=place.subfolder,
         revision=None,
-        variant=place.variant,
-        **options,
+        **{"variant": place.variant, **options},
     )
 
 
@@ -278,8 +279,8 @@ def _is_module(part: Any) -> bool:
     return part.type_hint is None or issubclass(part.type_hint, torch.nn.Module)
 
 
-def _module_options(name: str, where: DevicePlan, settings: Settings, spec: LoadSpec) -> dict[str, Any]:
+def _weight_keywords(place: Place, kind: type, where: DevicePlan, settings: Settings, spec: LoadSpec) -> dict[str, Any]:
     import torch
 
-    options = {"dtype": getattr(torch, where.component_dtypes.get(name, where.dtype))}
-    return options if sources.allows_pickle(spec, settings) else {**options, "use_safetensors": True}
+    dtype = getattr(torch, where.component_dtypes.get(place.name, where.dtype))
+    return artifacts.weight_keywords(spec, settings, kind, dtype, place.variant)

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers import paths
-from localai_diffusers.checkpoint import marks, model_files
+from localai_diffusers.checkpoint import artifacts, marks, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
 from localai_diffusers.loading import (
     components,
-    custom_code,
     flux_quantized,
     folder_weights,
+    keywords,
     modular,
     pipeline_class,
     placement,
@@ -31,11 +30,9 @@ from localai_diffusers.loading import (
 )
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
-from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.loading.single_file import Parts
 from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.patches import late_transformers, named_variants
-from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work.jobs import Job
@@ -132,6 +129,8 @@ def _chosen(
     left_out = components.left_out(spec, cls)
     facts = sources.with_weights(spec, location, facts, cls, settings, {*wanted, *left_out})
     is_file = location.kind.endswith("file")
+    if is_file and spec.options.custom_pipeline:
+        raise LoadError("option custom_pipeline: its code reads folders and repos, and this model is a single file")
     if location.kind == "repo":
         nets = controlnets.settled(nets, facts)
         cls, notes = _choose(spec, facts, nets)  # once more, now that the components are known
@@ -160,7 +159,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     said = words.sort(spec, cls, facts, settings)
     defaults = model_defaults(spec, cls, facts, settings, said)
     notes = [*spec.notes, *choice.notes, *where.notes]
-    keywords = _arguments(spec, facts, cls, where, variant, settings) | components.left_out(spec, cls)
+    arguments = keywords.of_pipeline(spec, facts, cls, where, variant, settings) | components.left_out(spec, cls)
     job.check()
 
     def build() -> LoadedModel:
@@ -170,7 +169,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
                 model_id=str(facts.path),
                 from_single_file=choice.is_file,
                 **{
-                    **keywords,
+                    **arguments,
                     **said.constructor,
                     **dict.fromkeys(choice.absent),
                     **components.load(choice.parts, where),
@@ -191,7 +190,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
 
 def _with_checked_weights(spec: LoadSpec, choice: _Choice, variant: str | None, settings: Settings) -> _Choice:
     """The choice with those components of a folder that are read here, their files intact and whole."""
-    allow_pickle = sources.allows_pickle(spec, settings)
+    allow_pickle = artifacts.allows_pickle(spec, settings)
     model_files.check_weights(choice.facts, variant, allow_pickle, components.expected(choice.cls))
     parts, said = folder_weights.checked(choice.facts, choice.cls, choice.parts, variant, allow_pickle)
     facts = components.amended(choice.facts, parts)
@@ -223,7 +222,7 @@ def _parts_of_file(spec: LoadSpec, location: Location, settings: Settings) -> Pa
     if not location.kind.endswith("file"):
         return None
     path = location.path or sources.download_file(spec, location)
-    return single_file.parts_of(spec, path, sources.allows_pickle(spec, settings))
+    return single_file.parts_of(spec, path, artifacts.allows_pickle(spec, settings))
 
 
 def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]) -> tuple[type, list[str]]:
@@ -231,55 +230,3 @@ def _choose(spec: LoadSpec, facts: ModelFacts, nets: tuple[controlnets.Net, ...]
     judged = components.with_brought(spec, controlnets.with_controlnet(facts, nets), pipeline_class.asked_for(spec))
     cls, notes = pipeline_class.choose(spec, judged)
     return controlnets.pipeline_class(cls, facts, nets, pipeline_class.misfit), notes
-
-
-# --- arguments of the load ---------------------------------------------------------------------------------------
-
-
-def _arguments(
-    spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, variant: str | None, settings: Settings
-) -> dict[str, Any]:
-    """Keyword arguments for from_pretrained or from_single_file."""
-    import torch
-
-    options = spec.options
-    arguments: dict[str, Any] = {
-        "revision": options.revision or None,
-        "local_files_only": options.local_files_only or None,
-        "custom_pipeline": custom_code.place_of(spec) or None,
-        "low_cpu_mem_usage": options.low_cpu_mem_usage,
-        "disable_mmap": options.disable_mmap,
-        "max_memory": options.max_memory or None,
-        "offload_folder": options.offload_folder or None,
-    }
-    dtype = where.torch_dtype()
-    if facts.path.is_dir():
-        arguments |= {
-            "dtype": dtype,
-            "variant": variant,
-            "use_safetensors": sources.use_safetensors(spec, settings),
-            "trust_remote_code": spec.trust_remote_code,
-        }
-        if where.device_map:
-            arguments["device_map"] = where.device_map
-    else:
-        arguments["dtype"] = dtype if isinstance(dtype, torch.dtype) else dtype["default"]
-        if options.original_config:
-            arguments["original_config"] = single_file.original_config(spec)
-        if options.config:
-            arguments["config"] = paths.resolve(options.config, spec.model_path, "option config")
-    arguments = {name: value for name, value in arguments.items() if value is not None}
-    return arguments | dict.fromkeys(pipeline_class.declared_absent(cls, facts)) | _without_safety_checker(spec, cls)
-
-
-def _without_safety_checker(spec: LoadSpec, cls: type) -> dict[str, Any]:
-    """The checker is not loaded unless ``options: safety_checker:true`` asks for it: the incumbent switches it off too,
-    but loads its 1.2 GB first."""
-    asked = spec.options.safety_checker
-    if asked or not hasattr(cls, "_get_signature_keys"):
-        return {}
-    expected, optional = cls._get_signature_keys(cls)
-    if asked is False and (guards := quirks.effects_of(quirks.GUARDS, quirks.Subject(cls))):
-        return dict(guards[0])
-    switches = {"safety_checker": None} if "safety_checker" in expected else {}
-    return switches | ({"requires_safety_checker": False} if "requires_safety_checker" in optional else {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers.checkpoint import model_files
+from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import pipeline_class
@@ -89,7 +89,7 @@ def with_weights(
     options = {
         "revision": _revision(spec, location),
         "local_files_only": spec.options.local_files_only,
-        "use_safetensors": use_safetensors(spec, settings),
+        "use_safetensors": None if artifacts.allows_pickle(spec, settings) else True,
         "trust_remote_code": spec.trust_remote_code,
     }
     options = {name: value for name, value in options.items() if value is not None} | dict.fromkeys(replaced)
@@ -163,12 +163,3 @@ def download_file(spec: LoadSpec, location: Location) -> Path:
 
 def _revision(spec: LoadSpec, location: Location) -> str | None:
     return spec.options.revision or location.revision
-
-
-def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
-    return not settings.safetensors or spec.trust_remote_code or spec.options.use_safetensors is False
-
-
-def use_safetensors(spec: LoadSpec, settings: Settings) -> bool | None:
-    """True insists on safetensors; None takes them where they are and falls back to pickles where those are trusted."""
-    return None if allows_pickle(spec, settings) else True

@@ -74,7 +74,12 @@ def options_of(entry: Any) -> list[str]:
         for need in entry.needs
         if need not in (*_PICTURES, *_MASKS, *_VIDEOS, *_TENSORS, "prompt", "lyrics", "audio")
     }
-    settings = {name: value for name, value in entry.arguments.items() if name not in _SETTINGS and name != "clip_skip"}
+    known = parameters_of(get_pipeline_registry()[entry.pipeline])
+    settings = {
+        name: value
+        for name, value in entry.arguments.items()
+        if name not in _SETTINGS and name != "clip_skip" and name in known  # the family's, of which a class takes some
+    }
     return [
         f"{name}:{value if isinstance(value, str) else json.dumps(value)}" for name, value in (settings | texts).items()
     ]
