@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from localai_diffusers import paths
@@ -42,6 +43,7 @@ def class_of(spec: LoadSpec) -> type | None:
         return None
     from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
 
+    _forget_earlier()
     root, file = (str(Path(place).parent), Path(place).name) if place.endswith(".py") else (place, _FILE)
     try:
         return get_class_from_dynamic_module(
@@ -50,3 +52,10 @@ def class_of(spec: LoadSpec) -> type | None:
     except Exception as error:  # whatever a stranger's code raises when it is imported
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise LoadError(f"{_FIELD}:{spec.options.custom_pipeline} gives no pipeline class ({reason})") from error
+
+
+def _forget_earlier() -> None:
+    """diffusers runs all local code in modules named by the file alone: the classes of another load's pipeline.py would
+    still be in this one's (0.42.1, dynamic_modules_utils)."""
+    for name in [name for name in sys.modules if name.startswith("diffusers_modules.")]:
+        del sys.modules[name]

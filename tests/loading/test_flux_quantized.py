@@ -125,6 +125,16 @@ class FluxQuantizedTest(unittest.TestCase):
         self.assertEqual((dict(model.defaults.options), model.defaults.guidance), ({"max_sequence_length": 64}, 1.0))
         self.assertIn("nonsense", model.notes[1])
 
+    def test_a_component_by_option_is_the_one_that_serves(self) -> None:
+        other = self.folder / "vae"
+        vae = type(self.model.pipeline.vae).from_pretrained(checkpoint("FluxPipeline") / "vae")
+        with torch.no_grad():
+            vae.decoder.conv_out.weight.mul_(0.5)
+        vae.save_pretrained(other)
+        model = self.load(self.file, Options=[f"vae:{other}"])
+        self.assertTrue(torch.equal(model.pipeline.vae.decoder.conv_out.weight, vae.decoder.conv_out.weight))
+        self.refused("option transformer: .* brings its own", self.file, Options=["transformer:x"])
+
     def test_the_file_is_known_by_its_header(self) -> None:
         self.assertEqual(model_files.file_facts(self.file).files[0].dtype, "F32")
 
