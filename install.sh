@@ -206,6 +206,12 @@ install_in_localai() {
         EXTRA_PIP_INSTALL_FLAGS="${EXTRA_PIP_INSTALL_FLAGS:-} --requirement $backend_dir/$cpu_index"
     fi
     installRequirements
+    case "$BUILD_PROFILE" in  # where LocalAI's own backend has it; its setup.py asks for packages that it never imports
+        cpu | cublas12 | cublas13 | intel)
+            "${installer[@]}" install --no-deps --requirement "$backend_dir/requirements-sd-embed.txt" ||
+                say "sd_embed could not be installed: with SD_EMBED=1 no model will load until it is" >&2
+            ;;
+    esac
     for file in "$@"; do
         "${installer[@]}" install --requirement "$backend_dir/$file"
     done

@@ -6,7 +6,9 @@ which allocates.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,9 +49,22 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
     Raises LoadError or InvalidRequest; nothing is allocated on a device before the returned half runs.
     """
     late_transformers.settle()
+    _require_prompt_libraries(settings)
     if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
         return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
     return _guarded(spec, lambda: _prepare(spec, settings, job))
+
+
+def _require_prompt_libraries(settings: Settings) -> None:
+    """Raise LoadError where the environment asks for a library of prompts that is not here: without it weights and
+    length of a prompt would be lost without a word."""
+    wanted = (
+        (settings.compel, "COMPEL", "compel", "pip install compel"),
+        (settings.sd_embed, "SD_EMBED", "sd_embed", "pip install --no-deps -r requirements-sd-embed.txt"),
+    )
+    for asked, variable, package, way_out in wanted:
+        if asked and package not in sys.modules and importlib.util.find_spec(package) is None:
+            raise LoadError(f"{variable}=1 needs the Python package {package}: {way_out}, or unset {variable}")
 
 
 def refuse_early(spec: LoadSpec) -> None:

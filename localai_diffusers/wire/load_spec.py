@@ -87,6 +87,12 @@ def from_model_options(request: Any) -> LoadSpec:
             f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a "
             "Flux transformer with pipeline_type FluxTransformer2DModel",
         )
+    notes += tuple(
+        f"option {side}: the core sends a size with every request for a picture, which wins: options: "
+        "default_size:WxH says what its 512x512 means"
+        for side in ("width", "height")
+        if side in said.arguments
+    )
     pipeline_type = request.PipelineType.strip()
     legacy = LEGACY_TYPES.get(pipeline_type, LegacyType(pipeline_type))
     return LoadSpec(

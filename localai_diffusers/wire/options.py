@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_FPS, MAX_GUIDANCE
+from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
 from localai_diffusers.wire.values import is_quoted, parse_value
 
 T = TypeVar("T")
@@ -119,6 +119,14 @@ def texts(value: Any) -> tuple[str, ...]:
     if isinstance(said, dict):
         raise ValueError("a text, several with commas between, or a JSON list of texts")
     return tuple(str(part).strip() for part in (said if isinstance(said, list) else text(value).split(",")))
+
+
+def size(value: Any) -> tuple[int, int]:
+    """WxH, in pixels."""
+    sides = [side for side in str(value).lower().split("x") if side.strip().isdecimal()]
+    if len(sides) != 2 or not all(0 < int(side) <= MAX_SIDE for side in sides):
+        raise ValueError(f"a size such as 1024x1024, of sides up to {MAX_SIDE}")
+    return int(sides[0]), int(sides[1])
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -232,6 +240,9 @@ class Options:
     max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
     generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")
 
+    default_size: tuple[int, int] | None = call(
+        size, "what a picture's 512x512 means, which LocalAI's core sends where a request names no size", None
+    )
     guidance_scale: float | None = call(
         number(0, MAX_GUIDANCE), "how much the prompt counts; 0 is a real 0 here", None, "cfg_scale"
     )

@@ -292,8 +292,16 @@ class InLocalAI(unittest.TestCase):
 
     def test_extra_files_are_installed_after(self) -> None:
         self.tree.run("install.sh", "requirements-test.txt")
-        (call,) = self.tree.calls("uv pip install")
+        embed, call = self.tree.calls("uv pip install")
+        self.assertIn("--no-deps", embed)
+        self.assertIn("requirements-sd-embed.txt", embed)
         self.assertIn("requirements-test.txt", call)
+
+    def test_sd_embed_comes_where_localais_own_backend_has_it(self) -> None:
+        for build, there in ((("intel", ""), True), (("cublas", "13"), True), (("hipblas", ""), False)):
+            tree = Tree(self, in_localai=True)
+            tree.run("install.sh", BUILD_TYPE=build[0], CUDA_MAJOR_VERSION=build[1])
+            self.assertEqual(bool(tree.calls("requirements-sd-embed.txt")), there, build)
 
     def test_the_old_jetson_profile_is_refused_here_too(self) -> None:
         done = self.tree.run("install.sh", BUILD_TYPE="l4t", CUDA_MAJOR_VERSION="12")

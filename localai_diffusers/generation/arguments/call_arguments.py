@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest
@@ -45,6 +45,9 @@ _NEGATIVE_PROMPTS = ("negative_prompt", "neg_prompt")
 # Output types that must be asked for, by RPC; every other pipeline's default is told by what comes out.
 _OUTPUT_TYPES: Mapping[str, str] = {"Generate3D": "mesh"}  # Shap-E's default is a video of its renders
 
+# What LocalAI's core sends where a request for a picture names no size (openai/image.go).
+_NO_SIZE = (512, 512)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -72,6 +75,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     request asks for what the pipeline does not take.
     """
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    request = _with_default_size(request, defaults)
     asked = Asked(request, profile, defaults, intake, seed)
     arguments, notes = _made(asked, _UP_TO_MEDIA, {}, ())
     on_canvas, repaint = repainting.plan(arguments, request, profile, defaults.said)
@@ -82,6 +86,14 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     unchanged, said = _unchanged(arguments, profile, repaint)
     guider_scale = _chosen_guidance(asked) if profile.guidance.by_guider else None
     return Call(arguments, seed, notes + idle + said, inversion, repaint, unchanged, guider_scale)
+
+
+def _with_default_size(request: GenerationRequest, defaults: ModelDefaults) -> GenerationRequest:
+    """The request with the YAML's size in the place of the core's word for "none"."""
+    size = defaults.said.default_size
+    if size is None or request.rpc != "GenerateImage" or (request.width, request.height) != _NO_SIZE:
+        return request
+    return replace(request, width=size[0], height=size[1])
 
 
 def _made(
