@@ -17,7 +17,7 @@ from localai_diffusers.loading import pipelines
 from localai_diffusers.loading.adapters import lora
 from localai_diffusers.loading.adapters.lora import Lora
 from localai_diffusers.settings import Settings
-from tests import adapter_files, lora_files
+from tests import adapter_files, lora_files, single_file
 from tests.support import SHAPES_MODEL, Backend, FolderCase, load, new_job, spec_of
 from tests.zoo import checkpoint
 
@@ -51,6 +51,18 @@ class LoadTest(FolderCase):
         path = self.save(pair(f"unet.{Q}"))
         with self.assertRaisesRegex(LoadError, "style.safetensors.* fits no layer of FluxPipeline"):
             self.planned(checkpoint("FluxPipeline"), path)
+
+    def test_one_file_of_weights_is_judged_by_its_configs(self) -> None:
+        model = checkpoint("StableDiffusionPipeline")
+        single_file.write_checkpoint(model, self.folder / "model.safetensors")
+        single_file.write_configs(model, self.folder / "config")
+        options = [f"config:{self.folder / 'config'}"]
+        path = self.save(pair("unet.down_blocks.7.x"))
+        with self.assertRaisesRegex(LoadError, "fits no layer of StableDiffusionPipeline"):
+            self.planned(self.folder / "model.safetensors", path, Options=options)
+        fitting = adapter_files.lora(model, self.folder / "fits.safetensors")
+        served = load(self.folder / "model.safetensors", LoraAdapter=str(fitting), Options=options)
+        self.assertTrue(served.pipeline.unet.peft_config)
 
     def test_a_refused_lora_leaves_the_model_that_serves(self) -> None:
         path = self.save(pair("unet.down_blocks.7.x"))
