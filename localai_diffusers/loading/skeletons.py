@@ -30,7 +30,7 @@ class Skeletons(Mapping[str, Layers]):
     """Component name -> its modules' names and shapes, for every component of ``cls`` that is a torch module.
 
     Built once, at the first look-up, which raises :class:`Unknown` for one whose config is not known, and for one that
-    the pipeline may make another model of (its constructor takes several kinds: AnimateDiff's U-Net).
+    the pipeline makes another model of (AnimateDiff's U-Net).
     """
 
     def __init__(
@@ -55,11 +55,16 @@ class Skeletons(Mapping[str, Layers]):
 
     def __getitem__(self, name: str) -> Layers:
         if name not in self._built:
-            taken = self._cls._get_signature_types() if hasattr(self._cls, "_get_signature_types") else {}
-            if len([kind for kind in taken.get(name, ()) if isinstance(kind, type)]) > 1:
+            if self._is_remade(name):
                 raise Unknown(name)
             self._built[name] = layers_of(_built(self._classes[name], self._folder(name)))
         return self._built[name]
+
+    def _is_remade(self, name: str) -> bool:
+        """Whether the constructor also takes a kind that is made of the component's own."""
+        taken = self._cls._get_signature_types() if hasattr(self._cls, "_get_signature_types") else {}
+        others = [kind for kind in taken.get(name, ()) if kind is not self._classes[name]]
+        return any(hasattr(kind, "from_unet2d") or hasattr(kind, "from_unet") for kind in others)
 
     def is_quantized(self, name: str) -> bool:
         """Whether the component's weights are packed, as far as its files and config say."""
@@ -94,7 +99,7 @@ def _built(cls: Any, folder: Path) -> Any:
 
     try:
         with init_empty_weights(include_buffers=True):
-            if cls.__module__.startswith("transformers"):
+            if not hasattr(cls, "from_config"):  # a model of transformers, or written as one
                 return cls(cls.config_class.from_pretrained(str(folder)))
             return cls.from_config(cls.load_config(str(folder)))
     except Exception as error:  # a class may need what only a real load has
