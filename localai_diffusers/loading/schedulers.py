@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import scheduler_kinds
-from localai_diffusers.pipeline import scheduler_calls
+from localai_diffusers.pipeline import scheduler_calls, scheduler_kinds
 
 KARRAS_PREFIX = "k_"
 

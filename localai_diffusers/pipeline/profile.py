@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from localai_diffusers.media import rates
-from localai_diffusers.pipeline import quirks, sizes, tasks
+from localai_diffusers.pipeline import quirks, scheduler_kinds, sizes, tasks
 from localai_diffusers.pipeline.guidance import GuidanceStyle, guidance_of
 from localai_diffusers.pipeline.inputs import Inputs, inputs_of
 from localai_diffusers.pipeline.quirks import Subject
@@ -23,8 +23,8 @@ class PipelineProfile:
 
     ``multiple``: what width and height must be multiples of, in pixels. ``calls`` and ``fields``: the rows of quirks
     that change its calls, and what a sound request's fields mean to it. ``inversion``: parameters of its ``invert``
-    where it edits pictures that way, else none. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes,
-    None where nothing tells.
+    where it edits pictures that way, else none. ``least_steps`` and ``most_steps`` are those of its scheduler, None for
+    any number. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes, None where nothing tells.
     """
 
     subject: Subject
@@ -40,6 +40,8 @@ class PipelineProfile:
     needs_mask: bool
     inverts: bool
     inversion: Parameters
+    least_steps: int
+    most_steps: int | None
     sampling_rate: int | None
     frame_rate: float | None
 
@@ -93,6 +95,8 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         needs_mask=tasks.needs_mask(cls),
         inverts=tasks.inverts(cls),
         inversion=inversion_parameters(cls),
+        least_steps=scheduler_kinds.least_steps(getattr(pipeline, "scheduler", None)),
+        most_steps=scheduler_kinds.most_steps(getattr(pipeline, "scheduler", None)),
         sampling_rate=rates.sampling_rate_of(pipeline),
         frame_rate=next(iter(quirks.effects_of(quirks.RATES, subject)), None) or rates.frame_rate_of(pipeline),
     )

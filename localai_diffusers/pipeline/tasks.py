@@ -164,6 +164,7 @@ def needs_mask(pipeline_class: type) -> bool:
 _PART_WORDS = ("Prior", "Decoder", "Emb2Emb", "Controlnet", "Img2Img", "Inpaint", "Redux")
 
 
+@functools.lru_cache(maxsize=512)
 def combined_hint(class_name: str) -> str:
     """ ": load X" for the class that combines the parts of the same family, "" where there is none."""
     stem = class_name.removesuffix("Pipeline")

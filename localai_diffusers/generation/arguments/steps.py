@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments.asked import Asked, Part
-from localai_diffusers.loading import scheduler_kinds
 from localai_diffusers.pipeline.profile import PipelineProfile
 
 _STEPS = "num_inference_steps"
@@ -27,12 +25,16 @@ def fitted(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     strength: Any = next((said[name] for name in STRENGTHS if name in profile.parameters), None)
     if not isinstance(steps, int) or isinstance(steps, bool):
         return Part({})
-    scheduler = getattr(profile.pipeline, "scheduler", None)
-    _check_most(steps, scheduler)
+    if profile.most_steps and steps > profile.most_steps:
+        name, most = profile.subject.components["scheduler"], profile.most_steps
+        raise InvalidRequest(
+            f"step={steps} is more than {name} has: it takes some of the {most} of its distillation "
+            f"(original_inference_steps): send at most {most}"
+        )
     if _starts_midway(arguments, profile) and _is_part(strength) and steps * strength < 1:
         notes += (f"step={steps} at strength {strength:g} leaves no step: {math.ceil(1 / strength)} are taken",)
         steps = math.ceil(1 / strength)
-    least = _least(steps, scheduler)
+    least = profile.least_steps
     if steps < least:
         notes += (f"step={steps} is too few for this model's scheduler: {least} are taken",)
     return Part({_STEPS: max(steps, least)} if max(steps, least) != said[_STEPS] else {}, notes)
@@ -49,25 +51,3 @@ def _starts_midway(arguments: Mapping[str, Any], profile: PipelineProfile) -> bo
 
 def _is_part(strength: Any) -> bool:
     return isinstance(strength, (int, float)) and 0 < strength <= 1
-
-
-def _least(steps: int, scheduler: Any) -> int:
-    """The fewest that the scheduler can lay out, asked only where it may be more than ``steps``."""
-    may_be = steps < scheduler_kinds.MOST_STEPS_TRIED and hasattr(scheduler, "from_config")
-    return scheduler_kinds.least_steps(scheduler) if may_be else 1
-
-
-def _check_most(steps: int, scheduler: Any) -> None:
-    """LCM and TCD choose their steps among those of the distillation, of which there are so many."""
-    config, method = getattr(scheduler, "config", {}), getattr(scheduler, "set_timesteps", None)
-    most = config.get("original_inference_steps")
-    if (
-        most
-        and callable(method)
-        and "original_inference_steps" in inspect.signature(method).parameters
-        and steps > most
-    ):
-        raise InvalidRequest(
-            f"step={steps} is more than {type(scheduler).__name__} has: it takes some of the {most} of its "
-            f"distillation (original_inference_steps): send at most {most}"
-        )

@@ -14,6 +14,7 @@ from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import requests
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from tests.support import FolderCase, load, zoo_model
 from tests.zoo import checkpoint
@@ -26,7 +27,7 @@ def call(model: Any, **fields: Any) -> Call:
     request = GenerationRequest(
         **{"rpc": "GenerateVideo", "dst": "out.mp4", "params": params, "texts": texts, "seed": 1, **fields}
     )
-    return call_arguments.build(request, model.profile, model.defaults)
+    return call_arguments.build(request, model.profile, model.defaults, Intake(model.settings))
 
 
 class TextTest(unittest.TestCase):
@@ -87,7 +88,7 @@ def image_of(side: int) -> Any:
 class FrameRateTest(FolderCase):
     def rate(self, model: Any, made: Call, **fields: Any) -> float:
         request = GenerationRequest(**{"rpc": "GenerateVideo", "dst": "x", **fields})
-        return generation._frame_rate(model, request, model.pipeline, made)
+        return generation._frame_rate(model, request, model.profile)
 
     def test_an_option_is_the_files_rate_and_the_pipelines_own_argument(self) -> None:
         for name, argument in (

@@ -10,6 +10,7 @@ mixture at every timestep and arrives at that picture, any other does not. Small
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ def _are_of_one_schedule(scheduler: Any, own: Any, zero_snr: bool) -> bool:
 
 def least_steps(scheduler: Any) -> int:
     """The fewest steps that it can lay out and take (PNDM takes its first ones together); 1 where that is not told."""
-    network = network_of(scheduler)
+    network = network_of(scheduler) if hasattr(scheduler, "from_config") else None
     if network is None:
         return 1
     for steps in range(1, MOST_STEPS_TRIED):
@@ -79,6 +80,14 @@ def least_steps(scheduler: Any) -> int:
             if ended is not None and bool(ended[0].isfinite().all()):
                 return steps
     return 1
+
+
+def most_steps(scheduler: Any) -> int | None:
+    """How many steps it has: LCM and TCD choose theirs among those of the distillation. None for any number."""
+    method, most = getattr(scheduler, "set_timesteps", None), None
+    if callable(method) and "original_inference_steps" in inspect.signature(method).parameters:
+        most = getattr(scheduler, "config", {}).get("original_inference_steps")
+    return most or None
 
 
 def arrives(scheduler: Any, network: Network | None, steps: int = _STEPS, exactly: bool = True) -> bool:
