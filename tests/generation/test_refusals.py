@@ -145,12 +145,13 @@ class RightFileTest(RpcCase):
         self.load("Kandinsky6TI2VAPipeline")
         self.assertEqual(Clip(self.video(fps=24)).sound, [16000])
 
-    def test_an_upsampler_keeps_the_aspect_of_its_clip(self) -> None:
-        """Its width and height are the source's: by default it would make 512x704 of every clip first."""
+    def test_an_upsampler_keeps_the_aspect_of_its_clip_where_no_size_is_asked_for(self) -> None:
+        """Its width and height are those before: by default it would make 512x704 of every clip first."""
         self.load("LTXLatentUpsamplePipeline")
-        for size in ({"width": 0, "height": 0}, {"width": 96, "height": 64}):
-            with self.subTest(size):
-                self.assertEqual(Clip(self.video("", start_image=self.clip, **size)).size, (64, 64))
+        for asked, made in (((0, 0), (64, 64)), ((128, 64), (128, 64)), ((0, 128), (128, 128))):
+            with self.subTest(asked):
+                size = dict(zip(("width", "height"), asked, strict=True))
+                self.assertEqual(Clip(self.video("", start_image=self.clip, **size)).size, made)
 
     def test_a_sound_given_to_a_text_model_runs_its_sibling_and_the_other_way_round(self) -> None:
         for model, sound, sibling in (
