@@ -6,6 +6,7 @@ that before there is a pipeline (``inputs_of``, ``tasks``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +22,12 @@ from localai_diffusers.pipeline.signatures import Parameters, inversion_paramete
 class PipelineProfile:
     """A pipeline class on its components.
 
-    ``multiple``: what width and height must be multiples of, in pixels. ``calls`` and ``fields``: the rows of quirks
-    that change its calls, and what a sound request's fields mean to it. ``inversion``: parameters of its ``invert``
-    where it edits pictures that way, else none. ``least_steps`` and ``most_steps`` are those of its scheduler, None for
-    any number. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes, None where nothing tells.
+    ``multiple``: what width and height must be multiples of, in pixels; ``frame_multiple``: the f of a video VAE that
+    takes f*n + 1 frames, None of any other. ``sides``, ``frames``, ``calls`` and ``fields``: the rows of quirks that
+    change its sizes, its calls, and what a sound request's fields mean to it. ``inversion``: parameters of its
+    ``invert`` where it edits pictures that way, else none. ``least_steps`` and ``most_steps`` are those of its
+    scheduler, None for any number. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes, None where
+    nothing tells.
     """
 
     subject: Subject
@@ -33,6 +36,9 @@ class PipelineProfile:
     tasks: tuple[str, ...]
     guidance: GuidanceStyle
     multiple: int
+    sides: tuple[quirks.SideEffect, ...]
+    frame_multiple: int | None
+    frames: tuple[quirks.FrameEffect, ...]
     calls: tuple[quirks.CallEffect, ...]
     fields: tuple[quirks.FieldEffect, ...]
     upscales: bool
@@ -68,17 +74,23 @@ class PipelineProfile:
 
     def fit_frames(self, frames: int) -> int:
         """The number of frames nearest to ``frames`` that the model makes."""
-        return sizes.fit_frames(frames, self.pipeline)
+        fitted = sizes.causal_frames(frames, self.frame_multiple)
+        for rule in self.frames:
+            fitted = rule(frames, fitted, self.subject)
+        return fitted
 
     def fit_size(self, width: int, height: int) -> tuple[int, int]:
         """The width and height nearest to those that the model makes."""
-        return sizes.fit_tiles(*sizes.round_size(width, height, self.multiple), self.pipeline)
+        size = sizes.round_size(width, height, self.multiple)
+        for rule in self.sides:
+            size = rule(*size, self.subject)
+        return size
 
 
 def profile_of(pipeline: Any) -> PipelineProfile:
     """The profile of a pipeline that is in its place, with its scheduler and adapters."""
     subject, cls = quirks.subject_of(pipeline), type(pipeline)
-    guidance = guidance_of(pipeline)
+    guidance, multiples = guidance_of(pipeline), quirks.effects_of(quirks.MULTIPLES, subject)
     for fields in quirks.effects_of(quirks.GUIDANCE, subject):
         guidance = replace(guidance, **fields)
     return PipelineProfile(
@@ -87,7 +99,10 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         inputs=inputs_of(cls),
         tasks=tasks.tasks_of(cls),
         guidance=guidance,
-        multiple=sizes.size_multiple(pipeline),
+        multiple=math.lcm(sizes.size_multiple(pipeline), *(rule(subject) for rule in multiples)),
+        sides=quirks.effects_of(quirks.SIDES, subject),
+        frame_multiple=sizes.frame_multiple(pipeline),
+        frames=quirks.effects_of(quirks.FRAMES, subject),
         calls=quirks.effects_of(quirks.CALLS, subject),
         fields=quirks.effects_of(quirks.FIELDS, subject),
         upscales=tasks.upscales(cls),

@@ -7,6 +7,9 @@ one table; who has a use for the kind asks :func:`effects_of` with the table and
 - ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
 - ``FIELDS``: (a sound request's fields, subject) -> the fields that this model means by them.
 - ``GUIDANCE``: fields of the profile's GuidanceStyle that are otherwise.
+- ``MULTIPLES``: subject -> what width and height must be multiples of, too, in pixels.
+- ``SIDES``: (width, height, subject) -> the nearest ones that the model makes.
+- ``FRAMES``: (frames asked for, those that the VAE's factor gives, subject) -> those that the model makes.
 - ``RATES``: frames a second of the model's videos, where neither its code nor its example tells.
 - ``NUMBERS``: in which dtype a component's class computes (:class:`Numbers`); ask :func:`numbers_of` before the load.
 - ``CASTS``: (dtypes by component, subject) -> those that the pipeline's own code can work with; before the load.
@@ -26,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
-from localai_diffusers.pipeline.sizes import config_value, size_multiple
+from localai_diffusers.pipeline.sizes import config_value, frame_multiple, size_multiple
 
 E = TypeVar("E")
 Arguments = Mapping[str, Any]
@@ -48,8 +51,9 @@ class Subject:
         return parameters_of(self.cls)
 
     def config(self, component: str, entry: str) -> Any:
-        """An entry of a component's config, None where either is not there, or nothing is loaded."""
-        return config_value(getattr(self.pipeline, component, None), entry)
+        """An entry of a component's config ("": the pipeline's), None where either is not there, or nothing is
+        loaded."""
+        return config_value(getattr(self.pipeline, component, None) if component else self.pipeline, entry)
 
 
 def subject_of(pipeline: Any) -> Subject:
@@ -477,6 +481,106 @@ GUIDANCE: tuple[Quirk[Arguments], ...] = (
 )
 
 
+def _of_cascade(subject: Subject) -> Any:
+    return subject.config("", "resolution_multiple") or subject.config("prior_pipe", "resolution_multiple")
+
+
+MULTIPLES: tuple[Quirk[Callable[[Subject], int]], ...] = (
+    Quirk(
+        "latents_of_stable_cascade",
+        lambda subject: isinstance(_of_cascade(subject), (int, float)),
+        lambda subject: round(3 * _of_cascade(subject)),
+        "A latent is 42.67 pixels, of which three are the least whole and even number.",
+        "StableCascadeCombinedPipeline",
+        "never: it is what the model is made of",
+    ),
+    Quirk(
+        "latents_of_kandinsky",
+        lambda subject: bool(subject.config("movq", "block_out_channels")),
+        lambda subject: 4 ** (len(subject.config("movq", "block_out_channels")) - 1),
+        "Its pipelines round the latents, too, up to their autoencoder's factor.",
+        "KandinskyV22CombinedPipeline",
+        "downscale_height_and_width rounds pixels alone",
+    ),
+)
+
+
+def _tiles(subject: Subject) -> tuple[tuple[int, int], ...]:
+    """(side, step) of the VAE's tiles in frames, height and width."""
+    return tuple(zip(subject.pipeline.vae.kernel, subject.pipeline.vae.stride, strict=True))
+
+
+def _on_grid(length: int, tile: tuple[int, int]) -> int:
+    side, step = tile
+    return side + max(0, round((length - side) / step)) * step
+
+
+_TILED = has("AutoencoderKLAllegro")
+_BLACK = "What the tiles of its VAE (24 x 320 x 320) do not cover stays black, without a word."
+
+SideEffect = Callable[[int, int, Subject], tuple[int, int]]
+SIDES: tuple[Quirk[SideEffect], ...] = (
+    Quirk(
+        "sides_of_allegro",
+        _TILED,
+        lambda width, height, subject: (_on_grid(width, _tiles(subject)[2]), _on_grid(height, _tiles(subject)[1])),
+        _BLACK,
+        "AllegroPipeline",
+        "diffusers decodes it whole",
+    ),
+)
+
+FrameEffect = Callable[[int, int, Subject], int]
+
+
+def _places(subject: Subject) -> list[int]:
+    parts = (subject.config(name, "motion_max_seq_length") for name in ("motion_adapter", "unet"))
+    return [most for most in parts if isinstance(most, int)]
+
+
+def _whole_batches(asked: int, fitted: int, subject: Subject) -> int:
+    """Whole batches of latents, or one latent more."""
+    factor = (frame_multiple(subject.pipeline) or 1) * subject.pipeline.vae.num_latent_frames_batch_size
+    below = asked // factor * factor
+    fitting = [count for count in (below, below + 1, below + factor) if count > 1]
+    return fitted if asked == 1 else min(fitting, key=lambda count: abs(count - asked))
+
+
+FRAMES: tuple[Quirk[FrameEffect], ...] = (
+    Quirk(
+        "one_length_of_latte",
+        lambda subject: isinstance(subject.config("transformer", "video_length"), int),
+        lambda asked, fitted, subject: asked if asked == 1 else subject.config("transformer", "video_length"),
+        "Latte's transformer knows one length.",
+        "LattePipeline",
+        "never: the model was trained so",
+    ),
+    Quirk(
+        "frames_of_allegro",
+        _TILED,
+        lambda asked, fitted, subject: _on_grid(asked, _tiles(subject)[0]),
+        _BLACK,
+        "AllegroPipeline",
+        "diffusers decodes it whole",
+    ),
+    Quirk(
+        "places_of_motion_layers",
+        lambda subject: bool(_places(subject)),
+        lambda asked, fitted, subject: min(fitted, *_places(subject)),
+        "AnimateDiff's motion layers have a place for each of so many frames.",
+        "AnimateDiffPipeline",
+        "never: the layers were trained so",
+    ),
+    Quirk(
+        "latents_of_cogvideox_in_batches",
+        has("AutoencoderKLCogVideoX"),
+        _whole_batches,
+        "CogVideoX's VAE decodes latents in pairs after the first: an even number of them gives other frame counts.",
+        "CogVideoXPipeline",
+        "the VAE's batch is a switch, as LTX-Video's is",
+    ),
+)
+
 RATES: tuple[Quirk[float], ...] = (
     Quirk(
         "frame_rate_of_mochi",
@@ -590,4 +694,15 @@ GUARDS: tuple[Quirk[Arguments], ...] = (
     ),
 )
 
-TABLES: tuple[tuple[Quirk[Any], ...], ...] = (CALLS, FIELDS, GUIDANCE, RATES, NUMBERS, CASTS, GUARDS)
+TABLES: tuple[tuple[Quirk[Any], ...], ...] = (
+    CALLS,
+    FIELDS,
+    GUIDANCE,
+    MULTIPLES,
+    SIDES,
+    FRAMES,
+    RATES,
+    NUMBERS,
+    CASTS,
+    GUARDS,
+)

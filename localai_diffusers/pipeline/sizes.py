@@ -92,17 +92,8 @@ def _multiples(pipeline: Any) -> Iterator[int]:
         factor = config_value(getattr(pipeline, name, None), "vae_scale_factor")
         if isinstance(factor, int) and factor > 0:
             yield factor
-    prior = config_value(pipeline, "resolution_multiple") or config_value(
-        getattr(pipeline, "prior_pipe", None), "resolution_multiple"
-    )
-    if isinstance(prior, (int, float)):
-        yield round(
-            3 * prior
-        )  # Stable Cascade: latents of 42.67 pixels each, of which three are the least whole and even number
     unet = getattr(pipeline, "unet", None)
-    if blocks := config_value(getattr(pipeline, "movq", None), "block_out_channels"):
-        yield 4 ** (len(blocks) - 1)  # Kandinsky rounds the latents, too, up to its autoencoder's factor
-    elif getattr(pipeline, "vae", None) is None and not factors:
+    if getattr(pipeline, "vae", None) is None and not factors:
         yield _downsampling(unet)
     elif unet is not None and not _restores_odd_sides(type(unet)):
         yield max(factors, default=1) * _downsampling(unet)
@@ -165,59 +156,15 @@ def frame_multiple(pipeline: Any) -> int | None:
     for name in _TEMPORAL_FACTORS:
         factor = getattr(pipeline, name, None)
         if isinstance(factor, int) and factor > 1:
-            return factor * _latents_at_once(pipeline)
+            return factor
     return None
 
 
-def _latents_at_once(pipeline: Any) -> int:
-    """CogVideoX's VAE decodes latents in pairs after the first: an even number of them gives other frame counts. Others
-    have such a batch too, behind a switch."""
-    vae = getattr(pipeline, "vae", None)
-    batch = getattr(vae, "num_latent_frames_batch_size", 1)
-    return batch if isinstance(batch, int) and batch > 0 and not hasattr(vae, "use_framewise_decoding") else 1
-
-
-def fit_frames(frames: int, pipeline: Any) -> int:
-    """The number of frames nearest to ``frames`` that the model makes: what its VAE takes, the one length that its
-    transformer knows (Latte), no more than its motion layers have places for (AnimateDiff)."""
-    only = config_value(getattr(pipeline, "transformer", None), "video_length")
-    if isinstance(only, int) and frames > 1:
-        return only
-    if grid := _tiles(pipeline):
-        return _on_grid(frames, grid[0])
-    parts = (getattr(pipeline, name, None) for name in ("motion_adapter", "unet"))
-    places = [most for part in parts if isinstance(most := config_value(part, "motion_max_seq_length"), int)]
-    factor = frame_multiple(pipeline)
-    if factor and frames > 1 and _latents_at_once(pipeline) > 1:  # whole batches of latents, or one latent more
-        below = frames // factor * factor
-        fitting = [count for count in (below, below + 1, below + factor) if count > 1]
-        return min(fitting, key=lambda count: abs(count - frames))
-    least = 1 if frames == 1 or factor is None else factor + 1  # who asks for a video gets no still
-    return min([max(least, round_frames(frames, factor)), *places])
-
-
-def fit_tiles(width: int, height: int, pipeline: Any) -> tuple[int, int]:
-    """The size nearest to what is asked for that a VAE fills which decodes whole tiles alone;
-    any other takes it as it is."""
-    grid = _tiles(pipeline)
-    return (_on_grid(width, grid[2]), _on_grid(height, grid[1])) if grid else (width, height)
-
-
-def _tiles(pipeline: Any) -> tuple[tuple[int, int], ...] | None:
-    """(side, step) of the tiles of a VAE in frames, height and width, None for one that decodes any size.
-
-    Allegro's has no other way: what its tiles of 24 x 320 x 320 do not cover stays black, without a word.
-    """
-    vae = getattr(pipeline, "vae", None)
-    sides, steps = getattr(vae, "kernel", None), getattr(vae, "stride", None)
-    if not (isinstance(sides, tuple) and isinstance(steps, tuple) and len(sides) == len(steps) == 3):
-        return None
-    return tuple(zip(sides, steps, strict=True))
-
-
-def _on_grid(length: int, tile: tuple[int, int]) -> int:
-    side, step = tile
-    return side + max(0, round((length - side) / step)) * step
+def causal_frames(frames: int, factor: int | None) -> int:
+    """The number of frames nearest to ``frames`` that a causal video VAE of factor f takes; who asks for a video gets
+    no still."""
+    least = 1 if frames == 1 or factor is None else factor + 1
+    return max(least, round_frames(frames, factor))
 
 
 def round_frames(frames: int, factor: int | None) -> int:

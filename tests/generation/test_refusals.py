@@ -175,12 +175,10 @@ class RightFileTest(RpcCase):
 class TilesTest(unittest.TestCase):
     def test_a_vae_of_whole_tiles_gets_sizes_and_frames_that_they_fill(self) -> None:
         """Allegro's: elsewhere its picture stays black, without a word."""
-        from localai_diffusers.pipeline import sizes
-
-        pipeline = zoo_model("AllegroPipeline").pipeline
-        self.assertEqual([sizes.fit_frames(count, pipeline) for count in (1, 24, 33, 88)], [24, 24, 40, 88])
-        self.assertEqual(sizes.fit_tiles(64, 200, pipeline), (128, 200))
-        self.assertEqual(sizes.fit_tiles(64, 200, zoo_model("LTXPipeline").pipeline), (64, 200))
+        profile = zoo_model("AllegroPipeline").profile
+        self.assertEqual([profile.fit_frames(count) for count in (1, 24, 33, 88)], [24, 24, 40, 88])
+        self.assertEqual(profile.fit_size(64, 192), (128, 192))
+        self.assertEqual(zoo_model("LTXPipeline").profile.fit_size(64, 192), (64, 192))
 
 
 def failed(work: Any, name: str = "StableDiffusionPipeline", step: int = 0, **arguments: Any) -> Exception:

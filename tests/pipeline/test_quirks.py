@@ -170,6 +170,33 @@ class CallsTest(unittest.TestCase):
 
 
 class ProfileTest(unittest.TestCase):
+    def test_latents_of_stable_cascade(self) -> None:
+        profile = zoo_model("StableCascadeCombinedPipeline").profile
+        self.assertEqual(profile.multiple % round(3 * profile.pipeline.prior_pipe.config.resolution_multiple), 0)
+
+    def test_latents_of_kandinsky(self) -> None:
+        profile = zoo_model("KandinskyV22CombinedPipeline").profile
+        self.assertEqual(profile.multiple % 4 ** (len(profile.pipeline.movq.config.block_out_channels) - 1), 0)
+
+    def test_sides_of_allegro(self) -> None:
+        self.assertEqual(zoo_model("AllegroPipeline").profile.fit_size(64, 192), (128, 192))
+
+    def test_frames_of_allegro(self) -> None:
+        profile = zoo_model("AllegroPipeline").profile
+        self.assertEqual([profile.fit_frames(count) for count in (1, 24, 33, 88)], [24, 24, 40, 88])
+
+    def test_one_length_of_latte(self) -> None:
+        profile = zoo_model("LattePipeline").profile
+        self.assertEqual([profile.fit_frames(count) for count in (1, 9)], [1, 16])
+
+    def test_places_of_motion_layers(self) -> None:
+        profile = zoo_model("AnimateDiffPipeline").profile
+        self.assertEqual([profile.fit_frames(count) for count in (7, 40)], [7, 32])
+
+    def test_latents_of_cogvideox_in_batches(self) -> None:
+        profile = zoo_model("CogVideoXPipeline").profile
+        self.assertEqual([profile.fit_frames(count) for count in (1, 5, 12, 48)], [1, 8, 9, 48])
+
     def test_instrumental_of_ace_step(self) -> None:
         fields = ROWS["instrumental_of_ace_step"].effect
         model = subject("AceStepPipeline")

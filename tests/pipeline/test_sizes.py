@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localai_diffusers.pipeline.sizes import (
-    fit_frames,
     fit_within,
     frame_multiple,
     round_frames,
@@ -114,7 +113,7 @@ class PipelinesTest(unittest.TestCase):
             ("AnimateDiffPipeline", 40, 32),
             ("AnimateDiffPipeline", 7, 7),
         ):
-            self.assertEqual(fit_frames(asked, zoo_model(name).pipeline), made, (name, asked))
+            self.assertEqual(zoo_model(name).profile.fit_frames(asked), made, (name, asked))
 
     def test_a_unet_in_pixel_space_counts_its_halvings(self) -> None:
         pipeline = zoo_model("DDPMPipeline").pipeline
