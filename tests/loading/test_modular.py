@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import backend_pb2
-from localai_diffusers.errors import Cancelled, InvalidRequest, LoadError
+from localai_diffusers.errors import Cancelled, InvalidRequest, LoadError, NotSupported
 from localai_diffusers.generation import generation
 from localai_diffusers.loading.pipelines import prepare
 from localai_diffusers.pipeline.signatures import parameters_of
@@ -212,7 +212,7 @@ class RunTest(unittest.TestCase):
             self.video(model)
 
     def test_more_pictures_than_it_takes_are_refused(self) -> None:
-        with self.assertRaises(InvalidRequest):
+        with self.assertRaisesRegex(NotSupported, "WanModularPipeline takes text alone"):
             generate(model_of("WanPipeline"), PROMPT, src=picture_file(), **SMALL)
 
     def video(self, model: Any, **fields: Any) -> generation.Outcome:

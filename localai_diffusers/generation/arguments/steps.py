@@ -9,6 +9,7 @@ from typing import Any
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.pipeline.profile import PipelineProfile
+from localai_diffusers.pipeline.roles import Role, lies_on_the_source, role_of
 
 _STEPS = "num_inference_steps"
 STRENGTHS = ("strength", "inpaint_strength")
@@ -42,11 +43,15 @@ def fitted(asked: Asked, arguments: Mapping[str, Any]) -> Part:
 
 def _starts_midway(arguments: Mapping[str, Any], profile: PipelineProfile) -> bool:
     """Whether there is a source to start from: where there is none, strength counts for nothing (a modular pipeline
-    has it among its inputs whatever it is called for)."""
-    takes = profile.inputs
-    return any(
-        value is not None and (name in takes.conditions or takes.take_media(name)) for name, value in arguments.items()
-    )
+    has it among its inputs whatever it is called for, also beside a picture for control)."""
+    return any(value is not None and _is_source(name, profile) for name, value in arguments.items())
+
+
+def _is_source(name: str, profile: PipelineProfile) -> bool:
+    takes, cls = profile.inputs, type(profile.pipeline)
+    if name in takes.images:
+        return role_of(name, cls) in (Role.SOURCE, Role.EDITED)
+    return name in takes.conditions or takes.take_media(name) and not lies_on_the_source(name)
 
 
 def _is_part(strength: Any) -> bool:
