@@ -8,7 +8,6 @@
 
 PYTEST = venv/bin/python -m pytest
 PARALLEL = -n auto --dist worksteal  # whole runs of neighbors stay in one process, and with them what it has loaded
-HEAVY = tests/every_pipeline tests/cases tests/server  # whole servers, and what takes minutes
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,7 +29,7 @@ test: tools ## all tests
 	$(PYTEST) $(PARALLEL) $(TESTS)
 
 test-quick: tools ## the tests without whole servers and without every pipeline of diffusers: two minutes
-	$(PYTEST) $(PARALLEL) $(addprefix --ignore=,$(HEAVY)) $(TESTS)
+	$(PYTEST) $(PARALLEL) -m "not heavy" $(TESTS)
 
 test-processors: tools ## all tests as on other processors (ONLY=sse41|avx2|compatible|threads|rounding, TESTS=folder)
 	bash scripts/test-processors.sh $(ONLY) -- $(PARALLEL) $(TESTS)

@@ -198,6 +198,7 @@ class ServerCase(unittest.TestCase):
     """A test on the shared server: the model is loaded when it begins, no gate is shut when it ends."""
 
     backend: GatedBackend
+    heavy = True
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -65,6 +65,8 @@ def write_wave(path: Path, channels: int, rate: int = 22050, seconds: float = 0.
 class RpcCase(unittest.TestCase):
     """A test that speaks to the shared server."""
 
+    heavy = True
+
     def setUp(self) -> None:
         self.server = shared_server()
         self.stub, self.folder = self.server.backend.stub, self.server.folder

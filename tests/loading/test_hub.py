@@ -25,6 +25,8 @@ def repo(root: Path, name: str, source: Path) -> Path:
 
 
 class Hub(unittest.TestCase):
+    heavy = True
+
     @classmethod
     def setUpClass(cls) -> None:
         temporary = cls.enterClassContext(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -175,6 +177,8 @@ def modular_repos(root: Path, marker: Path) -> None:
 
 
 class NoHub(unittest.TestCase):
+    heavy = True
+
     def test_an_unreachable_hub_is_told_without_the_words_that_the_core_reads(self) -> None:
         with tempfile.TemporaryDirectory() as cache:
             with Backend(HF_ENDPOINT=closed_port_url(), HF_HOME=cache, HF_HUB_OFFLINE="0") as backend:
