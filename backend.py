@@ -14,8 +14,6 @@ import faulthandler
 import gc
 import logging
 import os
-import re
-import secrets
 import signal
 import sys
 import time
@@ -32,9 +30,10 @@ from localai_diffusers import errors, logs
 from localai_diffusers.loading import pipelines, process_state
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
-from localai_diffusers.wire import guard, load_spec, pools, proto, requests
+from localai_diffusers.wire import calls, guard, health, load_spec, pools, proto, requests
 from localai_diffusers.wire.argument_limits import MAX_BATCH
 from localai_diffusers.wire.intake import Intake, SourceMemory
+from localai_diffusers.work import exporter
 from localai_diffusers.work.engine import Engine, State, Upkeep
 from localai_diffusers.work.jobs import Job, as_ours
 
@@ -47,7 +46,6 @@ MAX_MESSAGE_BYTES = 50 * 1024 * 1024  # what the core's client allows (pkg/grpc/
 LOADED = "Model loaded successfully"
 FREE_SECONDS = 4.0  # the core waits 5 s for Free
 SHUTDOWN_SECONDS = 4.0
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")  # of a caller: it goes into the log
 # Python's own 5 ms, several times for one answer, add up to 50 ms for Health while modules are imported; this to 7.
 SWITCH_SECONDS = 0.001
 # Threads of requests that are read or refused, beside those that wait in the queue or run as one batch.
@@ -95,13 +93,14 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         self.settings = settings or Settings.from_environ()
         self.engine = engine or Engine(self.settings.max_queue, warm_up)
         self.memory = SourceMemory(self.settings.max_source_memory)
+        self.exporter = self._exporter() if self.settings.metrics_addr else None
 
     def Health(self, request: Any, context: grpc.ServicerContext) -> Any:
         return backend_pb2.Reply(message=b"OK")
 
     def LoadModel(self, request: Any, context: grpc.ServicerContext) -> Any:
         """A Result whatever happens: the core reads its ``success``, and a status would hide the message."""
-        began = _begin(context)
+        frame = calls.Frame(request, context)
         try:
             spec = load_spec.from_model_options(request)
             pipelines.refuse_early(spec)
@@ -111,7 +110,9 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
             ours = as_ours(error, f"load of {request.Model!r}")
             log.error("load of %r failed: %s", request.Model, ours)
             return backend_pb2.Result(success=False, message=errors.one_line(ours))
-        log.info("%s is loaded as %s in %.1f s", request.Model, model.summary(), time.monotonic() - began)
+        log.info("%s is loaded as %s in %.1f s", request.Model, model.summary(), frame.seconds)
+        if self.exporter is not None:
+            self.exporter.loaded(frame.seconds)
         return backend_pb2.Result(success=True, message="; ".join((LOADED, *model.notes)))
 
     def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -140,7 +141,9 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
             return depth.estimate(model, wanted, tuple(request.exports), job)
 
-        found = self._run(request, context, requests.from_depth_request, estimate)
+        frame = calls.Frame(request, context, self.exporter)
+        found = self._run(frame, request, context, requests.from_depth_request, estimate)
+        log.info("%s done in %.2f s", frame.name, frame.seconds)
         height, width = found.values.shape
         values = found.values.ravel().tolist() if request.include_depth else []
         return backend_pb2.DepthResponse(width=width, height=height, depth=values, export_paths=found.exports)
@@ -157,15 +160,33 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         model = self.engine.model
         if model is not None:
             breakdown = model.memory()
-        memory = backend_pb2.MemoryUsageData(total=sum(breakdown.values()), breakdown=breakdown)
+        total = sum(breakdown.values())
+        memory = backend_pb2.MemoryUsageData(total=total, breakdown={**breakdown, **_memory(model)})
         return backend_pb2.StatusResponse(state=_WIRE_STATES[state], memory=memory)
 
     def GetMetrics(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Of a generator's metrics there are the steps: "tokens" are inference steps here."""
+        """Of a generator's metrics there are the steps: "tokens" are inference steps here, all since the start."""
         metrics = self.engine.metrics
-        return backend_pb2.MetricsResponse(tokens_per_second=metrics.steps_per_second, tokens_generated=metrics.steps)
+        return backend_pb2.MetricsResponse(
+            tokens_per_second=metrics.steps_per_second, tokens_generated=self.engine.steps
+        )
 
     # What the RPCs share
+
+    def _exporter(self) -> exporter.Exporter:
+        """The series of this process, whose live values are the engine's."""
+
+        def live() -> Iterator[tuple[str, str, float]]:
+            yield "queue_depth", "Requests that wait", self.engine.waiting
+            yield "running", "Requests that run, of a batch all", len(self.engine.running)
+            for part, size in _memory(self.engine.model).items():
+                yield f"memory_bytes:{part}", "Memory of the process, and of each accelerator", size
+
+        found = exporter.Exporter(lambda: self.engine.identity, live)
+        exporter.serve(found, self.settings.metrics_addr)
+        self.engine.on_ran = found.ran
+        self.engine.on_batch = found.ran_together
+        return found
 
     def _preparation(self, spec: load_spec.LoadSpec) -> Callable[[Job[Any], Any], Callable[[], Any]]:
         @fair_switching()  # a pipeline's own modules are imported by its first load
@@ -189,32 +210,31 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         generate: Work | None = None,
     ) -> Any:
         """A generation that writes ``dst``: Result.message says what was made, with which seed."""
-        began = _begin(context)
-        outcome = self._run(request, context, read, generate or _generate)
-        name = type(request).__name__.removesuffix("Request")
+        frame = calls.Frame(request, context, self.exporter)
+        outcome = self._run(frame, request, context, read, generate or _generate)
         for note in outcome.notes:  # the core drops Result.message where all went well
-            log.warning("%s: %s", name, note)
-        log.info("%s done: %s", name, outcome.line(time.monotonic() - began))
+            log.warning("%s: %s", frame.name, note)
+        log.info("%s done: %s", frame.name, outcome.line(frame.seconds))
         facts = proto.as_json(outcome.facts())
         return proto.made(backend_pb2.Result, success=True, message=outcome.message(), metadata=facts)
 
     def _run(
         self,
+        frame: calls.Frame,
         request: Any,
         context: grpc.ServicerContext,
         read: Callable[[Any, Settings, Intake], Any],
         work: Work,
     ) -> Any:
         """Read the request here, do the work on the pipeline's thread; a failure ends the RPC with its status."""
-        _begin(context)
         try:
             self.engine.require_model()
             self.engine.require_room()
-            return self._wait(self._queued(request, read, work), context)
+            result = self._wait(self._queued(request, read, work), context)
         except Exception as error:  # noqa: BLE001 - the unexpected too, as INTERNAL with its cause
-            ours = as_ours(error, type(request).__name__)
-            log.warning("%s ended with %s: %s", type(request).__name__, errors.status_name(ours), errors.logged(ours))
-            _abort(context, ours)
+            frame.abort(as_ours(error, type(request).__name__))
+        frame.succeeded()
+        return result
 
     def _queued(self, request: Any, read: Callable[[Any, Settings, Intake], Any], work: Work) -> Job[Any]:
         """The job that does the work. It alone holds what was read: no frame that an error's traceback keeps."""
@@ -249,22 +269,17 @@ def _batch(model: Any, wanted: Any, identity: str) -> Any:
 _WIRE_STATES = {state: backend_pb2.StatusResponse.State.Value(state.value) for state in State}
 
 
-def _abort(context: grpc.ServicerContext, error: errors.BackendError) -> None:
-    """End the RPC with the status that the one table says. An INTERNAL error's text is all that an HTTP user sees: it
-    names the request, whose lines in the log tell the rest."""
-    code, message = errors.status_name(error), errors.status_message(error)
-    if code == "INTERNAL":
-        message = f"{message} (request {logs.request_id.get()}: see the backend's log)"
-    context.abort(getattr(grpc.StatusCode, code), message)
+def _memory(model: Any) -> dict[str, int]:
+    """Bytes of this process, and those that torch holds on each accelerator once ``model`` is loaded: before, it may be
+    half imported."""
+    found = {"process": exporter.resident_bytes()}
+    if model is None:
+        return found
+    import torch
 
-
-def _begin(context: grpc.ServicerContext) -> float:
-    """Give the lines of this RPC their request id: the caller's ``x-request-id``, else one of ours. The time now."""
-    if not logs.request_id.get():
-        given = dict(context.invocation_metadata() or ()).get("x-request-id", "")
-        known = given if isinstance(given, str) and _REQUEST_ID.fullmatch(given) else secrets.token_hex(4)
-        logs.request_id.set(known)
-    return time.monotonic()
+    if torch.cuda.is_available():
+        found |= {f"cuda:{index}": torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count())}
+    return found
 
 
 def make_server(address: str, settings: Settings, servicer: BackendServicer) -> tuple[grpc.Server, int]:
@@ -273,6 +288,7 @@ def make_server(address: str, settings: Settings, servicer: BackendServicer) -> 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=pools.PROMPT_THREADS, thread_name_prefix="prompt"),
         interceptors=[
+            health.HealthChecks(),
             pools.WaitingPool(waiting),
             *guard.interceptors(settings, lambda: servicer.engine.identity, HOME),
         ],

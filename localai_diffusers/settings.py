@@ -47,6 +47,23 @@ def _choice(*values: str, upper: bool = False) -> Callable[[str], str]:
     return read
 
 
+def parse_address(text: str) -> tuple[str, int, int]:
+    """Host, first and last port. Raises ValueError for what is none."""
+    host, _, ports = text.strip().rpartition(":")
+    first, _, last = ports.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        raise ValueError("must be a port, host:port, host:first-last, or host:0")
+    bounds = int(first), int(last or first)
+    if not 0 <= bounds[0] <= bounds[1] <= 65535:
+        raise ValueError("ports lie between 0 and 65535, the first before the last")
+    return host.strip("[]") or "127.0.0.1", *bounds
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text.strip()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the environment says, typed. Defaults here are the defaults of the product."""
@@ -54,6 +71,7 @@ class Settings:
     max_workers: int = 1
     log_level: str = "INFO"
     log_format: str = "text"
+    metrics_addr: str = ""
     auth_token: str = ""
     device: str = ""
     metadata: str = "default"
@@ -120,6 +138,12 @@ VARIABLES: tuple[Variable, ...] = (
         "LOCALAI_DIFFUSERS_LOG_LEVEL", "log_level", _choice(*LOG_LEVELS, upper=True), "Level of the log on stderr."
     ),
     Variable("LOCALAI_DIFFUSERS_LOG_FORMAT", "log_format", _choice("text", "json"), "Lines of the log: text or json."),
+    Variable(
+        "LOCALAI_DIFFUSERS_METRICS_ADDR",
+        "metrics_addr",
+        _address,
+        "Prometheus endpoint: host:port, host:first-last, host:0 for any free port, or a port of loopback.",
+    ),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
     Variable("LOCALAI_DIFFUSERS_DEVICE", "device", str.strip, "Device for every model: cpu, cuda, cuda:1, xpu, mps."),
     Variable(

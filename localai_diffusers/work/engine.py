@@ -80,6 +80,9 @@ class Engine:
         self._slot = _Slot()
         self._frozen_modules = 0
         self.metrics = Metrics()
+        self.on_ran: Callable[[str, float, int], None] = lambda *_: None  # a job's name, seconds in the queue, steps
+        self.on_batch: Callable[[int], None] = lambda _count: None
+        self._steps = 0
         if warm_up is not None:
             self._queue.append(Job(lambda _job: warm_up(), "import of the libraries"))
         self._thread = threading.Thread(target=self._loop, name="pipeline", daemon=True)
@@ -200,6 +203,15 @@ class Engine:
         return self._running
 
     @property
+    def waiting(self) -> int:
+        return sum(not job.cancelled for job in tuple(self._queue))
+
+    @property
+    def steps(self) -> int:
+        """Inference steps since the start, those of the running job too."""
+        return self._steps + max((job.step for job in self._running), default=0)
+
+    @property
     def state(self) -> State:
         if self._running:
             return State.BUSY
@@ -217,11 +229,20 @@ class Engine:
                 jobs[0].run()
             if any(job.failed for job in jobs):
                 release_memory()
+            self._count(jobs)
             self._finish(jobs)
             self._tidy_up()
             if any(job.lost_the_accelerator for job in jobs):
                 log.error("the accelerator is lost to this process: it ends, for another to be started")
                 return self._upkeep.on_lost()
+
+    def _count(self, jobs: tuple[Job[Any], ...]) -> None:
+        if jobs[0].batch is not None:
+            self.on_batch(len(jobs))
+        for job in jobs:
+            self._steps += job.step
+            if job.started_at:
+                self.on_ran(job.name, job.started_at - job.created_at, job.step)
 
     def _finish(self, jobs: tuple[Job[Any], ...]) -> None:
         """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it

@@ -56,7 +56,7 @@ class Job(Generic[T]):
         self.batch = batch
         self.step = 0
         self.total_steps = 0
-        self.started_at = 0.0
+        self.created_at, self.started_at = time.monotonic(), 0.0
         self.request_id = logs.request_id.get()
         self._work = work
         self._reason = ""

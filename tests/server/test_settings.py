@@ -23,6 +23,7 @@ class SettingsTest(unittest.TestCase):
             "LOCALAI_DIFFUSERS_LOG_LEVEL": "error",
             "LOCALAI_DIFFUSERS_METADATA": "OFF",
             "LOCALAI_DIFFUSERS_LOG_FORMAT": "json",
+            "LOCALAI_DIFFUSERS_METRICS_ADDR": "0.0.0.0:9100",
             "SAFETENSORS": "0",
             "CLIPSKIP": "0",
             "LOCALAI_BACKEND_PARENT_WATCH": "0",
