@@ -6,6 +6,7 @@ of the file is used, known to be idle, or named in a note; a LoRA that fits less
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,7 +215,9 @@ class _Widened(Mapping[str, Layers]):
     pipeline widens the layer, and a LoRA of the plain model counts for the first inputs of a wider one."""
 
     def __init__(self, model: Mapping[str, Layers], denoisers: list[str], lora: LoraFile, control: bool) -> None:
-        self._model, self._denoisers, self._lora, self._control = model, denoisers, lora, control
+        self._model, self._denoisers, self._control = model, denoisers, control
+        self._width = _embedder_width(lora)
+        self._seen: dict[str, Layers] = {}
 
     def __iter__(self) -> Any:
         return iter(self._model)
@@ -223,8 +226,13 @@ class _Widened(Mapping[str, Layers]):
         return len(self._model)
 
     def __getitem__(self, name: str) -> Layers:
-        layers = self._model[name]
-        embedder, width = layers.get(_EMBEDDER), _embedder_width(self._lora)
+        if name not in self._seen:
+            self._seen[name] = self._widened(name)
+        return self._seen[name]
+
+    def _widened(self, name: str) -> Layers:
+        layers, width = self._model[name], self._width
+        embedder = layers.get(_EMBEDDER)
         if name not in self._denoisers or embedder is None or not width or embedder.kind != "linear":
             return layers
         rows, columns = embedder.shape
@@ -242,7 +250,9 @@ def _embedder_width(lora: LoraFile) -> int:
 
 
 def _takes_control(cls: type) -> bool:
-    return "ControlPipeline" in cls.__name__ or bool(re.search(r"Control(Img2Img|Inpaint)", cls.__name__))
+    """Whether the pipeline hands a control picture to its denoiser, beside the latents, by its call and constructor."""
+    takes = "control_image" in inspect.signature(cls.__call__).parameters
+    return takes and "controlnet" not in components.expected(cls)
 
 
 def _refuse_control(lora: Lora, found: Fit, cls: type) -> None:

@@ -41,6 +41,8 @@ ENDINGS = (
 class WanPipeline:
     """A name for the messages."""
 
+    def __call__(self) -> None: ...
+
 
 @st.composite
 def files(draw: Any) -> dict[str, Any]:
