@@ -137,7 +137,10 @@ def round_up(width: int, height: int, multiple: int) -> tuple[int, int]:
 def fit_into(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int] | None:
     """The largest size of the same aspect within the bound, each side to the nearest multiple; None without a bound."""
     ratios = [limit / side for limit, side in zip(bound, size, strict=True) if limit]
-    return round_size(*(round(side * min(ratios)) for side in size), multiple) if ratios else None
+    if not ratios:
+        return None
+    width, height = (round(side * min(ratios)) for side in size)
+    return round_size(width, height, multiple)
 
 
 def fit_within(size: tuple[int, int], bound: tuple[int | None, int | None], multiple: int) -> tuple[int, int]:

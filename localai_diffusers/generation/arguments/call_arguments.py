@@ -192,7 +192,8 @@ def _chosen_guidance(asked: Asked) -> float | None:
 def _guidance(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     """The scale by the arguments that take it. An explicit true_cfg_scale among the options or params stays as it
     is."""
-    chosen, style, notes = _chosen_guidance(asked), asked.profile.guidance, ()
+    chosen, style = _chosen_guidance(asked), asked.profile.guidance
+    notes: tuple[str, ...] = ()
     found = style.arguments(chosen, asked.defaults.distilled)
     if chosen is not None and not found and not style.by_guider:
         notes += ("this pipeline takes no guidance scale: it is ignored",)
@@ -212,7 +213,8 @@ def _text(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     An empty negative prompt is passed only where true CFG is on: there None would switch it off (Qwen-Image, Flux).
     """
     request, profile = asked.request, asked.profile
-    parameters, notes = profile.parameters, ()
+    parameters = profile.parameters
+    notes: tuple[str, ...] = ()
     found: dict[str, Any] = {}
     negative = next((name for name in _NEGATIVE_PROMPTS if name in parameters), None)
     prompt, unwanted = _split(request) if negative else (request.prompt, request.negative_prompt)
@@ -304,7 +306,8 @@ def frame_rate_asked(request: GenerationRequest, defaults: ModelDefaults) -> flo
 
 def _frames(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
     """Frame count and rate, by the names that the signature has; the count to what the VAE takes."""
-    request, parameters, notes = asked.request, asked.profile.parameters, ()
+    request, parameters = asked.request, asked.profile.parameters
+    notes: tuple[str, ...] = ()
     found: dict[str, Any] = {}
     if request.num_frames is not None:
         frames = asked.profile.fit_frames(request.num_frames)

@@ -20,7 +20,8 @@ def fitted(asked: Asked, arguments: Mapping[str, Any]) -> Part:
 
     Raises InvalidRequest for more steps than the scheduler has.
     """
-    profile, notes = asked.profile, ()
+    profile = asked.profile
+    notes: tuple[str, ...] = ()
     said = {name: arguments.get(name, profile.default(name)) for name in (_STEPS, *STRENGTHS)}
     steps = said[_STEPS]
     strength: Any = next((said[name] for name in STRENGTHS if name in profile.parameters), None)

@@ -25,7 +25,7 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> t
 
     encoder = getattr(compel, family.function)(pipeline, device=str(pipeline._execution_device))
     instructed = arguments.get(_INSTRUCTION, getattr(parameters_of(pipeline).get(_INSTRUCTION), "default", None))
-    notes = (f"COMPEL puts no {_INSTRUCTION} before the prompt",) if instructed else ()
+    notes: tuple[str, ...] = (f"COMPEL puts no {_INSTRUCTION} before the prompt",) if instructed else ()
     texts = _texts(family, arguments, pipeline)
     made = encoder(**texts)
     embeds = made.embeds
