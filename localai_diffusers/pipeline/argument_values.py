@@ -72,9 +72,14 @@ def check_params(
             raise InvalidRequest(f"params[{name!r}] is no argument of {class_name}{did_you_mean(name, parameters)}")
         if is_ours(name):
             raise InvalidRequest(f"params[{name!r}] is set by the server itself: leave it out")
-        if not (isinstance(value, str) and takes_media(name, parameters)):  # there text is a path, read later
+        if not (_is_paths(value) and takes_media(name, parameters)):  # there texts are paths, read later
             checked[name] = fitted(f"params[{name!r}]={value!r}", value, texts.get(name), parameters[name], class_name)
     return checked
+
+
+def _is_paths(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return bool(parts) and all(isinstance(part, str) for part in parts)
 
 
 def is_ours(name: str) -> bool:

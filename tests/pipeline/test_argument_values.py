@@ -180,6 +180,11 @@ class ParamsTest(unittest.TestCase):
             check_params({"source_subject_category": "dog"}, {}, taken, "X"), {"source_subject_category": ["dog"]}
         )
 
+    def test_paths_of_media_stay_what_they_are(self) -> None:
+        taken = parameters_of(diffusers.WanVACEPipeline)
+        for paths in ("a.png", ["a.png", "b.png"]):
+            self.assertEqual(check_params({"reference_images": paths}, {}, taken, "X"), {"reference_images": paths})
+
     def test_a_param_that_looks_like_a_number_is_the_text_that_was_sent(self) -> None:
         taken = parameters_of(diffusers.FluxPipeline)
         self.assertEqual(check_params({"prompt_2": 7}, {"prompt_2": "007"}, taken, "X"), {"prompt_2": "007"})
