@@ -130,12 +130,12 @@ def ip_adapter(path: Path, width: int = 32, name: str = "StableDiffusionPipeline
     return save(found, path)
 
 
-def gguf(weights: Weights, path: Path, **texts: str) -> Path:
+def gguf(weights: Weights, path: Path, architecture: str = "test", **texts: str) -> Path:
     """The weights as a GGUF: what is wide enough in blocks of 8 bits, the rest in fp32;
     ``texts`` are general.* metadata."""
     from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
-    writer, blocks = GGUFWriter(str(path), "test"), GGMLQuantizationType.Q8_0
+    writer, blocks = GGUFWriter(str(path), architecture), GGMLQuantizationType.Q8_0
     for key, text in texts.items():
         writer.add_string(f"general.{key.replace('__', '.')}", text)
     for name, tensor in weights.items():

@@ -391,6 +391,13 @@ def _other_parts(fits: Collection[Fit]) -> tuple[Idle, ...]:
     return (Idle(f"(?:{'|'.join(others)}).+", "another part of a whole checkpoint"),)
 
 
+# Parts that a class borrows from another component at run time, and that its files may hold a copy of.
+_BORROWED = {
+    "ZImageControlNetModel": r"(?:all_x_embedder|cap_embedder|t_embedder|noise_refiner|context_refiner)\..+"
+    r"|[xc]\w*_pad_token",
+}
+
+
 def _idle_beside(fits: Collection[Fit]) -> Iterator[Idle]:
     """Keys of a whole text model beside those of the part of it that a pipeline has."""
     for one in fits:
@@ -410,5 +417,7 @@ def _idle_beside(fits: Collection[Fit]) -> Iterator[Idle]:
             if layers:
                 yield Idle(f"{before}(.+\\.)?(layers|resblocks)\\.{layers}\\..+", "a layer after the last that is read")
         else:
+            if one.target.cls.__name__ in _BORROWED:
+                yield Idle(f"{before}(?:{_BORROWED[one.target.cls.__name__]})", "borrowed from the transformer")
             for pattern in getattr(one.target.cls, "_keys_to_ignore_on_load_unexpected", None) or ():
                 yield Idle(f"{before}.*(?:{pattern}).*", "a part that this class does without")

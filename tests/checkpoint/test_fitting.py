@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import shutil
 import tempfile
 import unittest
@@ -143,6 +144,58 @@ class OriginalTest(unittest.TestCase):
                 for name, tensor in fit.state(torch.float32).items():
                     self.assertTrue(torch.equal(tensor, own[fitting._core(name)]), (prefix, name))
                 self.assertEqual((fit.made, fitting.account_of(fit.contents, [fit]).left), (frozenset(), ()))
+
+
+class LlamaCppTest(unittest.TestCase):
+    """Text encoders in the names that llama.cpp gives them."""
+
+    T5 = {
+        r"encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.([qkvo])\.": r"enc.blk.\1.attn_\2.",
+        r"encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.": r"enc.blk.\1.attn_rel_b.",
+        r"encoder\.block\.(\d+)\.layer\.0\.layer_norm\.": r"enc.blk.\1.attn_norm.",
+        r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wi_0\.": r"enc.blk.\1.ffn_gate.",
+        r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wi_1\.": r"enc.blk.\1.ffn_up.",
+        r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wi\.": r"enc.blk.\1.ffn_up.",
+        r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wo\.": r"enc.blk.\1.ffn_down.",
+        r"encoder\.block\.(\d+)\.layer\.1\.layer_norm\.": r"enc.blk.\1.ffn_norm.",
+        r"encoder\.final_layer_norm\.": "enc.output_norm.",
+        r"(shared|encoder\.embed_tokens)\.": "token_embd.",
+    }
+    QWEN = {
+        r"(?:model\.)?layers\.(\d+)\.self_attn\.([qkv])_proj\.": r"blk.\1.attn_\2.",
+        r"(?:model\.)?layers\.(\d+)\.self_attn\.o_proj\.": r"blk.\1.attn_output.",
+        r"(?:model\.)?layers\.(\d+)\.self_attn\.([qk])_norm\.": r"blk.\1.attn_\2_norm.",
+        r"(?:model\.)?layers\.(\d+)\.mlp\.(gate|up|down)_proj\.": r"blk.\1.ffn_\2.",
+        r"(?:model\.)?layers\.(\d+)\.input_layernorm\.": r"blk.\1.attn_norm.",
+        r"(?:model\.)?layers\.(\d+)\.post_attention_layernorm\.": r"blk.\1.ffn_norm.",
+        r"(?:model\.)?embed_tokens\.": "token_embd.",
+        r"(?:model\.)?norm\.": "output_norm.",
+        r"lm_head\.": "output.",
+    }
+
+    def test_t5_umt5_and_qwen(self) -> None:
+        kinds = (
+            ("FluxPipeline", "text_encoder_2", "t5encoder", self.T5),
+            ("WanPipeline", "text_encoder", "t5", self.T5),
+        )
+        kinds += (("ZImagePipeline", "text_encoder", "qwen3", self.QWEN),)
+        for pipeline, component, architecture, names in kinds:
+            own = weights_of(checkpoint(pipeline) / component)
+            named = {}
+            for key, tensor in own.items():
+                found = [re.sub(f"^{pattern}", name, key) for pattern, name in names.items() if re.match(pattern, key)]
+                self.assertTrue(found, key)
+                named[found[0]] = tensor
+            with tempfile.TemporaryDirectory() as folder:
+                path = adapter_files.gguf(named, Path(folder) / "text.gguf", architecture)
+                fit = component_file.fitted(target(pipeline, component), component_file.contents_of([path], False), "x")
+                state = fit.state(torch.float32)
+            core = {fitting._core(key): tensor for key, tensor in own.items()}
+            core.setdefault("shared.weight", core.get("encoder.embed_tokens.weight"))
+            for name, tensor in state.items():
+                right = core[fitting._core(name)].float()
+                self.assertLess((tensor - right).abs().max(), 0.02 * right.abs().max() + 1e-6, (pipeline, name))
+            self.assertEqual(fitting.account_of(fit.contents, [fit]).left, ())
 
 
 def xl_encoder() -> dict[str, Any]:

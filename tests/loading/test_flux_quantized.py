@@ -90,6 +90,20 @@ class FluxQuantizedTest(unittest.TestCase):
         self.assertTrue(any(isinstance(module, GGUFLinear) for module in model.pipeline.transformer.modules()))
         self.assertEqual(len(self.pixels(model, 1)), 32 * 32 * 3)
 
+    def test_scaled_8_bit_floats_are_multiplied_out(self) -> None:
+        own, stored = weights(), {}
+        for key, tensor in own.items():
+            if tensor.ndim == 2 and key.endswith("weight"):
+                stored[key] = (tensor.float() / 0.25).to(torch.float8_e4m3fn)
+                stored[key.removesuffix("weight") + "scale_weight"] = torch.tensor(0.25)
+            else:
+                stored[key] = tensor
+        save_file(stored, self.folder / "scaled.safetensors")
+        model = self.load(self.folder / "scaled.safetensors")
+        weight = model.pipeline.transformer.transformer_blocks[0].attn.to_q.weight.dequantize().float()
+        right = own["transformer_blocks.0.attn.to_q.weight"].float()
+        self.assertLess((weight - right).abs().max() / right.abs().max(), 0.1)
+
     def test_a_folder_with_a_transformer_works_too(self) -> None:
         model = self.load(checkpoint("FluxPipeline"))
         self.assertEqual(self.pixels(model, 1), self.pixels(self.model, 1))

@@ -3,6 +3,7 @@ picture of the model that it came from, or is refused with the way out."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import unittest
@@ -11,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from localai_diffusers.checkpoint import contents, fitting, headers
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading import single_file as files
 from tests import adapter_files, single_file
 from tests.adapter_files import difference, weights_of
-from tests.support import SHAPES_MODEL, generate, load
+from tests.checkpoint.test_fitting import CHANGES, changed
+from tests.support import SHAPES_MODEL, generate, load, spec_of
+from tests.zoo import checkpoint
 
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -188,12 +195,74 @@ class PartTest(FileCase):
         with self.assertRaisesRegex(LoadError, "option vae 'part.safetensors' .*AutoencoderKL"):
             self.changed("vae", weights_of(SHAPES_MODEL / "text_encoder"))
 
+    def test_a_tiny_autoencoder_is_taken_by_its_keys(self) -> None:
+        from diffusers import AutoencoderTiny
+
+        tiny = AutoencoderTiny(latent_channels=4, encoder_block_out_channels=(64, 64, 64, 64)).state_dict()
+        file = self.folder / "taesd.safetensors"
+        save_file({key: tensor.clone() for key, tensor in tiny.items()}, file)
+        model = load(SHAPES_MODEL, ModelPath=str(self.folder), Options=["vae:taesd.safetensors"])
+        self.assertIn("is a tiny autoencoder (AutoencoderTiny)", model.notes[0])
+        self.assertTrue(all(torch.equal(model.pipeline.vae.state_dict()[key], tensor) for key, tensor in tiny.items()))
+
+    def test_a_folder_that_an_option_names_may_have_a_prefix_too(self) -> None:
+        folder = shutil.copytree(SHAPES_MODEL / "vae", self.folder / "prefixed-vae")
+        file = next(folder.glob("*.safetensors"))
+        save_file({f"vae.{key}": tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
+        model = load(SHAPES_MODEL, ModelPath=str(self.folder), Options=["vae:prefixed-vae"])
+        self.assertEqual(difference(picture(model), self.right), 0)
+
     def test_a_longclip_is_refused_by_its_name(self) -> None:
         long = weights_of(SHAPES_MODEL / "text_encoder")
         key = next(key for key in long if "position_embedding" in key)
         long[key] = torch.zeros(248, long[key].shape[1])
         with self.assertRaisesRegex(LoadError, "is a LongCLIP, which reads 248 tokens"):
             self.changed("text_encoder", long)
+
+
+class PlaceTest(FileCase):
+    """Where a file stands, and files that options name."""
+
+    def test_a_folder_that_is_one_file_of_weights_is_that_file(self) -> None:
+        folder = self.folder / "diffusion_models"
+        folder.mkdir()
+        shutil.copy(self.folder / "plain.safetensors", folder / "a.safetensors")
+        options = [f"config:{self.folder / 'configs'}"]
+        self.assertEqual(difference(picture(load(folder, Options=options)), self.right), 0)
+        shutil.copy(self.folder / "plain.safetensors", folder / "b.safetensors")
+        with self.assertRaisesRegex(LoadError, "It holds a.safetensors, b.safetensors: name one, e.g. model: diff"):
+            load(folder, Options=options)
+
+    def test_an_original_config_is_looked_up_first(self) -> None:
+        for name, words in (
+            ("missing.yaml", "option original_config 'missing.yaml' is no file under ModelPath"),
+            ("https://example.org/v1.yaml", "is a URL, and nothing is fetched offline"),
+            ("../plain.yaml", "leaves the models folder"),
+        ):
+            with self.assertRaisesRegex(LoadError, words):
+                self.load(self.whole, "config:configs", "local_files_only:true", f"original_config:{name}")
+
+    def test_an_original_config_says_the_shape(self) -> None:
+        unet = {"in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": 1, "num_heads": 4}
+        unet |= {
+            "attention_resolutions": [1, 2],
+            "channel_mult": [1, 2],
+            "context_dim": 64,
+            "use_spatial_transformer": True,
+        }
+        unet |= {"transformer_depth": 1}
+        vae = {"ch": 32, "ch_mult": [1, 2], "in_channels": 3, "out_ch": 3, "z_channels": 4, "num_res_blocks": 1}
+        (self.folder / "v1.yaml").write_text(
+            json.dumps(
+                {
+                    "model": {
+                        "params": {"unet_config": {"params": unet}, "first_stage_config": {"params": {"ddconfig": vae}}}
+                    }
+                }
+            )
+        )
+        with self.assertRaisesRegex(LoadError, r"of other shapes, such as conv_in.bias \[40\] for \[32\]"):
+            self.load(self.part(UNET), f"base_model:{SHAPES_MODEL}", "original_config:v1.yaml")
 
 
 class FolderTest(FileCase):
@@ -225,6 +294,49 @@ class FolderTest(FileCase):
         file = next((folder / "vae").glob("*.safetensors"))
         file.rename(file.with_suffix(".bin"))
         self.assertEqual(difference(picture(load(folder)), self.right), 0)
+
+
+class TwinTest(unittest.TestCase):
+    def test_a_lone_transformer_for_a_model_of_two_says_which_it_became(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            base = Path(shutil.copytree(checkpoint("WanPipeline"), Path(folder) / "wan"))
+            shutil.copytree(base / "transformer", base / "transformer_2", dirs_exist_ok=True)
+            index = json.loads((base / "model_index.json").read_text())
+            index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.5}
+            (base / "model_index.json").write_text(json.dumps(index))
+            file = adapter_files.save(weights_of(base / "transformer"), Path(folder) / "low.safetensors")
+            notes = load(file, Options=[f"base_model:{base}"]).notes
+            self.assertIn(
+                "low.safetensors is taken as transformer; for transformer_2 say options: transformer_2:", notes[0]
+            )
+
+
+class FuzzTest(unittest.TestCase):
+    """Whole files by their headers, changed in any way: no component is filled in part, no key unused without a
+    word."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = single_file.write_checkpoint(SHAPES_MODEL, Path(folder) / "plain.safetensors")
+            cls.found = contents.contents([headers.read(path)])
+        cls.spec = spec_of(SHAPES_MODEL, Options=[f"config:{SHAPES_MODEL}"])
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=3), st.integers(0, 10**6))
+    def test_no_change_goes_without_a_word(self, changes: list[str], seed: int) -> None:
+        found = changed(self.found, changes, seed)
+        rest = files._configs(self.spec, str(SHAPES_MODEL))
+        assert rest is not None
+        try:
+            fits = files._fits(self.spec, found, rest)
+        except LoadError:
+            return
+        account = fitting.account_of(found, fits.values())
+        self.assertEqual(account.consumed | account.idle.keys() | set(account.left), set(found.keys))
+        self.assertFalse([fit for fit in fits.values() if fit.missing or fit.wrong or fit.made])
+        lost = {"unet", "vae", "text_encoder"} - fits.keys()
+        self.assertFalse(lost, (lost, changes, seed))  # a few changes never make a part of the file disappear
 
 
 if __name__ == "__main__":
