@@ -45,6 +45,16 @@ def denoisers(pipeline: Any) -> list[Any]:
     return [module for name in names if (module := getattr(pipeline, name, None)) is not None]
 
 
+def _with_channels_last(model: Any) -> None:
+    """Not ``model.to(memory_format=)``, which refuses a model with convolutions over time (Wan's)."""
+    import torch
+
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.to(memory_format=formats[parameter.dim()])
+
+
 @switch
 def vae_tiling(pipeline: Any, _value: bool) -> None:
     pipeline.vae.enable_tiling()
@@ -68,10 +78,8 @@ def attention_backend(pipeline: Any, value: str) -> None:
 
 @switch
 def channels_last(pipeline: Any, _value: bool) -> None:
-    import torch
-
     for denoiser in denoisers(pipeline):
-        denoiser.to(memory_format=torch.channels_last)
+        _with_channels_last(denoiser)
 
 
 @switch

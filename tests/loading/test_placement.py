@@ -234,6 +234,11 @@ class SwitchesTest(unittest.TestCase):
         weight = model.pipeline.unet.conv_in.weight
         self.assertTrue(weight.is_contiguous(memory_format=torch.channels_last))
 
+    def test_channels_come_last_in_convolutions_over_time_too(self) -> None:
+        pipeline = load(checkpoint("WanPipeline"), Options=["channels_last:true"]).pipeline
+        weight = pipeline.transformer.patch_embedding.weight
+        self.assertTrue(weight.is_contiguous(memory_format=torch.channels_last_3d))
+
     def test_one_that_the_pipeline_lacks_is_noted(self) -> None:
         model = load(checkpoint("DDPMPipeline"), Options=["vae_tiling:true", "fuse_qkv:true"])
         self.assertIn("vae_tiling is not supported by DDPMPipeline", " ".join(model.notes))
