@@ -83,6 +83,11 @@ def channels_last(pipeline: Any, _value: bool) -> None:
 
 
 @switch
+def vae_channels_last(pipeline: Any, _value: bool) -> None:
+    _with_channels_last(pipeline.vae)
+
+
+@switch
 def fuse_qkv(pipeline: Any, _value: bool) -> None:
     """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
     if any(getattr(denoiser, "peft_config", None) for denoiser in denoisers(pipeline)):

@@ -236,6 +236,7 @@ class Options:
     attention_backend: str = placement(text, "diffusers attention backend, e.g. native, flash, sage", "")
     compile: bool = placement(switch, "torch.compile of the denoiser's repeated blocks", False)
     channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
+    vae_channels_last: bool = placement(switch, "channels-last memory format for the VAE", False)
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
     max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
     generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")

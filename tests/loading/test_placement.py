@@ -239,6 +239,12 @@ class SwitchesTest(unittest.TestCase):
         weight = pipeline.transformer.patch_embedding.weight
         self.assertTrue(weight.is_contiguous(memory_format=torch.channels_last_3d))
 
+    def test_the_vae_has_a_memory_format_of_its_own(self) -> None:
+        pipeline = load(SHAPES_MODEL, Options=["vae_channels_last:true"]).pipeline
+        last = torch.channels_last
+        self.assertTrue(pipeline.vae.decoder.conv_in.weight.is_contiguous(memory_format=last))
+        self.assertFalse(pipeline.unet.conv_in.weight.is_contiguous(memory_format=last))
+
     def test_one_that_the_pipeline_lacks_is_noted(self) -> None:
         model = load(checkpoint("DDPMPipeline"), Options=["vae_tiling:true", "fuse_qkv:true"])
         self.assertIn("vae_tiling is not supported by DDPMPipeline", " ".join(model.notes))
