@@ -22,7 +22,7 @@ from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.media.payloads import Payload, payload_from_output
 from localai_diffusers.pipeline import tasks
-from localai_diffusers.pipeline.signatures import parameters_of, takes_list
+from localai_diffusers.pipeline.signatures import takes_list
 from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.engine import release_memory
@@ -77,16 +77,15 @@ def _is_text_alone(request: GenerationRequest) -> bool:
 
 
 def _takes_lists(model: LoadedModel, request: GenerationRequest) -> bool:
-    cls = type(model.pipeline)
-    parameters = parameters_of(cls)
+    profile, parameters = model.profile, model.profile.parameters
     # These embed one prompt at a time, or bring a picture of their own.
     by_hand = model.settings.compel or model.settings.sd_embed or model.spec.options.ip_adapter
     several = any(name in model.defaults.options for name in call_arguments.COUNTS)
     return (
         not (by_hand or several)
         and all(name in parameters and takes_list(parameters[name]) for name in ("prompt", "generator"))
-        and tasks.makes(cls, "image")
-        and tasks.wanted_task(request, cls) is None
+        and tasks.makes(profile.cls, "image")
+        and tasks.wanted_task(request, profile.cls) is None
     )
 
 

@@ -62,7 +62,7 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any], inta
     Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
     """
-    request, extra = ip_adapter.split(model.spec, model.pipeline, tasks.with_clip(request, type(model.pipeline)))
+    request, extra = ip_adapter.split(model.spec, model.profile, tasks.with_clip(request, type(model.pipeline)))
     profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults, intake or Intake(model.settings))

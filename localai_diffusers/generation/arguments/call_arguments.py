@@ -10,6 +10,7 @@ import inspect
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.errors import InvalidRequest
@@ -51,7 +52,8 @@ _NO_SIZE = (512, 512)
 
 @dataclass(frozen=True)
 class Call:
-    """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them.
+    """Keyword arguments for a pipeline, the seed that they hold, and what there is to say of them. Nobody changes it:
+    who adds to it makes another.
 
     ``inversion``: keyword arguments for its ``invert``, which comes first, where it edits a picture that way.
     ``guider_scale``: the guidance of a pipeline that has it in a component, None for the component's own.
@@ -85,7 +87,7 @@ def build(request: GenerationRequest, profile: PipelineProfile, defaults: ModelD
     idle = tuple(profile.guidance.idle_negative(arguments, profile.parameters))
     unchanged, said = _unchanged(arguments, profile, repaint)
     guider_scale = _chosen_guidance(asked) if profile.guidance.by_guider else None
-    return Call(arguments, seed, notes + idle + said, inversion, repaint, unchanged, guider_scale)
+    return Call(MappingProxyType(arguments), seed, notes + idle + said, inversion, repaint, unchanged, guider_scale)
 
 
 def _with_default_size(request: GenerationRequest, defaults: ModelDefaults) -> GenerationRequest:

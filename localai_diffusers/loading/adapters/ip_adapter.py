@@ -14,7 +14,7 @@ from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import InvalidRequest, LoadError
 from localai_diffusers.loading import components
-from localai_diffusers.pipeline.signatures import image_parameters, parameters_of
+from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.requests import GenerationRequest
@@ -200,16 +200,18 @@ def _denoiser(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
-def split(spec: LoadSpec, pipeline: Any, request: GenerationRequest) -> tuple[GenerationRequest, dict[str, Any]]:
+def split(
+    spec: LoadSpec, profile: PipelineProfile, request: GenerationRequest
+) -> tuple[GenerationRequest, dict[str, Any]]:
     """The request without the pictures that feed the adapters, and these as an argument for a call that takes it.
 
     They are the last ones, one for each adapter, unless the only picture is one that the pipeline itself takes. Without
     them the adapters count nothing. Raises InvalidRequest for some, but not one for each.
     """
-    count = len(names_of(spec))
+    count, pipeline = len(names_of(spec)), profile.pipeline
     if not count:
         return request, {}
-    starts_from_one = bool(image_parameters(parameters_of(pipeline))) and not hasattr(pipeline, "blocks")
+    starts_from_one = bool(profile.inputs.images) and not hasattr(pipeline, "blocks")
     own = int(request.is_inpainting or starts_from_one)  # a modular pipeline starts from text as well
     spare = len(request.images) - own
     if 0 < spare < count:

@@ -27,6 +27,10 @@ def build(name: str, defaults: ModelDefaults | None = None, **fields: Any) -> Ca
 
 
 class PassedTest(unittest.TestCase):
+    def test_a_call_is_not_changed_after_it_is_built(self) -> None:
+        with self.assertRaises(TypeError):
+            build("StableDiffusionPipeline").arguments["prompt"] = "another"
+
     def test_a_bare_prompt_passes_little_else(self) -> None:
         found = build("StableDiffusionPipeline", seed=3).arguments
         self.assertEqual(found.keys(), {"prompt", "num_images_per_prompt", "generator"})
