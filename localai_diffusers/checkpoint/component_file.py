@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from localai_diffusers.patches import single_file_classes
 _LONG_CLIP = 248  # positions
 
 
-def contents_of(files: Iterable[Path], allow_pickle: bool) -> Contents:
-    """What the files hold together. Raises LoadError for broken ones, untrusted pickles and packings not read here."""
-    return contents.contents(headers.read(file, allow_pickle) for file in files)
+def contents_of(files: Iterable[Path], allow_pickle: bool, mapped: bool = True) -> Contents:
+    """What the files hold together; ``mapped``: their weights are mapped from the disk. Raises LoadError for broken
+    ones, untrusted pickles and packings not read here."""
+    return contents.contents(replace(headers.read(file, allow_pickle), mapped=mapped) for file in files)
 
 
 def fitted(wanted: Target, found: Contents, what: str) -> Fit:

@@ -39,7 +39,7 @@ class Header:
     """What a file of weights says before its weights are read.
 
     ``form`` is SAFETENSORS, GGUF or PICKLE; ``metadata`` its texts; ``others`` the entries of a pickle that are no
-    tensors (``global_step``).
+    tensors (``global_step``); ``mapped``: its weights are mapped from the disk, not read into memory first.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class Header:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     others: tuple[str, ...] = ()
+    mapped: bool = True
 
     @property
     def main_dtype(self) -> str:

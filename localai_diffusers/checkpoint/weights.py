@@ -81,6 +81,11 @@ def tensors(header: Header, keys: Collection[str] | None = None) -> dict[str, An
     wanted = header.tensors.keys() if keys is None else [key for key in keys if key in header.tensors]
     if not wanted:
         return {}
+    if header.form == headers.SAFETENSORS and not header.mapped:
+        from safetensors.torch import load
+
+        read = load(header.path.read_bytes())
+        return {key: read[key] for key in wanted}
     if header.form == headers.SAFETENSORS:
         from safetensors import safe_open
 

@@ -216,7 +216,7 @@ def _of_file(
     spec: LoadSpec, facts: ModelFacts, name: str, wish: Wish, place: Path, component: type, settings: Settings
 ) -> Replacement:
     """A component out of a lone file, its shape from the model's own config of it."""
-    found = component_file.contents_of([place], artifacts.allows_pickle(spec, settings))
+    found = component_file.contents_of([place], artifacts.allows_pickle(spec, settings), not spec.options.disable_mmap)
     root = _config_root(spec, facts)
     if root is None:
         raise LoadError(

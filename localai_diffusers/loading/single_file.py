@@ -78,7 +78,7 @@ def parts_of(spec: LoadSpec, path: Path, allow_pickle: bool) -> Parts | None:
     Raises LoadError for a file that cannot be read, that lacks weights of a component, or without which a component is
     nowhere, each with the ways out.
     """
-    found = component_file.contents_of([path], allow_pickle)
+    found = component_file.contents_of([path], allow_pickle, not spec.options.disable_mmap)
     rest = _rest(spec, path, found)
     if rest is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,27 @@ class HeaderTest(FolderCase):
             self.assertEqual(found.keys(), WEIGHTS.keys())
             plain = weights.unpacked(found["a.weight"]).float()
             self.assertLess((plain - WEIGHTS["a.weight"].float()).abs().max(), 0.5, form)
+
+    def test_not_mapped_from_the_disk_they_are_the_same(self) -> None:
+        header = headers.read(self.file(headers.SAFETENSORS, "blob"))
+        found = weights.tensors(dataclasses.replace(header, mapped=False), ["a.weight"])
+        self.assertEqual(list(found), ["a.weight"])
+        self.assertTrue(torch.equal(found["a.weight"], WEIGHTS["a.weight"]))
+
+    def test_a_tensor_that_comfy_flattened_for_gguf_has_its_own_shape(self) -> None:
+        import gguf
+
+        kernel, path = torch.randn(4, 8, 3, 3), self.folder / "x.gguf"
+        writer, kind = gguf.GGUFWriter(str(path), "sdxl"), gguf.GGMLQuantizationType.Q8_0
+        writer.add_array("comfy.gguf.orig_shape.conv.weight", [4, 8, 3, 3])
+        writer.add_tensor("conv.weight", gguf.quants.quantize(kernel.reshape(-1, 32).numpy(), kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        header = headers.read(path)
+        self.assertEqual(header.tensors["conv.weight"].shape, (4, 8, 3, 3))
+        self.assertLess((weights.tensors(header)["conv.weight"] - kernel).abs().max(), 0.05)
 
     def test_broken_files_are_named(self) -> None:
         whole = self.file(headers.SAFETENSORS, "a.safetensors").read_bytes()

@@ -269,6 +269,22 @@ class IPAdapterTest(unittest.TestCase):
         with self.assertRaisesRegex(LoadError, "is no IP-Adapter"):
             load(self.model, Options=[f"ip_adapter:{vae}"])
 
+    def test_one_made_for_another_image_encoder_is_refused_with_the_way_out(self) -> None:
+        layers = {"image_proj.proj.weight": (256, 48), "ip_adapter.1.to_k_ip.weight": (32, 32)}
+        plus = {"image_proj.proj_in.weight": (64, 48), "ip_adapter.1.to_k_ip.weight": (32, 32)}
+        for name, shapes, entry in (("plain", layers, "projection_dim"), ("plus", plus, "hidden_size")):
+            folder = shutil.copytree(self.folder / "ip", self.folder / f"of-{name}")
+            tensors = {key: torch.zeros(shape) for key, shape in shapes.items()}
+            adapter_files.save(tensors, folder / "ip-adapter.safetensors")
+            with self.assertRaisesRegex(LoadError, f"reads 48 numbers .* {entry} 32: .*options: image_encoder:"):
+                load(self.model, ModelPath=str(self.folder), Options=[f"ip_adapter:of-{name}"])
+
+    def test_one_of_another_family_is_refused_before_the_load(self) -> None:
+        file = shutil.copytree(self.folder / "ip", self.folder / "of-another-family") / "wide.safetensors"
+        adapter_files.save({"ip_adapter.1.to_k_ip.weight": torch.zeros(32, 99)}, file)
+        with self.assertRaisesRegex(LoadError, "attends to 99 numbers, and this model's denoiser to 32"):
+            load(self.model, Options=[f"ip_adapter:{file}"])
+
     def test_a_pipeline_without_ip_adapters_says_so(self) -> None:
         with self.assertRaisesRegex(LoadError, "DDPMPipeline takes no IP-Adapter"):
             load(checkpoint("DDPMPipeline"), Options=[f"ip_adapter:{self.folder / 'ip'}"])
