@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from localai_diffusers.errors import LoadError
@@ -96,6 +96,19 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
 
 
 @switch
-def compile(pipeline: Any, _value: bool) -> None:
+def layerwise_casting(pipeline: Any, value: str) -> None:
+    import torch
+
+    storage = {"fp8": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}[value]
     for denoiser in denoisers(pipeline):
-        denoiser.compile_repeated_blocks()
+        denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=denoiser.dtype)
+
+
+@switch
+def compile(pipeline: Any, value: Mapping[str, Any]) -> None:
+    """The blocks that a model repeats, so that one graph serves all; the whole where it names none."""
+    for denoiser in denoisers(pipeline):
+        if getattr(denoiser, "_repeated_blocks", None):
+            denoiser.compile_repeated_blocks(**value)
+        else:
+            denoiser.compile(**value)

@@ -78,6 +78,20 @@ def switch(value: Any) -> bool:
     return bool(said)
 
 
+def switch_with(*names: str) -> Callable[[Any], Mapping[str, Any] | None]:
+    """A switch that a JSON object of ``names`` turns on as well, with these arguments; None is off."""
+
+    def parse(value: Any) -> Mapping[str, Any] | None:
+        said = typed(value)
+        if said in (True, False):
+            return {} if said else None
+        if not isinstance(said, dict) or said.keys() - set(names):
+            raise ValueError(f"true or false, or a JSON object of {', '.join(names)}")
+        return said
+
+    return parse
+
+
 def whole(least: int, most: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         said = typed(value)
@@ -234,7 +248,17 @@ class Options:
     vae_slicing: bool = placement(switch, "decode one picture at a time: less memory", False)
     attention_slicing: bool = placement(switch, "attention in slices: less memory, slower", False)
     attention_backend: str = placement(text, "diffusers attention backend, e.g. native, flash, sage", "")
-    compile: bool = placement(switch, "torch.compile of the denoiser's repeated blocks", False)
+    compile: Mapping[str, Any] | None = placement(
+        switch_with("mode", "fullgraph", "dynamic", "backend"),
+        "torch.compile of the denoiser's repeated blocks (else of the whole): true, or its arguments as JSON; first "
+        "pictures take long",
+        None,
+    )
+    layerwise_casting: str = placement(
+        one_of("fp8", "fp8_e5m2"),
+        "the denoiser's weights lie in 8-bit floats and are cast layer by layer: half the memory, a little slower",
+        "",
+    )
     channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
     vae_channels_last: bool = placement(switch, "channels-last memory format for the VAE", False)
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)

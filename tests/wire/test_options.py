@@ -72,7 +72,7 @@ class ValuesTest(unittest.TestCase):
         self.assertIs(said("vae_tiling:true").vae_tiling, True)
         self.assertIs(said("use_safetensors:false").use_safetensors, False)
         self.assertIsNone(said().use_safetensors)
-        for text in ("vae_tiling:off", "compile:no", "safety_checker:maybe", "low_cpu_mem_usage:[]"):
+        for text in ("vae_tiling:off", "fuse_qkv:no", "safety_checker:maybe", "low_cpu_mem_usage:[]"):
             with self.assertRaisesRegex(InvalidRequest, f"option {text} must be true or false".replace("[", r"\[")):
                 said(text)
 
