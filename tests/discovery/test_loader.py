@@ -71,6 +71,8 @@ def auto_tables() -> dict[str, dict[str, str]]:
 
 
 class ListingTest(unittest.TestCase):
+    heavy = True
+
     def test_listing_all_names_is_quick_and_imports_neither_torch_nor_diffusers(self) -> None:
         code = """
             import time; start = time.perf_counter(); cpu = time.process_time()
@@ -139,6 +141,8 @@ class ListingTest(unittest.TestCase):
 
 class NewModuleTest(unittest.TestCase):
     """A copy of diffusers (symbolic links to the installed one) with two modules that it never had."""
+
+    heavy = True
 
     SOURCE = """
         {first}
@@ -212,6 +216,8 @@ class NewModuleTest(unittest.TestCase):
 
 
 class RegistryTest(unittest.TestCase):
+    heavy = True
+
     def test_it_is_one_read_only_mapping(self) -> None:
         registry = loader.get_pipeline_registry()
         self.assertIs(registry, loader.get_pipeline_registry())
@@ -695,6 +701,8 @@ def load_errors(environment: dict[str, str], *models: str) -> list[str]:
 
 class HubTest(unittest.TestCase):
     """The real huggingface_hub client against a small server."""
+
+    heavy = True
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -224,6 +224,8 @@ class RunTest(unittest.TestCase):
 class AroundTest(unittest.TestCase):
     """LoRA, ControlNet and replaced components, by the rules of classic pipelines."""
 
+    heavy = True
+
     @classmethod
     def setUpClass(cls) -> None:
         cls.folder = Path(tempfile.mkdtemp(dir=_scratch()))

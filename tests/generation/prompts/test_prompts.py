@@ -31,6 +31,8 @@ def picture(model: Any, prompt: str, **fields: Any) -> Any:
 
 
 class CompelTest(unittest.TestCase):
+    heavy = True
+
     def test_an_unweighted_prompt_gives_the_plain_picture(self) -> None:
         for name in KNOWN:
             plain, compel = load(checkpoint(name)), load(checkpoint(name), COMPEL)
