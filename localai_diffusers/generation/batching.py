@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from localai_diffusers import privacy
 from localai_diffusers.errors import Cancelled
 from localai_diffusers.generation import generation, pipeline_call
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.arguments.call_arguments import Call
+from localai_diffusers.generation.prompts import prompts, readings
 from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.media.payloads import Payload, payload_from_output
 from localai_diffusers.pipeline import tasks
@@ -125,17 +127,27 @@ def _together(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[tuple[Call, 
         pipeline = model.pipeline_as(type(model.pipeline))
         limits = Intake(model.settings)
         calls = [call_arguments.build(_request(job), model.profile, model.defaults, limits) for job in jobs]
+        calls = [_plain(call, pipeline) for call in calls]
         same = _are_the_same(calls)
         if not model.faithful.get(same, True):
             return []
-        made = list(zip(calls, _images(pipeline, _merged(calls), JobGroup(jobs)), strict=True))
-        return made if same in model.faithful or _is_faithful(model, made, JobGroup(jobs)) else []
+        texts = [text for job in jobs for text in generation.texts_of(_request(job))]
+        with privacy.confidential(texts), readings.watched() as read:
+            made = list(zip(calls, _images(pipeline, _merged(calls), JobGroup(jobs)), strict=True))
+            made = [(replace(call, notes=call.notes + read.notes(call.arguments)), image) for call, image in made]
+            return made if same in model.faithful or _is_faithful(model, made, JobGroup(jobs)) else []
     except Cancelled:
         return []
     except Exception as error:  # noqa: BLE001 - whatever it is, alone it is told to the one it is about
         log.warning("%d requests as one call failed (%s): each runs alone", len(jobs), type(error).__name__)
     release_memory()  # the error and its frames, which hold the call's tensors, are gone here
     return []
+
+
+def _plain(call: Call, pipeline: Any) -> Call:
+    """The call without the weights in its texts, where no library reads them."""
+    arguments, notes = prompts.plain(call.arguments, pipeline)
+    return replace(call, arguments=arguments, notes=call.notes + notes)
 
 
 def _images(pipeline: Any, call: Call, group: JobGroup) -> Sequence[Any]:

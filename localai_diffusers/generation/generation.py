@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from localai_diffusers import patches
+from localai_diffusers import patches, privacy
 from localai_diffusers.errors import InvalidRequest, NothingMade, NotSupported
 from localai_diffusers.generation import pipeline_call, refusals
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.generation.metadata import parameters_text
-from localai_diffusers.generation.prompts import prompts
+from localai_diffusers.generation.prompts import prompts, readings, tags
 from localai_diffusers.loading.adapters import ip_adapter
 from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.pipeline import tasks
@@ -62,15 +62,27 @@ def generate(model: LoadedModel, request: GenerationRequest, job: Job[Any], inta
     Raises InvalidRequest for what the pipeline refuses, NotSupported for an output that is no file, Cancelled when
     ``job`` is cancelled, OutputError for a ``dst`` that cannot be written.
     """
+    with privacy.confidential(texts_of(request)):
+        return _generated(model, request, job, intake or Intake(model.settings))
+
+
+def texts_of(request: GenerationRequest) -> list[Any]:
+    """What a person wrote in a request."""
+    return [request.prompt, request.negative_prompt, *request.params.values(), *request.fields.values()]
+
+
+def _generated(model: LoadedModel, request: GenerationRequest, job: Job[Any], intake: Intake) -> Outcome:
     request, extra = ip_adapter.split(model.spec, model.profile, tasks.with_clip(request, type(model.pipeline)))
     profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
-    call = call_arguments.build(request, profile, model.defaults, intake or Intake(model.settings))
+    call = call_arguments.build(request, profile, model.defaults, intake)
     arguments = {**call.arguments, **{name: value for name, value in extra.items() if name in profile.parameters}}
-    with patches.during_calls(pipeline):  # sd_embed asks for what they add too
-        arguments, said = prompts.embedded(arguments, pipeline, model.settings)
-    call = replace(call, arguments=arguments, notes=call.notes + said)
-    return write(model, request, profile, call, _made(model, profile, call, job), job)
+    with readings.watched() as read:
+        with patches.during_calls(pipeline):  # sd_embed asks for what they add too
+            embedded, said = prompts.embedded(arguments, pipeline, model.settings)
+        made = _made(model, profile, replace(call, arguments=embedded), job)
+    notes = call.notes + said + read.notes(arguments)
+    return write(model, request, profile, replace(call, arguments=embedded, notes=notes), made, job)
 
 
 def _made(model: LoadedModel, profile: PipelineProfile, call: Call, job: Job[Any]) -> Payload:
@@ -133,7 +145,9 @@ def write(
     rate = _frame_rate(model, request, profile)
     how = {"fps": rate, "metadata": metadata, "check": job.check}
     description = payloads.write_payload(payload, request.dst, **how)
-    notes = [*call.notes, *_fewer(call, len(payload.answers())), payloads.write_others(payload, request.dst, **how)]
+    new = [note for note in call.notes if note not in model.told]
+    model.told |= tags.ONCE & set(new)
+    notes = [*new, *_fewer(call, len(payload.answers())), payloads.write_others(payload, request.dst, **how)]
     asked = tuple(call.arguments.get(name) for name in ("width", "height"))
     if (
         call.repaint is None

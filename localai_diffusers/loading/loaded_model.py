@@ -43,6 +43,7 @@ class LoadedModel:
     settings: Settings
     notes: tuple[str, ...] = ()
     faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
+    told: set[str] = field(default_factory=set)  # notes that are told once a load
     _siblings: dict[type, Any] = field(default_factory=dict)
     _profiles: dict[type, PipelineProfile] = field(default_factory=dict)
     _active: Any = None

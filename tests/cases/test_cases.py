@@ -34,6 +34,7 @@ _MENDED: set[str] = {
     "pickles_by_other_names",
     "schedulers_of_another_kind",
     "small_masks",
+    "tags_in_prompts",
     "turned_videos",
     "unet_without_prefix",
     "with_color_profiles",

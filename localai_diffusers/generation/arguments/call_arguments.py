@@ -18,6 +18,7 @@ from localai_diffusers.generation.arguments import control_arguments, media_form
 from localai_diffusers.generation.arguments.asked import Asked, Part
 from localai_diffusers.generation.arguments.media_arguments import media_arguments, output_size, picture_to_invert
 from localai_diffusers.generation.arguments.repainting import Repaint, RepaintedClip
+from localai_diffusers.generation.prompts import tags
 from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline import sizes
 from localai_diffusers.pipeline.argument_values import accepted_types, check_params, did_you_mean, fitted
@@ -124,6 +125,12 @@ def _params(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
     }
     argument_limits.check_texts(without_media(said, parameters), asked.settings, "params[{!r}]")
     return Part(check_params(said, request.texts, parameters, asked.profile.name))
+
+
+def _untagged(_asked: Asked, arguments: Mapping[str, Any]) -> Part:
+    """The prompts without tags of another program."""
+    found = tags.without_tags(arguments)
+    return Part(found, (tags.TAG_NOTE,) if found else ())
 
 
 def _seeded(asked: Asked, _arguments: Mapping[str, Any]) -> Part:
@@ -362,5 +369,6 @@ _AFTER_MEDIA: tuple[PartOf, ...] = (
     control_arguments.completed,
     media_forms.in_form,
     _for_this_model,
+    _untagged,
     _seeded,
 )

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from localai_diffusers.generation.prompts import compel_prompts, sd_embed_prompts
+from localai_diffusers.generation.prompts import compel_prompts, sd_embed_prompts, tags
 from localai_diffusers.generation.prompts.prompt_families import TEXTS, Family, NotKnown, is_blank
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.settings import Settings
@@ -28,7 +28,7 @@ def embedded(
     notes. A prompt that cannot be embedded stays as it is: it is never lost."""
     notes: tuple[str, ...] = ()
     if not isinstance(arguments.get("prompt"), str) or all(is_blank(arguments.get(name)) for name in TEXTS):
-        return arguments, notes
+        return plain(arguments, pipeline)
     for is_on, variable, library in (
         (settings.sd_embed, "SD_EMBED", sd_embed_prompts),
         (settings.compel, "COMPEL", compel_prompts),
@@ -43,7 +43,14 @@ def embedded(
         notes += said
         if embeddings is not None:
             return _in_place(arguments, embeddings, pipeline), notes
-    return arguments, notes
+    arguments, said = plain(arguments, pipeline)
+    return arguments, notes + said
+
+
+def plain(arguments: Mapping[str, Any], pipeline: Any) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The arguments without the weights in texts that no library reads, where CLIP does; notes."""
+    found = tags.without_weights(arguments) if tags.clip_reads(pipeline) else {}
+    return {**arguments, **found}, (tags.WEIGHT_NOTE,) if found else ()
 
 
 def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
