@@ -166,8 +166,10 @@ def check_weights(path: Path, spec: LoadSpec, settings: Settings) -> None:
 
 
 def allows_pickle(spec: LoadSpec, settings: Settings) -> bool:
-    """Whether weights that are not safetensors may be read: pickles can carry code."""
-    return not settings.safetensors or spec.trust_remote_code or spec.options.use_safetensors is False
+    """Whether weights that are not safetensors may be read: pickles can carry code. The option is before the
+    environment and before trust in code."""
+    said = spec.options.use_safetensors
+    return not said if said is not None else not settings.safetensors or spec.trust_remote_code
 
 
 def weight_keywords(

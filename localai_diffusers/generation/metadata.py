@@ -31,8 +31,10 @@ def parameters_text(
     line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     if model.settings.metadata != "full":
         return line
-    negative = [f"Negative prompt: {request.negative_prompt}"] if request.negative_prompt else []
-    return "\n".join([request.prompt, *negative, line])
+    said = {**model.defaults.options, **request.params}  # what an empty text leaves in place
+    unwanted = request.negative_prompt or said.get("negative_prompt")
+    negative = [f"Negative prompt: {unwanted}"] if unwanted else []
+    return "\n".join([request.prompt or str(said.get("prompt") or ""), *negative, line])
 
 
 def _used(name: str, profile: PipelineProfile, call: Call) -> Any:

@@ -188,7 +188,7 @@ class Options:
     revision: str = load(text, "branch, tag or commit of a Hub repo", "")
     subfolder: str = load(text, "folder inside the model that holds the pipeline", "")
     use_safetensors: bool | None = load(
-        switch, "true insists on safetensors, false allows pickles (with trust_remote_code)", None
+        switch, "true insists on safetensors, false allows pickles, which can carry code", None
     )
     local_files_only: bool = load(switch, "true never asks the Hub", False)
     config: str = load(text, "folder or repo with the configs of a single-file checkpoint", "")

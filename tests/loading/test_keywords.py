@@ -33,6 +33,13 @@ class WeightsTest(unittest.TestCase):
             options = [] if trusted else ["use_safetensors:false"]
             self.assertEqual(for_weights(diffusers.AutoencoderKL, *options, **trusted), {"dtype": torch.float16})
 
+    def test_the_option_is_before_the_environment_and_before_trust(self) -> None:
+        spec = spec_of(SHAPES_MODEL, Options=["use_safetensors:true"], TrustRemoteCode=True)
+        found = weight_keywords(spec, Settings(safetensors=False), diffusers.AutoencoderKL, torch.float16)
+        self.assertIs(found["use_safetensors"], True)
+        plain = weight_keywords(spec_of(SHAPES_MODEL), Settings(safetensors=False), diffusers.AutoencoderKL, None)
+        self.assertEqual(plain, {})
+
     def test_how_files_are_read_is_told_to_diffusers_and_not_to_transformers(self) -> None:
         options = ("low_cpu_mem_usage:false", "disable_mmap:true")
         told = for_weights(diffusers.AutoencoderKL, *options)
