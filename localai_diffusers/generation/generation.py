@@ -72,7 +72,8 @@ def texts_of(request: GenerationRequest) -> list[Any]:
 
 
 def _generated(model: LoadedModel, request: GenerationRequest, job: Job[Any], intake: Intake) -> Outcome:
-    request, extra = ip_adapter.split(model.spec, model.profile, tasks.with_clip(request, type(model.pipeline)))
+    request = tasks.with_clip(request, type(model.pipeline), intake)
+    request, extra = ip_adapter.split(model.spec, model.profile, request)
     profile = model.profile_as(tasks.class_for(request, model.pipeline, model.defaults.options))
     pipeline = model.pipeline_as(type(profile.pipeline))
     call = call_arguments.build(request, profile, model.defaults, intake)

@@ -36,6 +36,14 @@ def grown(mask: Image.Image, cell: int) -> Image.Image:
     return Image.fromarray(largest.repeat(cell, 0).repeat(cell, 1)[:height, :width])
 
 
+def fitted(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """``mask`` (L) at ``size``, each pixel the largest of those that it stands for: white of any width stays."""
+    levels = np.asarray(mask)
+    for axis, side in ((0, size[1]), (1, size[0])):
+        levels = np.maximum.reduceat(levels, np.arange(side) * levels.shape[axis] // side, axis=axis)
+    return Image.fromarray(levels)
+
+
 def padded(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """``picture`` on a canvas of at least its own size: a mask goes on in black, a picture's last column and row go
     on."""

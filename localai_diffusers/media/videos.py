@@ -257,6 +257,7 @@ def _picture_rate(image: Image.Image) -> float | None:
     total, count = 0.0, frame_count(image)
     for index in range(count):
         image.seek(index)
+        image.load()  # WebP's durations are known only then
         total += image.info.get("duration") or 0
     return 1000.0 * count / total if count > 1 and total else None
 

@@ -28,6 +28,7 @@ from localai_diffusers.pipeline.signatures import (
     takes_a_picture,
 )
 from localai_diffusers.pipeline.sizes import config_value
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 
 # What :func:`wanted_task` may answer.
@@ -190,22 +191,29 @@ def task_beside_control(request: GenerationRequest, pipeline: Any, said: Mapping
     return {1: "image-to-image", 2: "inpainting"}.get(len(request.images) - controls_of(pipeline, said))
 
 
-def with_clip(request: GenerationRequest, pipeline_class: type) -> GenerationRequest:
+def with_clip(request: GenerationRequest, pipeline_class: type, intake: Intake) -> GenerationRequest:
     """``request`` with a moving picture as the clip that it is, where the class, or for a class of text alone its
-    family, takes one; for any other its first frame is the picture."""
-    if request.animation is None:
+    family, takes one; for any other its first frame is the picture. Raises what reading the clip raises."""
+    if not request.animation:
         return request
-    clip = request.animation
-    moving = replace(request, images=request.images[1:], video=clip.frames, video_rate=clip.rate, animation=None)
+    moving = replace(request, images=request.images[1:], video=list(request.images[:1]), animation=b"")
+    if not _takes_clip(moving, pipeline_class):
+        return request
+    clip = intake.clip("start_image" if request.rpc == "GenerateVideo" else "src", request.animation)
+    return replace(moving, video=clip.frames, video_rate=clip.rate)
+
+
+def _takes_clip(moving: GenerationRequest, pipeline_class: type) -> bool:
     takes = inputs_of(pipeline_class)
     if takes.videos or takes.conditions:
-        return moving
+        return True
     if takes.images or not makes_video(pipeline_class):
-        return request
-    with contextlib.suppress(InvalidRequest):
+        return False
+    try:
         sibling_for(moving, pipeline_class)
-        return moving
-    return request
+    except (InvalidRequest, NotSupported):
+        return False
+    return True
 
 
 def class_for(request: GenerationRequest, pipeline: Any, options: Mapping[str, Any] | None = None) -> type:

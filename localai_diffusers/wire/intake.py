@@ -131,42 +131,45 @@ class Intake:
             )
         return results
 
-    def start(self, name: str, value: str) -> tuple[Image.Image | None, Clip | None]:
-        """A picture, and the clip that it is the first of where it moves; the clip alone of a video; nothing for ""."""
+    def start(self, name: str, value: str) -> tuple[Image.Image | None, Clip | None, bytes]:
+        """A picture, and its bytes where it moves; or the clip that ``value`` is; nothing for ""."""
         if not value:
-            return None, None
+            return None, None, b""
         with self._only_the_result() as results:
             data = self.data(name, value)
             try:
-                picture, clip = self._moving(name, data)
+                picture = self._decoded(name, data, "RGB")
             except InvalidRequest as not_a_picture:
                 try:
-                    picture, clip = None, self._clip(name, data)
+                    clip = self.clip(name, data)
                 except InvalidRequest:
                     raise not_a_picture from None
-            results += [picture] if picture is not None else []
-            results += clip.frames if clip is not None else []
-        return picture, clip
+                results += clip.frames
+                return None, clip, b""
+            results.append(picture)
+        return picture, None, self._moving(name, data)
 
-    def moving_picture_file(self, name: str, path: str) -> tuple[Image.Image, Clip | None]:
-        """The picture in the file ``path``, and the clip that it is the first of where it moves."""
+    def moving_picture_file(self, name: str, path: str) -> tuple[Image.Image, bytes]:
+        """The picture in the file ``path``, and its bytes where it moves."""
         from localai_diffusers.media import files
 
         with self._only_the_result() as results:
             data = files.read_regular_file(path, name, self.settings.max_source_bytes, partial(self.take, name))
-            picture, clip = self._moving(name, data)
-            results += [picture, *(clip.frames if clip is not None else ())]
-        return picture, clip
+            results.append(self._decoded(name, data, "RGB"))
+        return results[0], self._moving(name, data)
 
-    def _moving(self, name: str, data: bytes) -> tuple[Image.Image, Clip | None]:
+    def _moving(self, name: str, data: bytes) -> bytes:
+        """``data``, which counts as held, where it is a picture that moves: whether its frames are wanted tells the
+        pipeline, and most want none."""
         from localai_diffusers.media import images
 
-        with self._only_the_result() as results:
-            picture = self._decoded(name, data, "RGB")
-            results.append(picture)
-        return picture, self._clip(name, data) if images.is_animated(data) else None
+        if not images.is_animated(data):
+            return b""
+        self.take(name, len(data))
+        return data
 
-    def _clip(self, name: str, data: bytes) -> Clip:
+    def clip(self, name: str, data: bytes) -> Clip:
+        """The clip in ``data``, a video or a picture that moves."""
         from localai_diffusers.media import videos
 
         return Clip(self.video(name, data), videos.frame_rate(data))

@@ -15,7 +15,7 @@ from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import argument_limits
 from localai_diffusers.wire.argument_limits import MAX_CLIP_SKIP, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
-from localai_diffusers.wire.intake import Clip, Intake
+from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.values import parse_value
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class GenerationRequest:
     is_inpainting: bool = False
     video: list[Image.Image] | None = None
     video_rate: float | None = None  # frames a second of ``video``
-    animation: Clip | None = None  # what the first of ``images`` is the first frame of
+    animation: bytes = field(default=b"", repr=False)  # the file that the first of ``images`` is the first frame of
     audio: bytes | None = None
     num_frames: int | None = None
     fps: float | None = None
@@ -84,11 +84,9 @@ def from_image_request(request: Any, settings: Settings, intake: Intake | None =
     )
 
 
-def _image_sources(
-    request: Any, intake: Intake
-) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool, Clip | None]:
-    """The pictures of src and ref_images in order, the mask, whether src is the core's inpainting JSON, and the clip
-    that src is where it moves.
+def _image_sources(request: Any, intake: Intake) -> tuple[tuple[Image.Image, ...], Image.Image | None, bool, bytes]:
+    """The pictures of src and ref_images in order, the mask, whether src is the core's inpainting JSON, and the file of
+    src where it moves.
 
     With the JSON, the first two ref_images are copies of its image and mask and are skipped.
     """
@@ -97,10 +95,10 @@ def _image_sources(
     if pair is not None:
         image, mask = pair
         rest = [intake.picture_file("ref_images", path) for path in references[2:]]
-        return (image, *rest), mask, True, None
-    first, clip = intake.moving_picture_file("src", request.src) if request.src else (None, None)
+        return (image, *rest), mask, True, b""
+    first, moving = intake.moving_picture_file("src", request.src) if request.src else (None, b"")
     rest = [intake.picture_file("ref_images", path) for path in references]
-    return tuple(rest if first is None else (first, *rest)), None, False, clip
+    return tuple(rest if first is None else (first, *rest)), None, False, moving
 
 
 def from_video_request(request: Any, settings: Settings, intake: Intake | None = None) -> GenerationRequest:
@@ -112,8 +110,7 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
     negative = _prompt("negative_prompt", request.negative_prompt, settings)
     width, height = _size(request, settings)
     files.check_destination(request.dst)
-    first, clip = intake.start("start_image", request.start_image)
-    video = clip if first is None else None
+    first, video, animation = intake.start("start_image", request.start_image)
     return GenerationRequest(
         "GenerateVideo",
         request.dst,
@@ -127,7 +124,7 @@ def from_video_request(request: Any, settings: Settings, intake: Intake | None =
         images=() if first is None else (first,),
         video=video.frames if video else None,
         video_rate=video.rate if video else None,
-        animation=None if video else clip,
+        animation=animation,
         last_image=intake.picture("end_image", request.end_image),
         audio=intake.sound("audio", request.audio),
         num_frames=_bounded("num_frames", request.num_frames, 0, settings.max_frames),

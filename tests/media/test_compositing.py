@@ -68,6 +68,21 @@ class CellsTest(unittest.TestCase):
                 part = numpy.s_[row : row + cell, column : column + cell]
                 self.assertEqual(set(made[part].ravel()), {levels[part].max()})
 
+    @settings(max_examples=60, deadline=None)
+    @given(st.tuples(*[st.integers(1, 60)] * 4), st.integers(0, 99))
+    def test_a_mask_of_another_size_keeps_every_white_pixel(self, sides: tuple[int, ...], seed: int) -> None:
+        width, height, wide, high = sides
+        levels = numpy.random.default_rng(seed).integers(0, 256, (height, width), dtype=numpy.uint8)
+        made = numpy.asarray(compositing.fitted(Image.fromarray(levels), (wide, high)))
+        self.assertEqual(made.shape, (high, wide))
+        if wide <= width and high <= height:
+            self.assertEqual(made.max(), levels.max())
+        if width % wide == 0 and height % high == 0:
+            right = levels.reshape(high, height // high, wide, width // wide).max(axis=(1, 3))
+            self.assertTrue((made == right).all())
+        if wide % width == 0 and high % height == 0:
+            self.assertTrue((made == levels.repeat(high // height, 0).repeat(wide // width, 1)).all())
+
     def test_a_canvas_goes_on_with_the_last_column_and_row_and_a_mask_in_black(self) -> None:
         picture = compositing.padded(noise(1), (72, 56))
         pixels = numpy.asarray(picture)

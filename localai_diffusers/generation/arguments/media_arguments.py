@@ -155,14 +155,11 @@ def _mask_for_each_frame(found: Mapping[str, Any], profile: PipelineProfile) -> 
 def _mask_of_latents(found: Mapping[str, Any], size: tuple[int, int], profile: PipelineProfile) -> dict[str, Any]:
     """A mask beside inverted latents is of their size (DiffEdit),
     which is that of the picture over the VAE's factor."""
-    from PIL import Image
-
     from localai_diffusers.media import compositing
 
-    factor, nearest = sizes.latent_cell(profile.pipeline), Image.Resampling.NEAREST
+    factor = sizes.latent_cell(profile.pipeline)
     side = (max(1, size[0] // factor), max(1, size[1] // factor))
-    masks = {name: found[name].resize(size) for name in profile.inputs.masks if name in found}
-    return {name: compositing.grown(mask, factor).resize(side, nearest) for name, mask in masks.items()}
+    return {name: compositing.fitted(found[name], side) for name in profile.inputs.masks if name in found}
 
 
 def _sound(asked: Asked) -> dict[str, Any]:
@@ -317,7 +314,11 @@ def _at_size(value: Any, size: tuple[int, int], crop: bool) -> Any:
         return value
     from PIL import ImageOps
 
-    return ImageOps.fit(value, size) if crop else value.resize(size)
+    from localai_diffusers.media import compositing
+
+    if crop:
+        return ImageOps.fit(value, size)
+    return compositing.fitted(value, size) if value.mode == "L" else value.resize(size)
 
 
 def _size_before_upscaling(main: Any, asked: Asked) -> Part:

@@ -134,8 +134,11 @@ def _of_inversion(
     request: GenerationRequest, profile: PipelineProfile, said: Options
 ) -> tuple[dict[str, Any], Repaint | None]:
     """Of a picture that is inverted before the call (DiffEdit), which takes its mask in latents."""
+    from localai_diffusers.media import compositing
+
     source = next(iter(request.images), None)
     mask = request.mask or next(iter(request.images[1:]), None)
     if not profile.inverts or not profile.inputs.masks or source is None or mask is None:
         return {}, None
-    return {}, Repaint(source, mask.convert("L").resize(source.size), source.size, said.composite, said.mask_blur)
+    mask = compositing.fitted(mask.convert("L"), source.size)
+    return {}, Repaint(source, mask, source.size, said.composite, said.mask_blur)
