@@ -11,16 +11,18 @@ from localai_diffusers.loading import schedulers
 from tests.support import HOME
 
 README = (HOME / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (HOME / "README.md", *(HOME / "docs").glob("*.md"))}
+REQUESTS, ENVIRONMENT = (PAGES[HOME / "docs" / f"{name}.md"] for name in ("models-and-requests", "environment"))
 
 
 class Readme(unittest.TestCase):
     def test_every_environment_variable_has_its_row(self) -> None:
         for variable in settings.VARIABLES:
-            self.assertRegex(README, rf"\| `{variable.name}` \| [^|]* \| {re.escape(variable.meaning)} \|")
+            self.assertRegex(ENVIRONMENT, rf"\| `{variable.name}` \| [^|]* \| {re.escape(variable.meaning)} \|")
 
     def test_every_scheduler_name_is_listed(self) -> None:
         for name in schedulers.NAMES:
-            self.assertIn(f"`{name}`", README)
+            self.assertIn(f"`{name}`", REQUESTS)
 
     def test_every_rpc_that_is_served_is_listed(self) -> None:
         import backend
@@ -32,7 +34,7 @@ class Readme(unittest.TestCase):
         ]
         self.assertGreater(len(served), 10)
         for name in served:
-            self.assertIn(f"`{name}`", README)
+            self.assertIn(f"`{name}`", REQUESTS)
 
     def test_the_first_command_comes_within_thirty_lines_and_exists(self) -> None:
         head = README.splitlines()[:30]
@@ -43,10 +45,14 @@ class Readme(unittest.TestCase):
             self.assertRegex(makefile, rf"(?m)^{target}:")
 
     def test_every_file_that_it_names_is_there(self) -> None:
-        for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-            self.assertTrue((HOME / path).exists(), path)
+        for page, text in PAGES.items():
+            for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+                self.assertTrue((page.parent / path).exists(), f"{page.name}: {path}")
         for room in re.findall(r"\b(\w+\.py)\b", README.split("## For maintainers")[1].split("```")[1]):
             self.assertTrue((HOME / room).exists() or (HOME / "localai_diffusers" / room).exists(), room)
+
+    def test_it_is_short(self) -> None:
+        self.assertLessEqual(len(README.splitlines()), 150)
 
     def test_every_room_is_on_the_map(self) -> None:
         house = HOME / "localai_diffusers"
