@@ -52,7 +52,8 @@ def _is_source(name: str, profile: PipelineProfile) -> bool:
     takes, cls = profile.inputs, type(profile.pipeline)
     if name in takes.images:
         return role_of(name, cls) in (Role.SOURCE, Role.EDITED)
-    return name in takes.conditions or takes.take_media(name) and not lies_on_the_source(name)
+    beside = name not in takes.masks and lies_on_the_source(name)  # a mask is of a source, wherever that went
+    return name in takes.conditions or takes.take_media(name) and not beside
 
 
 def _is_part(strength: Any) -> bool:
