@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The names that LocalAI's own Makefile and CI call, `demo` for a first look, and a maintainer's day.
 
 # LocalAI calls `make` alone for the install

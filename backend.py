@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """The gRPC server that LocalAI's core starts: flags, the port, and one short method an RPC.
 
 The port is bound before torch is imported: the core gives a backend about 40 s, and a cold import can take longer.

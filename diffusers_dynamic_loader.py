@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Find, choose and load any diffusers pipeline, by class name, by task, or from the model itself.
 
 Usable alone; knows nothing of gRPC::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What every script here begins with: where we are, and whether LocalAI's tree is around us.
 # Sourced, never run. Only bash and coreutils, since an image of LocalAI has little else.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Install the backend: ./install.sh [more requirements files]
 #
 # In LocalAI's tree its libbackend.sh does the work. Alone, a virtual environment is made in ./venv:

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Generate the gRPC stubs from backend.proto once more (install.sh does it as well).
 set -euo pipefail
 source "$(dirname "$0")/env.sh"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Start the backend: ./run.sh [--addr host:port]. LocalAI calls this, and may look at our parent process or
 # send a signal, so the shell is replaced by python.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The entry of LocalAI's CI: `python -m unittest test.py` runs what `pytest` runs, the tests in tests/."""
 
 import unittest

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Run the tests the way LocalAI's CI does: python -m unittest test.py, in the backend's own environment.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"

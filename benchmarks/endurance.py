@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What many repetitions leave behind: pictures after cancellations, and memory after generations and load/free cycles.
 
 Run: ``venv/bin/python benchmarks/endurance.py`` (some minutes). Memory is the server's resident set, in MiB.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the server costs on top of diffusers: time to Health, listing, load and pictures beside the plain calls.
 
 Run: ``venv/bin/python benchmarks/overhead.py [--rounds N] [--against CHECKOUT]``. All is measured in this one run, so

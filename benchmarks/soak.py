@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A server under random good, bad, cancelled and killed clients, reloaded, freed, stopped and killed on the
 way.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Trains the small Stable Diffusion pipeline in `examples/shapes-model`, and measures one.
 
     python examples/train_shapes_model.py train --out examples/shapes-model --work shapes-work

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rooms behind ``backend.py``: everything between a gRPC request and a file on disk.
 
 Data walks straight through: request -> frozen dataclass -> pipeline -> payload -> file. Only ``backend.py`` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every error that this backend raises on purpose, and the one table from error to gRPC status code.
 
 The LocalAI core ignores ``Result.success`` of the media RPCs, so a failure must be a status. It also reads meaning

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Logging to stderr: one format, a level from the environment, and known noise of the libraries left out."""
 
 from __future__ import annotations

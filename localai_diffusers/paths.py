@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names from a model's YAML -> files: relative ones stand under ModelPath and stay inside it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a person wrote stays out of the log, whoever writes there: libraries quote prompts in warnings, at every level.
 
 While a request runs, its texts are known here. A record of another logger than ours, a warning or a printed line that

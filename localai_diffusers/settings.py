@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Environment variables, read once at start and checked there: a bad one ends the start with its name and value.
 
 Each row of :data:`VARIABLES` is one variable; the README's table is made from the same rows.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Run the tests with the newest diffusers and transformers instead of the pins: scripts/test-next.sh [pytest's arguments]
 #
 # They go into an environment of their own (venv-next), which takes all else from ./venv. It may fail: its failures are

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Run the tests as other processors would: scripts/test-processors.sh [setting ...] [-- pytest's arguments]
 #
 #   sse41       no vectors wider than 128 bits: torch's own kernels, and oneDNN's convolutions, which don't ask torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tests. All temporary files of a test process and of its children lie in one folder, which goes when it ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small random files that go onto or into a tiny model: LoRA, ControlNet, IP-Adapter, components, GGUF."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Composites by hand, for the tests: every pixel's distance to every white one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pytest's own: which tests `make test-quick` leaves out. What is heavy still runs under both runners.
 
 Heavy are whole folders, and classes that speak to a server that they start (their bases say ``heavy = True``).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LocalAI's half of the conversation: its documented and gallery YAMLs, and what its core makes of them and of a
 request.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A backend process that a test can hold at a chosen moment, and what the tests of the server share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A stand-in for the Hugging Face Hub: serves a folder of repos over HTTP to the real huggingface_hub client.
 
 `root/owner/name/…` becomes the repo `owner/name`. Point the client at it with `HF_ENDPOINT` in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoRA files of every kind, written as trainers name them, with the weights that they should make, computed by hand."""
 
 from __future__ import annotations

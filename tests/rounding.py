@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Another rounding for every network of the process: pytest -p tests.rounding (PYTEST_PLUGINS=tests.rounding).
 
 The sums of a layer come out a little otherwise on another processor, or where its weights lie at another place in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """For the tests of the RPCs: one server that they all share, inputs of every kind, and requests in a line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A rule-based judge of the shipped shapes model's pictures: numpy and Pillow, nothing learned.
 
 The background is the palette color nearest to the border's median, the object is what differs from it, its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A Stable Diffusion folder as the one .safetensors file that the community trades: the original (LDM) layout.
 
 The inverse of what diffusers.loaders.single_file_utils does, for the first versions' layout: UNet, VAE and CLIP text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the tests share: a real backend process on a free port, a client for it, and the shipped model."""
 
 from __future__ import annotations

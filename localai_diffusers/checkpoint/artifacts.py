@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files that a model's YAML names beside the model (LoRA, ControlNet, VAE …): found on disk or on the Hub, and checked.
 
 A relative name stands under ModelPath, or beside the model's own file where that lies inside ModelPath, and may not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A component out of a file of weights: checked by headers before a load, then built of the file's own numbers.
 
 Its shape comes from a config (of the model that it goes into, or of the folder beside it); which of the file's keys are

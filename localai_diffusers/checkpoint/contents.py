@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a file of weights holds once its packing is undone: the tensors as a model has them, whatever they are stored
 in.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which weights of a component a file fills: found out from headers, under whatever names and prefixes the file has
 them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The header of a file of weights: what its tensors are called, their shapes and dtypes, and what its metadata says.
 
 A file's kind is told by its content, whatever its name: safetensors and GGUF have a header of their own; whatever is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a checkpoint says of its own training, in marks: keys without weights, and lines of its metadata.
 
 A scheduler's config has to follow, or every picture is noise: a UNet that predicts velocity looks like one that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a model is on disk: where it stands, which class and components it names, its weights and their dtypes.
 
 Reads configs and headers only, never weights, so that a load can be refused before anything is allocated.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A ControlNet or T2I-Adapter of one file: its class follows its keys, its config the denoiser that it was made for.
 
 Such a net is a copy of a part of its denoiser, whose config says most of its shape; the rest (how many layers, how many

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a converter of names does with a file's tensors, found out by running it on tensors that remember their origin.
 
 diffusers' converters rename, split and join; some swallow what they do not know, so that what they leave over

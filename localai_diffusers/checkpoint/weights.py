@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A file's weights: read, and accounted for. Nothing in a file goes unused without a word.
 
 Each key is consumed (something of the model was made of it), idle (known to be of no use here, with the reason), or

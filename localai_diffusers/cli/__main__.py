@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same backend for a person at a terminal: ``python -m localai_diffusers.cli demo | generate | catalogue``.
 
 ``demo`` and ``generate`` start the real server on a free port and talk gRPC to it, so that they show what LocalAI gets.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it,
 or why none does."""
 

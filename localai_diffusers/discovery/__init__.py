@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pipelines diffusers has, and which one a class name, a task or a model means.
 
 Here: scan, traits, tasks, aliases, registry, siblings, what the Hub says, resolve and load. Nothing of ours is imported

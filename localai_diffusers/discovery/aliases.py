@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Task aliases -> class names, best first.
 
 Who wins a task: AutoPipelineFor… first, deprecated classes last, then diffusers' own mapping, then how many other

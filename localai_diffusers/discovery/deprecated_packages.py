@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """diffusers finds component classes of its deprecated pipelines.
 
 For: diffusers 0.42.1. Models name such classes by their package ("unclip"); it looks for that package as an attribute

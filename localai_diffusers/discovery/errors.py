@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What discovery raises: an unknown name, no sibling, a class that cannot be imported, and what the Hub answered."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a folder, a Hub repo or a checkpoint says of itself, and the Hub's answers as clear errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A class and a model -> a pipeline, from a folder, a single file, a URL or a repo."""
 
 from __future__ import annotations

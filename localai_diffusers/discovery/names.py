@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Class names in, class names out: any spelling of one is known, and an unknown one gets its near names."""
 
 from __future__ import annotations

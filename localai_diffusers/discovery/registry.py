@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The mapping class name -> class: names are free, looking one up imports its defining module."""
 
 from __future__ import annotations

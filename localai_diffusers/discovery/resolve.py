@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A class name, a task, a model, or any of them together -> the class."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The class for another task on the same weights: the class itself, diffusers' mapping, or the same name family."""
 
 from __future__ import annotations

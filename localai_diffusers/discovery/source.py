@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which classes diffusers has, read from its source text: nothing of it is imported.
 
 ``pkgutil.iter_modules`` lists the modules of ``diffusers.pipelines`` without importing them, a regular expression reads

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names that people write: what spellings have in common, the nearest ones, and a list that ends in time."""
 
 from __future__ import annotations

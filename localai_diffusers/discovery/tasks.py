@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which tasks a class does: by its name, its signature and diffusers' own AutoPipeline tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What one class takes and gives, read from the source of its ``__call__`` and ``__init__``."""
 
 from __future__ import annotations

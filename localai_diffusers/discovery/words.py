@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tables of words: tasks with their aliases and their words in class names. No pipeline is named here."""
 
 from __future__ import annotations

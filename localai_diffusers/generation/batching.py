@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opt-in (``options: max_batch:``): queued requests of equal shape run as one call of the pipeline.
 
 Each keeps its own prompt and seed and is answered by itself. A member that was cancelled is left out of the answer; if

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Depth: a depth-estimation pipeline's map, for the response's arrays and for exported files."""
 
 from __future__ import annotations

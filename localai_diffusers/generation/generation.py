@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One generation on the loaded model: the right pipeline, its arguments, the call, the file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ``parameters`` text chunk of a picture, in the form that A1111's web UI began and viewers read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The call of a pipeline under the step hook, and what its errors mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whose an error inside a pipeline is: the request's, the accelerator's, a package's that is missing, or nobody's.
 
 What is known of a pipeline's needs is settled before its call: by its signature, its configs and the rows of quirks.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The step hook: told of every inference step, it can stop the work there.
 
 There are three ways in: ``callback_on_step_end`` where the signature has it, the pipeline's ``progress_bar``, and a

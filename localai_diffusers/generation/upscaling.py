@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """UpscaleImage: the loaded model's own factor, tile by tile, then an exact resize to the scale that is asked for.
 
 Tiles keep memory bounded whatever the photo's size; they overlap and are blended, so that no seam shows.

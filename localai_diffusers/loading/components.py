@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Components that a model's YAML replaces: VAE, text encoder, and any other by ``options: <component>:<path>``.
 
 LocalAI also sends its companion artifacts in that form. Each is found and checked before the load (:func:`prepare`),

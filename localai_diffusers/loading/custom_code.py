@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``options: custom_pipeline:``: a pipeline class that comes as code, read before the model that serves is let go."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The one special path: ``pipeline_type: FluxTransformer2DModel``, a Flux transformer file quantized at load.
 
 The file holds the transformer alone; the rest comes from BFL_REPO. A .safetensors transformer and its T5 are quantized

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The weights in a pipeline's folder, checked against what each component is made of before anything is loaded.
 
 Mostly they have the library's own names, and the library reads them. Under other names (a prefix, attention as it was

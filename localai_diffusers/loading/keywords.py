@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keywords of a pipeline's ``from_pretrained`` or ``from_single_file``, on those that every reader of weights gets."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model that serves: a pipeline in its place, its siblings on the same weights, and what every call starts from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Modular pipelines: a row of blocks in the place of a class's ``__call__``, served by the same rules.
 
 One class does all of its tasks: the inputs decide. Its components come from its own folder, or from repos that it

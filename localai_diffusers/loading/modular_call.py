@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a modular pipeline's blocks take, as the call of a class of its own.
 
 The rest of the house reads a pipeline's class: signature, name, progress bar, offload. A modular pipeline has these on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pipeline class a load uses: the one that is asked for where it fits the model, else the model's own."""
 
 from __future__ import annotations

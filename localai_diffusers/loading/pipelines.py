@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoadSpec -> a ready pipeline: find it, check it, build it, place it.
 
 :func:`prepare` does everything that can fail without touching the model that serves now, and returns the second half,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a pipeline computes and in what form: device, dtype, offload, and the switches that trade memory for speed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What loads change for the whole process, and set back before the next one and at Free.
 
 torch and diffusers keep some settings in global variables: diffusers' attention backend of one model is every other's

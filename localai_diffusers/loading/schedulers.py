@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SchedulerType -> a diffusers scheduler that can drive the loaded model.
 
 Names are those of LocalAI's documentation and model editor with the incumbent's classes behind them, the usual names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A model that is one file of weights: which components of a pipeline it gives, and where the rest is.
 
 A denoiser alone, a whole checkpoint, or anything between: the file's weights are fitted to each component of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The modules of a model that is not loaded yet: a component is built from its config on the meta device when asked.
 
 So that what is to be put on a model can be judged before the earlier model is dropped.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a load's files come from: a folder, a checkpoint, or the Hub, downloaded as diffusers does it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Options that switch something on in a loaded pipeline: a function each, found by the option's name."""
 
 from __future__ import annotations

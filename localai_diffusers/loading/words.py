@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The options that are no row of the table, by who takes them: a component, the constructor, the call, or nobody.
 
 Taken by the call is what the class's own call names, or a sibling's on the same weights, or its inversion; a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Arrays and tensors of any layout and range as pixels, depth and waveforms; torch is never imported for
 it.
 """

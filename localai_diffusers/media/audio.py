@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sound: read what users send as float samples, write WAV, FLAC, OGG (Opus) or MP3, through PyAV."""
 
 from __future__ import annotations

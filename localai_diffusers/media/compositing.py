@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A repainted picture laid over its source: where the mask is white the painting counts, far from it the source's
 pixels.
 

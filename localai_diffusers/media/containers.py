@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PyAV's containers, opened so that neither a bad file coming in nor a full disk going out can surprise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reading the files that a request names, and writing the one it wants, safely.
 
 Sources: only regular files of a bounded size are opened; a FIFO, a device or a folder is refused at once,

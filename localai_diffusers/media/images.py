@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures: read whatever users send as 8-bit RGB (or a gray mask), write PNG, JPEG or WebP.
 
 Only raster formats with a magic number are tried: Pillow would run Ghostscript for an EPS, and takes nearly

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Triangle meshes: a minimal writer of binary glTF 2.0 (.glb), positions, indices and vertex colors.
 
 Layout after the Khronos glTF 2.0 specification, section 4.4: a 12-byte header, a JSON chunk padded with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What came out of a pipeline, told by its runtime type and rank.
 
 diffusers has no common output type: 306 pipelines name their fields as they like, and the default

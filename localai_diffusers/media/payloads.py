@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The payload of a pipeline call and the file that it becomes: the one door to this package's writers."""
 
 from __future__ import annotations

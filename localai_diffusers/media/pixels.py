@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a decoded picture shows: upright, in sRGB, in 8 bits a channel, on paper where it is transparent.
 
 Every reader ends here, of stills and of the frames of clips: a phone's photo, a camera's 12 bits and a palette with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sampling rate and the frame rate of what a pipeline makes, which no output of diffusers carries."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A waveform in memory; apart from the readers and writers, so that pictures need no PyAV."""
 
 from __future__ import annotations

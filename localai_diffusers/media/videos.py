@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Moving pictures: read a clip as frames, write MP4 (H.264), WebM (VP9) or GIF frame by frame, through
 PyAV.
 """

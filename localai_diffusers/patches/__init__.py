@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gaps between the pinned libraries, each closed in a file of its own; look here first when a pin moves.
 
 Here: what replaces or adds to a foreign name, with its reason, the version that it is For, when it May go. Not here:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A component's config answers None for a flag of other models that it lacks.
 
 For: diffusers 0.42.1. ChromaInpaintPipeline, copied from Flux's, asks its transformer's config for ``guidance_embeds``,

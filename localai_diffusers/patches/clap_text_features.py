@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``ClapModel.get_text_features`` returns the features themselves, a tensor.
 
 For: diffusers 0.42.1 with transformers 5, which wraps them in an output object. AudioLDM 2 knows both forms; MusicLDM

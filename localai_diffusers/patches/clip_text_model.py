@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``CLIPTextModel.text_model`` is the model itself.
 
 For: diffusers 0.42.1 with transformers from 5.6 on, which took the inner ``text_model`` out of CLIPTextModel (its parts

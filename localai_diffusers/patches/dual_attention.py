@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """DualTransformer2DModel takes the attention mask of the text that it is handed.
 
 For: diffusers 0.42.1, which hands its UNets' attention blocks an ``encoder_attention_mask`` (None in these pipelines);

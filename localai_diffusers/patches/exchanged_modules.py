@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a call exchanges in its components' modules is put back where it fails.
 
 For: diffusers 0.42.1. Versatile Diffusion's methods swap attention blocks between its UNets and register other configs,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """GLM-Image's features of pictures are rows, (patches, channels) a picture.
 
 For: diffusers 0.42.1, whose pipeline joins them so, with transformers 5.23, which gives (channels, height, width): the

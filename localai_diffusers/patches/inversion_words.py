@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``maybe_convert_prompt`` writes out a new word's embeddings: all of them, whatever its case, as a whole word.
 
 For: diffusers 0.42.1. It looks for the word among tokens that the tokenizer has put into lower case, so one with a

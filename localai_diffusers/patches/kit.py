@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What patches share: a foreign name replaced for a while, and what a pipeline is made of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What diffusers' packages add to transformers stays.
 
 For: transformers 5.23, which runs its ``__init__`` a second time, and puts another module in its place, when its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The libraries' own bars of a load are ours: plain lines in the log, and a stop where the load is cancelled.
 
 For: diffusers 0.42.1, which has no hook for its bars, so that its factory is replaced; transformers has one.

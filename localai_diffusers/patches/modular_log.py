@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A modular pipeline logs nothing of its own while it is called.
 
 For: diffusers 0.42.1, which logs the traceback of one error three times, a cancellation's and a refusal's too. Ours is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """While a pipeline is loaded, a file without a dot in its name (LICENSE) beside a component's weights does no harm.
 
 For: diffusers 0.42.1, which looks for a variant's files by ``name.split(".")[1]``, an IndexError for such a name.

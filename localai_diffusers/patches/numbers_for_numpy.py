@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A bf16 tensor becomes a numpy array of fp32.
 
 For: diffusers 0.42.1. numpy has no bf16, and the older pipelines (DDPM, VQ-Diffusion) hand it their output as it is:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pillow has no limit of its own on a picture's pixels.
 
 For: Pillow 12 and 13. Its limit is a number of the process that only warns at first, then raises, whatever the user's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A class that diffusers reads from folders alone can be read from one file, its keys as they are.
 
 For: diffusers 0.42.1, whose ``from_single_file`` asks a table of classes how each one's keys are converted, and refuses

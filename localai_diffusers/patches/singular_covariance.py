@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A covariance that is singular up to rounding has a Cholesky factor on every processor.
 
 For: diffusers 0.42.1, HeliosPyramidPipeline and Helios' modular blocks (``sample_block_noise``). The noise of a block

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a pipeline takes and gives: signatures, tasks and siblings, sizes, guidance, and the rows of quirks.
 
 Here: facts about a class and its components, found out once and read everywhere. Not here: files on disk (checkpoint),

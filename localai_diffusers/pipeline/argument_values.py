@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A value from the YAML's options or a request's params, in the type that a parameter's annotation names.
 
 JSON has lists where Python has tuples, and a text may look like a number: what is said arrives as plain diffusers would

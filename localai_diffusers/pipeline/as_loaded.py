@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a pipeline and its components were like after the load, to be so again after each request, however it ends.
 
 Pipelines of diffusers change what they are given for the length of a call and put it back at its end, which a call that

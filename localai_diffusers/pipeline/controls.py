@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ControlNets that a pipeline holds, and how many pictures they take."""
 
 from __future__ import annotations

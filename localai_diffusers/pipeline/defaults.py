@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a loaded model adds to every call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A call's parameters by what they take: pictures, masks, video, sound, and objects that hold these."""
 
 from __future__ import annotations

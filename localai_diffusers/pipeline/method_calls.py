@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Classes without ``__call__``, which have a method for each of their tasks (VersatileDiffusionPipeline)."""
 
 from __future__ import annotations

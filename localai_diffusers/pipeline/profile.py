@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a loaded pipeline takes and gives, found out once: when it is loaded, and for a sibling at its first use.
 
 A request's path asks the profile and nothing else. What is true of a class alone is cached by class, since a load asks

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What single models need and no rule finds: one row each, so that the flow holds no ``if`` for a model.
 
 A row (:class:`Quirk`) is a name, a predicate over a :class:`Subject` (the class, its signature, its components' classes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a picture is to a pipeline, and so whether it decides the size of the answer.
 
 Told by the signature and the class's code, never by its name.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a pipeline's code asks of its scheduler, and what of that a scheduler does not have.
 
 Pipelines pass ``sigmas`` or ``mu`` to ``set_timesteps``, and more to ``step``, depending on the scheduler at hand; no

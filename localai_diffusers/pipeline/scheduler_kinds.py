@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whether a scheduler can drive a model: both are tried on one picture whose perfect answer is known.
 
 Schedulers differ in what they assume of the network: how much picture and how much noise it sees at which timestep

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a pipeline's ``__call__`` takes: its parameters, which of them take media, and which values fit them.
 
 The catalogue's 306 classes share names and annotations, not a base method, so both are read here and nowhere else.

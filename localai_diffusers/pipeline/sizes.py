@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Width, height and frame counts that a model can make, from its components' configs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pipeline on the loaded weights fits what a request brings: the loaded one, or a sibling of its family."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What comes over the wire, as values: LoadSpec, GenerationRequest, their limits, the intake of media, token and
 identity.
 

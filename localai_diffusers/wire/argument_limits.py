@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How large a call's argument may be that comes by options or params: the bounds of the request's own fields, by name.
 
 The request's fields are checked as they are read; the same arguments come by other ways as well, and many more that are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The frame of every RPC: its request id, its line in the log, its status, and what is counted of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may call (bearer token), for which model (ModelIdentity), and whether our parent still lives.
 
 Inside LocalAI's tree its own ``common/grpc_auth.py`` does all three, so that they stay LocalAI's; alone, this room

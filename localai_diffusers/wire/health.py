@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``grpc.health.v1``: what Kubernetes and load balancers ask, beside LocalAI's own Health."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a request brings is read here, within the limits: of each file, and of the memory that all requests take.
 
 Sources are decoded when they come in, so that a bad one is told at once however long the queue; so a queue of large

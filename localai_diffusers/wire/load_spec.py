@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ModelOptions -> LoadSpec: what to load, how, and where.
 
 Below this room nothing knows protobuf. ``ModelOptions`` is read by attribute only, so any object with its fields does.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The table of options: every word of a model's ``options:`` that is not the pipeline's own.
 
 A new option is one row in :class:`Options` and one function:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which threads answer which RPC: those that wait for a job never take the threads of those that do not."""
 
 from __future__ import annotations

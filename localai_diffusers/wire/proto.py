@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Messages of whatever backend.proto the stubs were made from: ours, or the core's, older or newer.
 
 In LocalAI's tree and images the core's file is compiled. A field is read or set only where the generated class has it.

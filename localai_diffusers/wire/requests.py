@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A generation RPC's message -> GenerationRequest: validated, media decoded, nothing of protobuf left.
 
 This runs on the handler's thread, before the job queues, so that a bad request is refused at once however long the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Texts of a model's YAML and of a request's params -> typed values."""
 
 from __future__ import annotations

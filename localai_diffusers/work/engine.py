@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The one loaded model and the one thread that works on it: queue, run, cancel, Free, Status.
 
 A diffusers pipeline keeps state (scheduler steps, hooks), so two calls at once give wrong pictures. Every load, free

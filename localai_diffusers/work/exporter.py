@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Prometheus: what the operator counts, served by prometheus_client where LOCALAI_DIFFUSERS_METRICS_ADDR asks for it.
 
 LocalAI's core starts one process a model, all in one environment, so an address may name a range of ports, or 0 for any

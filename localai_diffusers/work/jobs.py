@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One piece of work for the pipeline's thread: its control while it runs, and the handle of whoever waits for it."""
 
 from __future__ import annotations

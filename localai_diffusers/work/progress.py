@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Progress of a job: bars that ask it at each step whether to go on, and say how far it is.
 
 On a terminal the bar is tqdm's; elsewhere it is a plain log line now and then, because the core tails stderr line by

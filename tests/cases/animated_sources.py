@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """32: an animated GIF, WebP or APNG as a video's source (start_image) counts all of its frames, as an MP4 does."""
 import os
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """05: Wan 2.2 A14B, a pair of LoRAs (high and low noise); reference: plain diffusers with load_into_transformer_2."""
 import tempfile
 import os, sys

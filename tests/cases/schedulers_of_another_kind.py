@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """26: SchedulerType of another kind than the model: every scheduler class of diffusers on shapes, and the other way round."""
 import os
 import tempfile

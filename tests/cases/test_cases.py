@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every script of this folder prints PASS, save for those that are known to fail, each with its reason."""
 
 from __future__ import annotations

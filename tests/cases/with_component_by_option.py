@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """04: a class that needs one component more than the repo has, and that component by options: the class gives way, the option is dropped.
 
 AnimateDiff is used no other way (a Stable Diffusion repo and a motion adapter's repo); the same for Kandinsky and Stable Cascade in two repos.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A file with a transformer alone runs on the rest of its base, GGUF or safetensors, whatever the family."""
 
 from __future__ import annotations

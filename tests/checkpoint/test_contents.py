@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packed weights come out as the numbers that they stand for, or are refused by the word that the file has for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A file fills a component of any family, under any name, in any container; and a file that is changed in any way never
 fills one in silence."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A file's header is read by its content, whatever its name, and what became of each of its keys is told."""
 
 from __future__ import annotations

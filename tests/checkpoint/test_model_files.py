@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a model is on disk, told from configs and headers: what cannot be one is refused before anything is loaded."""
 
 from __future__ import annotations

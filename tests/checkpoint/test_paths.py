@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Relative names stand under ModelPath and never leave it."""
 
 from __future__ import annotations

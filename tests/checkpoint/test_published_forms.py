@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Models in the forms that people publish and copy them: one variant alone, nulls, other class names, files beside,
 parts."""
 

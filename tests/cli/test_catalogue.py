@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The catalogue command names every pipeline class, and what it says of the RPC is what the zoo shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """diffusers_dynamic_loader: what it lists is the truth, what it chooses fits, and what it says helps."""
 
 from __future__ import annotations

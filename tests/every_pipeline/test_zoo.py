@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The zoo itself: every checkpoint builds, loads by plain diffusers, names its class and stays small."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random requests of every RPC to models of every kind: answered by OK or a status of the contract, soon, and the good
 request after them is as right as the one before.
 """

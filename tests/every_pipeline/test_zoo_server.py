@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every pipeline of the zoo, loaded and run through a real server: the file that comes out is what it should be."""
 
 from __future__ import annotations

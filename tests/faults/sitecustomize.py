@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gates inside a backend process, so that a test can hold it at a chosen moment.
 
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Generate3D and Depth, through a real server: a glTF file that holds together, and maps of the picture's size."""
 
 from __future__ import annotations

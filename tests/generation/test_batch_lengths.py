@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is padded in a batch is told by tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """max_batch: queued requests of equal shape run as one call, each with its own prompt, seed and answer, whatever
 becomes of the others.
 """

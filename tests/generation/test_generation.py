@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One generation on a loaded model: the right pipeline, the right picture, the file and its text."""
 
 from __future__ import annotations

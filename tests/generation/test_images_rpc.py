@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """GenerateImage, through a real server: which picture goes where, and models that make something else than pictures."""
 
 from __future__ import annotations

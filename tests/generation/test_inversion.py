@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pipelines that invert their picture before the call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whose an error inside a pipeline is, by where it comes from, and that the request's is told with what was given."""
 
 from __future__ import annotations

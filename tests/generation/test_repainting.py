@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Inpainting, against plain diffusers with the mask of cells and the composite made by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What one answer cannot carry lies beside it, or is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SoundGeneration, through a real server: lengths, fields, sounds that are given, and the formats of the file."""
 
 from __future__ import annotations

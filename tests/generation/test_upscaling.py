@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """UpscaleImage: exact sizes, tiles that bound the memory and leave no seam, and what happens on other models."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """GenerateVideo, through a real server: what fills which argument, sizes, frames, rates and containers."""
 
 from __future__ import annotations

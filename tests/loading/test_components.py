@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Components from elsewhere: VAE, text encoder, companion artifacts and ControlNets replace or join the model's own."""
 
 from __future__ import annotations

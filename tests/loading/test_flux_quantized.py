@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`pipeline_type: FluxTransformer2DModel`: a Flux transformer's file, quantized at load, on a tiny Flux."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoadModel by Hub repo id: the real huggingface_hub client against a local server, through a real backend."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keywords of a load: what the options say reaches every reader of weights that takes it, and nothing is said that
 nobody said."""
 

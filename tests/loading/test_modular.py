@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Modular pipelines load and run by the rules of every other pipeline: from their own index, by name,
 with code if trusted."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From a LoadSpec to a placed pipeline: which class, which files, what is refused,
 what becomes of the earlier model."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Device, dtype and offload: obeyed where they are asked for, chosen by rule where not, an error where impossible.
 
 These machines have no accelerator; what would be chosen on one is asked of the rules with torch's answers replaced.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a load changes for the whole process is set back before the next one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """COMPEL=1 or SD_EMBED=1 without its library is a load that fails and names it."""
 
 from __future__ import annotations

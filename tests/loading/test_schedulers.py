@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SchedulerType: every name of LocalAI's docs and editor gives a scheduler that drives the model,
 others are refused."""
 

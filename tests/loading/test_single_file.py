@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of weights as people have them: whole, in part, under every name and prefix, in every form; each makes the
 picture of the model that it came from, or is refused with the way out."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is known of a model's modules before it is loaded."""
 
 from __future__ import annotations

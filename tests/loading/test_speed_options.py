@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Options that trade memory for speed: what they do to the weights and the graphs, and that the picture stays right."""
 
 from __future__ import annotations

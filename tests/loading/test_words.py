@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Options that are no row of the table: what a component, the constructor or the call takes arrives there, and what
 nothing takes is refused with the near names while the earlier model serves."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A repainted picture over its source, against every pixel's distance computed by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.audio: the same sound comes back, at the rate and length it had."""
 
 from __future__ import annotations

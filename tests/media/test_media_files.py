@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.files: what is read is regular and bounded, what is written is
 whole.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.images: any picture becomes 8-bit RGB or a mask, and is written as
 asked.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.meshes: a .glb that says what the mesh says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.payloads: whatever a pipeline returns is told right and written
 right.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a decoded picture shows, against littleCMS, numpy and the standards, in every reader."""
 
 from __future__ import annotations

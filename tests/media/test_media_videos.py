@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Promises of localai_diffusers.media.videos: what is encoded decodes again, frame by frame."""
 
 from __future__ import annotations

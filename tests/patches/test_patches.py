@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gaps between the pinned libraries stay closed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A covariance that is singular up to rounding has a factor, so Helios draws its noise on every processor."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A value from an option or a param arrives as plain diffusers would take it, or is refused: over all signatures."""
 
 from __future__ import annotations

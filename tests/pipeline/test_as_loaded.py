@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a request changes in a pipeline is the request's alone, however it ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a guidance scale goes, and what it is when nobody says: asked of real tiny pipelines."""
 
 from __future__ import annotations

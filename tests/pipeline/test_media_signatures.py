@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What takes pictures, masks, videos and sounds, over every class of the catalogue; no class is named in the rules."""
 
 from __future__ import annotations

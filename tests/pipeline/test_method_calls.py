@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A class without a call of its own runs its method for what the request brings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rows of quirks: each is whole, true of its example and not of an ordinary model, and does what it says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a picture is to a class, asked of the whole catalogue's signatures and code."""
 
 from __future__ import annotations

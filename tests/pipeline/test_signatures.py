@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a pipeline's __call__ takes: media by name and annotation, options and params by type."""
 
 from __future__ import annotations

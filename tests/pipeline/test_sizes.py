@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Widths, heights and frame counts that a model can make."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """docs/architecture.md tells the truth: its arrows are the imports, its names exist, no package is missing."""
 
 from __future__ import annotations

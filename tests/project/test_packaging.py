@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The files and commands around the backend: install.sh, run.sh, test.sh, the Makefile and the requirements.
 
 The scripts run for real, in a copy of the tree; what stands in are the interpreter (a script that notes what
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
+_LICENSE = "# SPDX-License-Identifier: MIT"
 SCRIPTS = ("env.sh", "install.sh", "run.sh", "test.sh", "protogen.sh")
 PROFILES = ("cpu", "cuda", "mps", "cublas12", "cublas13", "hipblas", "intel", "l4t13")
 OURS = (
@@ -382,13 +384,24 @@ class Files(unittest.TestCase):
             self.skipTest("not a git checkout")
         return [path for path in map(ROOT.joinpath, names.stdout.splitlines()) if path.is_file()]
 
+    def test_every_source_names_its_license(self) -> None:
+        sources = [path for path in self.tracked() if path.suffix in (".py", ".sh") or path.name in ("Makefile", "run")]
+        self.assertGreater(len(sources), 200)
+        for path in sources:
+            self.assertIn(_LICENSE, path.read_text(encoding="utf-8").splitlines()[:2], path)
+
+    def test_continuous_integration_runs_every_check_and_pytest_last(self) -> None:
+        commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
+        self.assertEqual(commands, ["make clean", "make lint types", "make test"])
+
     def test_the_scripts_parse(self) -> None:
-        for name in (*SCRIPTS, ".ci/run"):
+        for name in (*SCRIPTS, ".ci/run", "scripts/test-processors.sh", "scripts/test-next.sh"):
             done = subprocess.run(["bash", "-n", str(ROOT / name)], capture_output=True, text=True)
             self.assertEqual((name, done.returncode, done.stderr), (name, 0, ""))
 
     def test_the_commands_can_be_executed(self) -> None:
-        for name in ("install.sh", "run.sh", "test.sh", "protogen.sh", ".ci/run"):
+        scripts = ("scripts/test-processors.sh", "scripts/test-next.sh")
+        for name in ("install.sh", "run.sh", "test.sh", "protogen.sh", ".ci/run", *scripts):
             self.assertTrue(os.access(ROOT / name, os.X_OK), name)
 
     def test_the_makefile_has_the_targets_that_localai_calls(self) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The README tells the truth: its tables are the code's, its commands exist, its first command comes early."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tests leave nothing behind: what a test process and its children put into the temporary folder goes when it
 ends."""
 

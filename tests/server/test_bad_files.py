@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bad inputs and outputs through the server: the right status within a second, nothing left, nothing
 harmed.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Broken and hostile models: an error that names the file, nothing executed, and the model before goes on
 serving.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Absurd requests of every RPC: INVALID_ARGUMENT within a second, naming the field, and the next good one
 is right.
 """

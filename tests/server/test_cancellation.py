@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Cancellation in every phase: the RPC ends at once, the work at its next step, nothing is left, the next
 job is right.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The server as LocalAI's distributed router and worker treat it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The one table from error to gRPC status, and texts that the core does not mistake for signals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every YAML of LocalAI's documentation and gallery, as its core sends it, on a tiny stand-in,
 through a real server."""
 

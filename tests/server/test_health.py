@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Health while a load and a generation run: the core reloads a model elsewhere when it does not answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Life of the process and order in its queue: orphans, second starts, loads during loads, a full queue."""
 
 from __future__ import annotations

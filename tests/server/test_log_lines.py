@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the operator reads: a line when ready, loaded and done, and one for each request that is not served, with its
 request id; never a prompt."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Faults of the machine are told as such, not as the request's: the same request succeeds once they are over."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Out of memory: RESOURCE_EXHAUSTED with a hint, everything given back, and a smaller request succeeds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Metrics, Status and probes: what an operator scrapes and Kubernetes asks, of real servers."""
 
 from __future__ import annotations

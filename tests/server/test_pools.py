@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """RPCs that wait for a job never starve those that do not: Health, Status, Free and the refusal of one too many."""
 
 from __future__ import annotations

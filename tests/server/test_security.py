@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a request or a model's YAML may not reach, through the server."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The server on a real port with the shipped model: start, load, generate, Free, Status, and who may call."""
 
 from __future__ import annotations

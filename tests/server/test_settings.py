@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Environment variables: read once, typed, refused with a message that names them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may call, for which model, and whether the parent lives: on a real gRPC server and real processes."""
 
 from __future__ import annotations

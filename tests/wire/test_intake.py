@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The memory of what requests bring is bounded, and given back by whatever way a request ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ModelOptions as the core sends it -> LoadSpec: options typed and sorted, bad fields named."""
 
 from __future__ import annotations

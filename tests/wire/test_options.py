@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The table of options: every row has its reader and its documentation, every value its type or a refusal by name."""
 
 from __future__ import annotations

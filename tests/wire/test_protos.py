@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The server runs on the stubs of the core's protos: that of August 2026, which ours agrees with, and a newer one."""
 
 from __future__ import annotations

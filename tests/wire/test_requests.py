@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """GenerateImageRequest -> GenerationRequest: bad fields refused by name, pictures decoded, unset told from 0."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """backend.proto says what LocalAI's core says: compared with tests/wire_facts.json, field by field."""
 
 import json

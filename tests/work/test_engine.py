@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One thread, one model: order, cancelling, freeing, and memory that is really given back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The step hook: stops every kind of pipeline at its next step, and tells how far it is in plain lines."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tiny random checkpoints of many diffusers pipelines, built on the spot: nothing is downloaded.
 
 `checkpoint("FluxPipeline")` returns a folder that `DiffusionPipeline.from_pretrained` loads and that runs on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`python -m tests.zoo [--run] [names...]`: build the checkpoints, and with --run load and call each."""
 
 from __future__ import annotations

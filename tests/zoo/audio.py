@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sound out: spectrogram diffusion with a vocoder, and waves straight from an autoencoder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Calls a checkpoint straight through diffusers, to know that it runs before the product is blamed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tiny components: tokenizers, text and image encoders, autoencoders and UNets, 8 to 64 wide."""
 
 from __future__ import annotations

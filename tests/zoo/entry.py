@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One line of the zoo's catalogue."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures out of UNets: Stable Diffusion and its kin, and the models before it."""
 
 from __future__ import annotations

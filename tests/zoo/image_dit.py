@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures out of diffusion transformers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures out of what the other files lack: editors by inversion, ControlNets that inpaint, older families."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures out of the transformers of 2025 and 2026, most of them over a large language model that sees."""
 
 from __future__ import annotations

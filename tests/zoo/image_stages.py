@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures made in stages: priors and decoders, pixels enlarged step by step, and discrete tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How every zoo component is made: by class name and configuration, seeded by both, once a process.
 
 torch, diffusers and transformers are imported inside the functions, so that importing the zoo costs nothing.

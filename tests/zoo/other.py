@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Everything else: meshes, and depth and other predictions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Shap-E's renderer made to give a mesh: marching cubes tables and a smooth field."""
 
 from __future__ import annotations

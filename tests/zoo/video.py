@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Videos out, with sound where the family makes it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Videos out of the newer transformers, of pipelines that work on latents or clips, and some of older families."""
 
 from __future__ import annotations

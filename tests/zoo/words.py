@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the zoo's tokenizers are trained on: plain words, so that prompts and chat templates stay short."""
 
 WORDS = """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoRAs: what a trainer wrote, read from its header, in one normal form, each key accounted for.
 
 A file goes through four rooms: its keys become the pieces of layers (:mod:`pieces`), the names of the layers are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a LoRA's pieces add to a weight, as a matrix: for what no adapter library takes, and to tell what fits.
 
 The rules are LyCORIS' (``lycoris.functional``) and PEFT's; a matrix has the rows of the weight, and the rest of its

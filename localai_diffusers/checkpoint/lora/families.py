@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How other tools name the modules of a model that diffusers names its own way: tables, a family each.
 
 A family says, of a module's name in diffusers, the name in the original code (renames, in order, each a regular

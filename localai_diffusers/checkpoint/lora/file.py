@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A LoRA's file: its header, what goes with it (PEFT's adapter_config.json, the metadata of diffusers), its tensors."""
 
 from __future__ import annotations

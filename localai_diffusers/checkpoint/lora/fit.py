@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which of a LoRA's layers fit a model, judged by names and shapes, with an account of every key of the file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which modules of the model a LoRA's layer is for, found by what fits: prefixes, flattened names, other tools' names.
 
 A layer's name is looked up with its dots as underscores (kohya's flattened names are the same text), with and without

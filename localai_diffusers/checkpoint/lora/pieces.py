@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A LoRA file's keys -> layers and their pieces, whichever trainer wrote them. Names of keys alone are read here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the arguments of a call are made of: one request on one pipeline."""
 
 from __future__ import annotations

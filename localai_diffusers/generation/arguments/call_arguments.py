@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A request + a pipeline's signature -> the keyword arguments of the call.
 
 Nothing is passed that the signature does not take, nothing is made up that the pipeline has a default for. Order of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What loaded ControlNets want of a call: a picture and a scale for each, and of a union of nets which of them."""
 
 from __future__ import annotations

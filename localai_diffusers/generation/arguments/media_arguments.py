@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which picture, video and sound of a request fills which argument, and at what size.
 
 One rule for every pipeline: the request's pictures in order fill the picture parameters, the main image first, then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The form in which an argument takes its media: one picture, a list, a tensor, an object with a place in time."""
 
 from __future__ import annotations

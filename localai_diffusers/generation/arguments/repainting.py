@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Inpainting: a source and its mask on a canvas that the model can make, and the answer brought back onto the
 source."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How many steps a call may have: what is left of them by a source's strength, and what the scheduler can lay out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """COMPEL=1: weighted and long prompts as embeddings, by compel."""
 
 from __future__ import annotations

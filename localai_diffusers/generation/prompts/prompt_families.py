@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the prompt libraries share: families of text encoders, the texts of a call, and what an empty one stands for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Prompts with weights, and longer than a text encoder's window: turned into embeddings before the call.
 
 COMPEL=1 goes through compel, SD_EMBED=1 through sd_embed (A1111's syntax; it comes from git, so it may be missing).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the text encoders read of each text: seen while their tokenizers are called, for each pipeline cuts its own way.
 
 A prompt counts as cut where the encoder that reads most of it cuts it: Flux's CLIP reads 77 tokens and its T5 512.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SD_EMBED=1: weighted and long prompts in A1111's syntax as embeddings, by sd_embed, which comes from git."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What people write in prompts for another program: tags of adapters, and weights where nothing here reads them.
 
 ``<lora:name:0.8>``, ``<hypernet:…>`` and ``<lyco:…>`` leave every prompt: which adapters there are the model says.

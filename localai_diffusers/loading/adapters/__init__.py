@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is put on a pipeline beside its own weights: LoRAs, textual inversions, IP-Adapters, ControlNets.
 
 Every kind is a module with the same steps, a function of the step's name where the kind has it:

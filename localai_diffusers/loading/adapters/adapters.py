@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is put on a loaded pipeline: LoRAs, textual inversions, an IP-Adapter.
 
 Found and checked once, before the load (:func:`plan`), put on before the pipeline gets its place (:func:`apply`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ControlNets: found by the YAML's ``control_net``, of the class that their own config names, in the pipeline that
 takes it.
 

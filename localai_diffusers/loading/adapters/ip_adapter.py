@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """IP-Adapters: a picture as a prompt. ``options: ip_adapter:`` names the weights,
 a request's last pictures feed them."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoRAs of every kind: judged from their headers before the earlier model goes, then put on the loaded pipeline.
 
 What PEFT can take becomes layers of its own beside the model's; the rest is added to the weights. Either way each key

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A fitted LoRA on the modules of a loaded pipeline: PEFT's layers, or differences added to the weights.
 
 PEFT takes the plain pairs of linear layers and convolutions, whose scale can change from call to call. All else is

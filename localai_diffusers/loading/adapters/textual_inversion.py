@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Textual inversions: new words for the prompt, each a file of embeddings named by ``options: textual_inversion:``."""
 
 from __future__ import annotations

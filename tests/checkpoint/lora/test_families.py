@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The names of other tools against diffusers' converters of checkpoints: each row goes to the module that they say."""
 
 from __future__ import annotations

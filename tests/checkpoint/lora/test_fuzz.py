@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever a header holds: each key is used, known to be idle, or told, and no file is a success with a key unused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A request and a pipeline's signature -> keyword arguments: what is passed, what is left to the pipeline, who wins."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`options: default_size:` is what the core's 512x512 means, and nothing else."""
 
 from __future__ import annotations

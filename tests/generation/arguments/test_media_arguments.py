@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which picture fills which argument, and at what size: asked of real tiny pipelines."""
 
 from __future__ import annotations

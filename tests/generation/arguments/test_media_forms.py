@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The form in which an argument takes its media: of classes that few others are like."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who says it wins in this order: the request's field, its params, the options, the environment, the model's default.
 
 An empty text or 0 says nothing. What the wire cannot carry in a request can be said in the YAML.

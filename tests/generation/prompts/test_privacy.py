@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """No line of a library holds a prompt, at any level: neither a log record, nor a warning, nor what is printed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """COMPEL=1 and SD_EMBED=1: weights and long prompts count, and a prompt is never lost."""
 
 from __future__ import annotations

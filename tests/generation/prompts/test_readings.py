@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A prompt that is cut says so, counted by the tokenizer of the encoder that reads most."""
 
 from __future__ import annotations

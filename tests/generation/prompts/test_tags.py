@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What people write in prompts for another program, and what reaches the call of it."""
 
 from __future__ import annotations

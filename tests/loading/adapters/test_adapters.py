@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoRAs, IP-Adapters and textual inversions: each changes the picture by its scale,
 and what does not fit is an error."""
 

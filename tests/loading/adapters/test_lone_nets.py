@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A ControlNet or T2I-Adapter of one file, under any prefix and in its authors' names: its class follows its keys, and
 it draws what its folder draws."""
 

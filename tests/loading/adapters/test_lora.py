@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """LoRAs of each kind on each family in each container: every weight of the model is what it should be, by hand."""
 
 from __future__ import annotations

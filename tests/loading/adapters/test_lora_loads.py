@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Loads with LoRAs: what does not fit is said or refused while the earlier model still serves, and what fits counts."""
 
 from __future__ import annotations

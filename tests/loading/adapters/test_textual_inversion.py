@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Textual inversions whose embeddings are those of known words: the picture is the one that the words make."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Stands in for NVIDIA's guard, without which diffusers builds no Cosmos pipeline and whose models are gigabytes."""
 
 from __future__ import annotations
