@@ -23,7 +23,13 @@ class AsLoaded:
         modules = [module for part in _modules(pipeline) for module in part.modules()]
         self._attributes = [(thing, dict(vars(thing))) for thing in (*_plain(pipeline), *modules)]
         self._parts = [(module._modules, dict(module._modules)) for module in modules]
-        self._dtypes = [(module, _dtypes(module)) for module in modules]
+        self._dtypes = [
+            (module, table, name, tensor.dtype)
+            for module in modules
+            for table in (module._parameters, module._buffers)
+            for name, tensor in table.items()
+            if tensor is not None and tensor.is_floating_point()
+        ]
 
     def restore(self) -> list[str]:
         """Set back what changed; what that was, as class and attribute. What is new stays: caches are made anew."""
@@ -33,7 +39,12 @@ class AsLoaded:
                 changed += [f"submodule {name}" for name in parts if table.get(name) is not parts[name]]
                 table.clear()
                 table.update(parts)
-        return changed + [name for module, dtypes in self._dtypes for name in _cast_back(module, dtypes)]
+        for module, table, name, dtype in self._dtypes:
+            tensor = table.get(name)
+            if tensor is not None and tensor.dtype is not dtype:  # fp16 -> fp32 -> fp16 loses nothing
+                tensor.data = tensor.data.to(dtype)
+                changed.append(f"{type(module).__name__}.{name}")
+        return changed
 
 
 def _plain(pipeline: Any) -> Iterator[Any]:
@@ -54,25 +65,17 @@ def _modules(pipeline: Any) -> list[Any]:
 
 def _set_back(thing: Any, before: Mapping[str, Any]) -> list[str]:
     now = vars(thing)
+    if _is_same(now, before):
+        return []
     changed = [name for name, value in before.items() if now.get(name, now) is not value]
     now.update((name, before[name]) for name in changed)
     return [f"{type(thing).__name__}.{name}" for name in changed]
 
 
-def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
-    for table in (module._parameters, module._buffers):
-        for name, tensor in table.items():
-            if tensor is not None and tensor.is_floating_point():
-                yield name, tensor
-
-
-def _dtypes(module: Any) -> dict[str, Any]:
-    return {name: tensor.dtype for name, tensor in _tensors(module)}
-
-
-def _cast_back(module: Any, dtypes: Mapping[str, Any]) -> list[str]:
-    """Cast tensors whose dtype is another: fp16 -> fp32 -> fp16 loses nothing."""
-    changed = [(name, tensor) for name, tensor in _tensors(module) if tensor.dtype != dtypes.get(name, tensor.dtype)]
-    for name, tensor in changed:
-        tensor.data = tensor.data.to(dtypes[name])
-    return [f"{type(module).__name__}.{name}" for name, _tensor in changed]
+def _is_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether nothing changed, told in one comparison: of hundreds of modules most are as they were, and Python looks
+    for the same object before it asks for equality."""
+    try:
+        return now == before
+    except Exception:  # noqa: BLE001 - a tensor beside another answers with a tensor, and others as they like
+        return False
