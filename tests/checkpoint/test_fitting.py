@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localai_diffusers.checkpoint import component_file, contents, fitting, headers
+from localai_diffusers.checkpoint import component_file, contents, fitting, headers, layouts
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
 from localai_diffusers.checkpoint.model_files import indexed_facts
@@ -86,9 +86,9 @@ class FamilyTest(unittest.TestCase):
     def assert_filled(self, fit: Fit, plain: dict[str, Any], label: Any, close: float = 0) -> None:
         """Each weight has its value, whatever the library calls it, and no key is left over."""
         state = fit.state(torch.float32)
-        core = {fitting._core(key): tensor for key, tensor in plain.items()}
+        core = {layouts.core(key): tensor for key, tensor in plain.items()}
         for name, tensor in state.items():
-            right = core[fitting._core(name)].float()
+            right = core[layouts.core(name)].float()
             off = (tensor.float() - right).abs().max() if tensor.numel() else 0
             self.assertLessEqual(off, close * (right.abs().max() + 1e-6) if close else 0, (label, name))
         self.assertEqual(fitting.account_of(fit.contents, [fit]).left, (), label)
@@ -135,7 +135,7 @@ class OriginalTest(unittest.TestCase):
 
     def test_clip_in_open_clips_layout(self) -> None:
         wanted = target("StableDiffusionXLPipeline", "text_encoder_2")
-        own = {fitting._core(key): tensor for key, tensor in xl_encoder().items()}
+        own = {layouts.core(key): tensor for key, tensor in xl_encoder().items()}
         with tempfile.TemporaryDirectory() as folder:
             for prefix in ("", "conditioner.embedders.1.model.", "cond_stage_model.model."):
                 path = adapter_files.save(
@@ -143,7 +143,7 @@ class OriginalTest(unittest.TestCase):
                 )
                 fit = component_file.fitted(wanted, component_file.contents_of([path], False), "x")
                 for name, tensor in fit.state(torch.float32).items():
-                    self.assertTrue(torch.equal(tensor, own[fitting._core(name)]), (prefix, name))
+                    self.assertTrue(torch.equal(tensor, own[layouts.core(name)]), (prefix, name))
                 self.assertEqual((fit.made, fitting.account_of(fit.contents, [fit]).left), (frozenset(), ()))
 
 
@@ -191,10 +191,10 @@ class LlamaCppTest(unittest.TestCase):
                 path = adapter_files.gguf(named, Path(folder) / "text.gguf", architecture)
                 fit = component_file.fitted(target(pipeline, component), component_file.contents_of([path], False), "x")
                 state = fit.state(torch.float32)
-            core = {fitting._core(key): tensor for key, tensor in own.items()}
+            core = {layouts.core(key): tensor for key, tensor in own.items()}
             core.setdefault("shared.weight", core.get("encoder.embed_tokens.weight"))
             for name, tensor in state.items():
-                right = core[fitting._core(name)].float()
+                right = core[layouts.core(name)].float()
                 self.assertLess((tensor - right).abs().max(), 0.02 * right.abs().max() + 1e-6, (pipeline, name))
             self.assertEqual(fitting.account_of(fit.contents, [fit]).left, ())
 

@@ -61,6 +61,7 @@ class LocateTest(FolderCase):
     def test_model_file_is_taken_if_it_exists_else_model(self) -> None:
         file = self.folder / "a.safetensors"
         file.touch()
+        (self.folder / "model_index.json").touch()
         self.assertEqual(locate("owner/name", str(file), ""), Location("file", path=file))
         self.assertEqual(locate("owner/name", str(self.folder), ""), Location("folder", path=self.folder))
         self.assertEqual(locate("owner/name", str(self.folder / "missing"), "").kind, "repo")
