@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ways to bring the names of a file to those that a component has: its libraries' own, and its authors'.
 
 Each is a function of tensors by name (under the component's prefix, which is off), real or without data.
