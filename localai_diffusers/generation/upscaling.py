@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # Sides in source pixels. The x4 upscaler was trained on 128-pixel crops and runs well on twice that.
 _SMALLEST_TILE, _LARGEST_TILE, _OVERLAP = 64, 512, 16
-_SIZED_FACTOR = 4  # of an upscaler that is told its output's size
 _DEFAULT_SCALE = 2  # of Lanczos, when the request names none
 
 
@@ -147,14 +146,11 @@ def _by_model(
 
 
 def _tile_side(profile: PipelineProfile) -> int:
-    """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model takes.
-
-    Where the signature has a size, the pipeline makes that one of any source (DeepFloyd IF, in pixels, four times as
-    large as what it was trained on): a tile is a quarter of it.
-    """
+    """The side that the denoiser was trained on, in source pixels, within bounds; a multiple of what the model
+    takes."""
+    if profile.tile:
+        return profile.tile
     trained = profile.config("unet", "sample_size")
-    if isinstance(trained, int) and "height" in profile.parameters:
-        return max(1, trained // _SIZED_FACTOR)
     side = trained * 2 if isinstance(trained, int) else _LARGEST_TILE
     multiple = profile.multiple
     return max(multiple, min(max(side, _SMALLEST_TILE), _LARGEST_TILE) // multiple * multiple)

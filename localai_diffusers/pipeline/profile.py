@@ -23,12 +23,12 @@ from localai_diffusers.pipeline.signatures import Parameters, inversion_paramete
 class PipelineProfile:
     """A pipeline class on its components.
 
-    ``multiple``: what width and height must be multiples of, in pixels; ``frame_multiple``: the f of a video VAE that
-    takes f*n + 1 frames, None of any other. ``sides``, ``frames``, ``calls`` and ``fields``: the rows of quirks that
-    change its sizes, its calls, and what a sound request's fields mean to it. ``inversion``: parameters of its
-    ``invert`` where it edits pictures that way, else none. ``least_steps`` and ``most_steps`` are those of its
-    scheduler, None for any number. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes, None where
-    nothing tells.
+    ``multiple``: what width and height must be multiples of, in pixels; ``tile``: the side of an upscaler's tiles, None
+    where no row tells; ``frame_multiple``: the f of a video VAE that takes f*n + 1 frames, None of any other.
+    ``sides``, ``frames``, ``calls`` and ``fields``: the rows of quirks that change its sizes, its calls, and what a
+    sound request's fields mean to it. ``inversion``: parameters of its ``invert`` where it edits pictures that way,
+    else none. ``least_steps`` and ``most_steps`` are those of its scheduler, None for any number. ``sampling_rate`` in
+    Hz and ``frame_rate`` a second of what it makes, None where nothing tells.
     """
 
     subject: Subject
@@ -38,6 +38,7 @@ class PipelineProfile:
     guidance: GuidanceStyle
     multiple: int
     sides: tuple[quirks.SideEffect, ...]
+    tile: int | None
     frame_multiple: int | None
     frames: tuple[quirks.FrameEffect, ...]
     calls: tuple[quirks.CallEffect, ...]
@@ -102,6 +103,7 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         guidance=guidance,
         multiple=math.lcm(sizes.size_multiple(pipeline), *(rule(subject) for rule in multiples)),
         sides=quirks.effects_of(quirks.SIDES, subject),
+        tile=next((rule(subject) for rule in quirks.effects_of(quirks.TILES, subject)), None),
         frame_multiple=sizes.frame_multiple(pipeline),
         frames=quirks.effects_of(quirks.FRAMES, subject),
         calls=quirks.effects_of(quirks.CALLS, subject),

@@ -8,6 +8,7 @@ one table; who has a use for the kind asks :func:`effects_of` with the table and
 - ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
 - ``FIELDS``: (a sound request's fields, subject) -> the fields that this model means by them.
 - ``GUIDANCE``: fields of the profile's GuidanceStyle that are otherwise.
+- ``TILES``: subject -> the side in source pixels of the tiles that an upscaler takes.
 - ``MULTIPLES``: subject -> what width and height must be multiples of, too, in pixels.
 - ``SIDES``: (width, height, subject) -> the nearest ones that the model makes.
 - ``FRAMES``: (frames asked for, those that the VAE's factor gives, subject) -> those that the model makes.
@@ -582,6 +583,21 @@ FRAMES: tuple[Quirk[FrameEffect], ...] = (
     ),
 )
 
+TILES: tuple[Quirk[Callable[[Subject], int]], ...] = (
+    Quirk(
+        "tiles_of_a_sized_upscaler",
+        lambda subject: (
+            takes("image", "height")(subject)
+            and isinstance(subject.config("unet", "sample_size"), int)
+            and not {"vae", "movq"} & subject.components.keys()
+        ),
+        lambda subject: max(1, subject.config("unet", "sample_size") // 4),
+        "DeepFloyd IF's upscaler is told its output's size, in pixels four times as large as what it was trained on.",
+        "IFSuperResolutionPipeline",
+        "never: the model was trained so",
+    ),
+)
+
 RATES: tuple[Quirk[float], ...] = (
     Quirk(
         "frame_rate_of_mochi",
@@ -702,6 +718,7 @@ TABLES: tuple[tuple[Quirk[Any], ...], ...] = (
     MULTIPLES,
     SIDES,
     FRAMES,
+    TILES,
     RATES,
     NUMBERS,
     CASTS,

@@ -186,6 +186,10 @@ class ProfileTest(unittest.TestCase):
         profile = zoo_model("AllegroPipeline").profile
         self.assertEqual([profile.fit_frames(count) for count in (1, 24, 33, 88)], [24, 24, 40, 88])
 
+    def test_tiles_of_a_sized_upscaler(self) -> None:
+        profile = zoo_model("IFSuperResolutionPipeline").profile
+        self.assertEqual(profile.tile, profile.pipeline.unet.config.sample_size // 4)
+
     def test_one_length_of_latte(self) -> None:
         profile = zoo_model("LattePipeline").profile
         self.assertEqual([profile.fit_frames(count) for count in (1, 9)], [1, 16])
