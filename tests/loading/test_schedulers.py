@@ -299,9 +299,7 @@ NO_BOTH = "its set_timesteps takes no sigmas, its set_timesteps takes no mu"
 
 class StepsTest(unittest.TestCase):
     def model(self, name: str) -> Any:
-        model = load(SHAPES_MODEL)
-        model.pipeline.scheduler = schedulers.make(name, model.pipeline.scheduler, True)[0]
-        return model
+        return load(SHAPES_MODEL, SchedulerType=name)
 
     def test_pndm_takes_its_least_steps_with_a_note(self) -> None:
         pair = [generate(self.model("pndm"), PROMPT, width=64, height=64, seed=1, step=step) for step in (3, 4)]
