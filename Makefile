@@ -20,7 +20,7 @@ run: diffusers ## start the backend
 	bash run.sh
 
 demo: diffusers ## draw with the small model of this repository through a real server: demo.png
-	venv/bin/python -m localai_diffusers.cli demo --output demo.png
+	venv/bin/python -m localai_diffusers demo --output demo.png
 
 tools:
 	@bash install.sh requirements-test.txt

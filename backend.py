@@ -114,6 +114,8 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         log.info("%s is loaded as %s in %.1f s", request.Model, model.summary(), frame.seconds)
         if self.exporter is not None:
             self.exporter.loaded(frame.seconds)
+        # Beside the Result, which has no field for it in every proto; the commands of the terminal read it.
+        context.set_trailing_metadata(((proto.FACTS_KEY, proto.as_json(model.facts())),))
         return backend_pb2.Result(success=True, message="; ".join((LOADED, *model.notes)))
 
     def GenerateImage(self, request: Any, context: grpc.ServicerContext) -> Any:

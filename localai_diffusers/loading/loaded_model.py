@@ -96,6 +96,21 @@ class LoadedModel:
         name = type(self.pipeline).__name__
         return f"{name} on {self.where.device} in {self.where.dtype}{offload}, {size:,.0f} MiB"
 
+    def facts(self) -> dict[str, Any]:
+        """For whoever loads it: what it is, where it computes, what it makes and what a request may say."""
+        profile, name = self.profile, type(self.pipeline).__name__
+        steps = self.defaults.said.num_inference_steps or profile.default("num_inference_steps")
+        facts = {
+            "class": name,
+            "device": self.where.device,
+            "dtype": self.where.dtype,
+            "offload": self.where.offload,
+            "makes": next((kind for kind in ("3d", "video", "audio", "image") if tasks.makes(profile.cls, kind)), ""),
+            "takes": _taken(profile),
+            "steps": steps if isinstance(steps, int) else None,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
     def memory(self) -> dict[str, int]:
         """Bytes of parameters and buffers by component."""
         import torch
@@ -130,6 +145,21 @@ def finish(
     model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
     model.profile_as(type(pipeline))
     return model
+
+
+def _taken(profile: PipelineProfile) -> list[str]:
+    """Which words of a request have a meaning for the pipeline."""
+    names = profile.parameters.keys()
+    guided = profile.guidance.by_guider or bool(profile.guidance.arguments(1.0, False))
+    taken = {
+        "prompt": any("prompt" in name or name in ("text", "lyrics", "caption") for name in names),
+        "negative_prompt": any(name.startswith("negative_prompt") for name in names),
+        "size": bool({"width", "height", "resolution", "size"} & names),
+        "steps": any(name.startswith("num_") and "steps" in name for name in names),
+        "frames": any(name in names for name in FRAME_COUNTS),
+        "guidance": guided,
+    }
+    return [name for name, is_taken in taken.items() if is_taken]
 
 
 def _names(spec: LoadSpec) -> list[str]:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+FACTS_KEY = "x-model-facts-bin"  # trailing metadata of a load: what was loaded, as JSON
+
 
 def value_of(message: Any, field: str, default: Any) -> Any:
     """The value of ``field``, ``default`` where these stubs do not know it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The catalogue command names every pipeline class, and what it says of the RPC is what the zoo shows."""
+"""The pipelines command names every pipeline class, and what it says of the RPC is what the zoo shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unittest import mock
 
 import diffusers_dynamic_loader as loader
 from localai_diffusers.cli import __main__ as cli
-from localai_diffusers.cli import catalogue
+from localai_diffusers.cli import pipelines
 from tests import zoo
 
 _RPC_OF_KIND = {
@@ -34,7 +34,7 @@ class Catalogue(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as shown:  # in this process: others import all classes, too
-            cli.main(["catalogue", "--json"])
+            cli.main(["pipelines", "--json"])
         cls.rows = {row["name"]: row for row in json.loads(shown.getvalue())}
 
     def test_no_class_is_missing(self) -> None:
@@ -62,14 +62,14 @@ class Catalogue(unittest.TestCase):
     def test_a_package_that_is_not_there_is_named(self) -> None:
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             self.assertEqual(
-                catalogue.row("OmniGenPipeline").reason, "needs the Python package torchvision: pip install torchvision"
+                pipelines.row("OmniGenPipeline").reason, "needs the Python package torchvision: pip install torchvision"
             )
 
     def test_a_class_whose_methods_are_its_calls_makes_what_they_make(self) -> None:
         self.assertEqual(self.rows["VersatileDiffusionPipeline"]["rpcs"], ["GenerateImage"])
 
     def test_the_product_does_without_its_tests(self) -> None:
-        house = Path(catalogue.__file__).parents[1]
+        house = Path(pipelines.__file__).parents[1]
         named = [
             path
             for path in house.rglob("*.py")

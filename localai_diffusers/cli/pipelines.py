@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Every pipeline class of the installed diffusers: its tasks, inputs and output, and the RPC that serves it,
-or why none does."""
+"""``pipelines`` and ``tasks``: every pipeline class of the installed diffusers with its tasks, inputs and output, and
+the RPC that serves it, or why none does; and what ``pipeline_type`` may name."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers.cli.terminal import WRONG, Fault, columns, say
+from localai_diffusers.discovery.spelling import did_you_mean
 from localai_diffusers.pipeline.argument_values import accepted_types
 from localai_diffusers.pipeline.signatures import (
     EMPTY,
@@ -68,6 +72,61 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("pipelines", help="every pipeline class of diffusers: tasks, inputs, output, RPC")
+    parser.add_argument("--task", default="", help="those that do this task, in any spelling: img2img")
+    parser.add_argument("--search", default="", help="those with this in their name")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run)
+    tasks = commands.add_parser("tasks", help="the tasks that pipeline_type may name, and the class that each means")
+    tasks.add_argument("--json", action="store_true")
+    tasks.set_defaults(run=run_tasks)
+
+
+def run(options: argparse.Namespace) -> int:
+    from localai_diffusers import logs
+
+    logs.configure("ERROR")
+    found = [row(name) for name in _names(options.task, options.search)]
+    say(json.dumps([row.as_dict() for row in found], indent=2) if options.json else table(found))
+    return 0
+
+
+def _names(task: str, search: str) -> list[str]:
+    """The classes that do ``task`` and whose name holds ``search``. Raises Fault where there are none."""
+    try:
+        wanted = loader.canonical_task(task) if task else ""
+    except ValueError as error:
+        raise Fault(str(error), WRONG) from None
+    every = [name for name in loader.get_available_pipelines() if _is_concrete(name)]
+    found = [name for name in every if search.lower() in name.lower()]
+    if not found:
+        raise Fault(f"no class has {search!r} in its name. {did_you_mean(search, every)}".rstrip(), WRONG)
+    return [name for name in found if not wanted or wanted in loader.pipeline_tasks(name)]
+
+
+def run_tasks(options: argparse.Namespace) -> int:
+    aliases = loader.get_task_aliases()
+    known = {task: (row.aliases, aliases.get(task, [])) for task, row in loader.TASKS.items()}
+    if options.json:
+        facts = {task: {"aliases": list(also), "classes": classes} for task, (also, classes) in known.items()}
+        say(json.dumps(facts, indent=2))
+        return 0
+    head = ("task", "classes", "first", "also called")
+    say(
+        columns(
+            [
+                head,
+                *(
+                    (task, str(len(classes)), classes[0] if classes else "-", ", ".join(also))
+                    for task, (also, classes) in known.items()
+                ),
+            ]
+        )
+    )
+    return 0
 
 
 def rows() -> list[Row]:
@@ -159,9 +218,5 @@ def table(found: list[Row]) -> str:
                 " ".join(row.rpcs) + options if row.rpcs else f"- {row.reason}",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in (0, 1, 2, 3)]
-    text = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[4]]) for line in lines
-    ]
     served = sum(bool(row.rpcs) for row in found)
-    return "\n".join([*text, "", f"{len(found)} classes, {served} served"])
+    return f"{columns(lines)}\n\n{len(found)} classes, {served} served"

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""The commands at a terminal: arguments are checked before anything loads, and what is asked for is in the file."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from PIL import Image
+
+from localai_diffusers.cli import server
+from tests import shapes_judge
+from tests.cli.kit import Said, command
+from tests.support import HOME, SHAPES_MODEL, Backend
+
+PROMPT = "a red circle on a blue background"
+
+
+class BeforeAnythingLoads(unittest.TestCase):
+    """No server is started: each answer comes at once."""
+
+    def setUp(self) -> None:
+        refused = mock.patch("localai_diffusers.cli.server.connected", side_effect=AssertionError("it loads"))
+        refused.start()
+        self.addCleanup(refused.stop)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(HOME)
+
+    def test_a_wrong_argument_is_one_line_and_exit_code_2(self) -> None:
+        model = "examples/shapes-model"
+        for arguments, told in (
+            (["generate"], "which model"),
+            (["generate", "examples/shapes-mode", "x"], "Did you mean examples/shapes-model"),
+            (["generate", model, "x", "y"], "'y' is one word too many"),
+            (["generate", model, "x", "--size", "64"], "WIDTHxHEIGHT"),
+            (["generate", model, "x", "--steps", "0"], "at least 1"),
+            (["generate", model, "x", "--image", "READNE.md"], "Did you mean README.md"),
+            (["generate", model, "x", "--mask", "README.md"], "--mask needs the --image"),
+            (["generate", model, "x", "--lora", "./style.safetensors"], "no file ./style.safetensors"),
+            (["generate", model, "x", "-o", "exampels/a.png"], "no folder exampels for exampels/a.png. Did you mean"),
+            (["generate", model, "x", "--set", "strength"], "KEY=VALUE"),
+            (["generate", model, "x", "--nope"], "unrecognized arguments: --nope"),
+            (["pipelines", "--task", "text-to-imag"], "Did you mean text-to-image"),
+            (["paint"], "invalid choice"),
+        ):
+            with self.subTest(arguments):
+                said = command(*arguments)
+                self.assertEqual((said.code, said.out, said.err.count("\n")), (2, "", 1), said.err)
+                self.assertIn(told, said.err)
+                self.assertTrue(said.err.startswith("error: "))
+
+
+class Commands(unittest.TestCase):
+    def run_module(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(HOME)}
+        asked = [sys.executable, "-m", "localai_diffusers", *arguments]
+        return subprocess.run(asked, env=environment, capture_output=True, text=True)
+
+    def test_the_package_itself_is_the_command(self) -> None:
+        self.assertRegex(self.run_module("--version").stdout, r"^localai-diffusers \S+.*, diffusers \d")
+
+    def test_env_names_versions_and_memory(self) -> None:
+        told = command("env").out
+        for name in ("python", "torch", "diffusers", "transformers"):
+            self.assertRegex(told, rf"(?m)^{name} +\d")
+        self.assertRegex(told, r"(?m)^cpu +\d+ cores, [\d.]+ of [\d.]+ GiB free")
+
+    def test_a_reader_that_leaves_is_no_traceback(self) -> None:
+        asked = f"{sys.executable} -m localai_diffusers tasks --json | head -n 1"
+        environment = {**os.environ, "PYTHONPATH": str(HOME)}
+        found = subprocess.run(["bash", "-c", asked], env=environment, capture_output=True, text=True)
+        self.assertEqual((found.stdout, found.stderr), ("{\n", ""))
+
+    def test_tasks_name_the_class_that_each_means(self) -> None:
+        self.assertRegex(command("tasks").out, r"(?m)^text-to-image +\d+ +AutoPipelineForText2Image")
+
+
+class Generating(unittest.TestCase):
+    """Against one server that runs."""
+
+    heavy = True
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.backend = Backend(LOCALAI_DIFFUSERS_METADATA="full")
+        cls.folder = cls.backend.folder
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.backend.stop()
+
+    def generate(self, *arguments: str, model: str = str(SHAPES_MODEL)) -> Said:
+        return command("generate", model, PROMPT, "--addr", f"127.0.0.1:{self.backend.port}", *arguments)
+
+    def parameters(self, path: Path) -> str:
+        with Image.open(path) as picture:
+            return picture.info["parameters"]
+
+    def test_what_is_unset_is_the_models_own_and_the_picture_is_right(self) -> None:
+        said = self.generate("--steps", "20", "--guidance", "5", "--seed", "1", "-o", str(self.folder / "plain"))
+        self.assertEqual(said.code, 0, said.err)
+        with Image.open(self.folder / "plain.png") as picture:
+            self.assertEqual(picture.size, (64, 64))
+            self.assertEqual(shapes_judge.judge(picture.convert("RGB")), shapes_judge.Verdict("circle", "red", "blue"))
+        self.assertIn(f"{self.folder}/plain.png: PNG 64x64, seed 1", said.out)
+        self.assertIn("Steps: 20", self.parameters(self.folder / "plain.png"))
+
+    def test_a_yamls_keys_count_and_arguments_come_before_them(self) -> None:
+        path = self.folder / "model.yaml"
+        path.write_text(
+            f"parameters: {{model: {SHAPES_MODEL}, seed: 9}}\nstep: 3\ncfg_scale: 4\n"
+            "diffusers: {scheduler_type: euler}"
+        )
+        first = self.generate("-o", str(self.folder / "yaml.png"), model=str(path))
+        self.assertIn("seed 9", first.out, first.err)
+        told = self.parameters(self.folder / "yaml.png")
+        for fact in ("Steps: 3", "Sampler: EulerDiscreteScheduler", "CFG scale: 4"):
+            self.assertIn(fact, told)
+        self.generate("--steps", "2", "--scheduler", "ddim", "-o", str(self.folder / "yaml.png"), model=str(path))
+        self.assertRegex(self.parameters(self.folder / "yaml.png"), "Steps: 2, Sampler: DDIMScheduler")
+
+    def test_as_localai_fills_what_the_core_fills(self) -> None:
+        said = self.generate("--as-localai", "--size", "64x64", "-o", str(self.folder / "core.png"))
+        self.assertIn("Steps: 15", self.parameters(self.folder / "core.png"), said.err)
+
+    def test_what_nothing_takes_is_an_error_unless_lenient(self) -> None:
+        steps = ("--steps", "2", "-o", str(self.folder / "lenient.png"))
+        for argument, told in (
+            (("--set", "no_such=1"), "no_such"),
+            (("--frames", "9"), "--frames"),
+            (("--fps", "8"), "--fps"),
+        ):
+            strict = self.generate(*argument, *steps)
+            self.assertNotEqual(strict.code, 0)
+            self.assertIn(told, strict.err)
+            self.assertEqual(strict.err.splitlines()[-1][:7], "error: ")
+            self.assertEqual(self.generate(*argument, *steps, "--lenient").code, 0)
+
+    def test_an_extension_of_another_kind_is_refused(self) -> None:
+        said = self.generate("--steps", "2", "-o", str(self.folder / "clip.mp4"))
+        self.assertEqual(said.code, 2)
+        self.assertIn("name it clip.png", said.err)
+
+    def test_inpainting_and_negative_words_reach_the_pipeline(self) -> None:
+        source, mask = self.folder / "source.png", self.folder / "mask.png"
+        Image.new("RGB", (64, 64), "yellow").save(source)
+        area = Image.new("L", (64, 64))
+        area.paste(255, (32, 0, 64, 64))
+        area.save(mask)
+        target = self.folder / "masked.png"
+        said = self.generate(
+            "--image", str(source), "--mask", str(mask), "--steps", "3", "--negative", "green", "-o", str(target)
+        )
+        self.assertEqual(said.code, 0, said.err)
+        with Image.open(target) as picture:
+            self.assertEqual(picture.convert("RGB").getpixel((4, 32)), (255, 255, 0))
+        self.assertIn("Pipeline: StableDiffusionInpaintPipeline", self.parameters(target))
+        self.assertIn("Negative prompt: green", self.parameters(target))
+
+    def test_stdout_is_the_file_itself(self) -> None:
+        sink = mock.Mock(buffer=io.BytesIO(), isatty=lambda: False)
+        with mock.patch.object(sys, "stdout", sink):
+            from localai_diffusers.cli import __main__ as cli
+
+            arguments = ["generate", str(SHAPES_MODEL), PROMPT, "--steps", "2", "-o", "-"]
+            self.assertEqual(cli.main([*arguments, "--addr", f"127.0.0.1:{self.backend.port}"]), 0)
+        with Image.open(io.BytesIO(sink.buffer.getvalue())) as picture:
+            self.assertEqual((picture.format, picture.size), ("PNG", (64, 64)))
+
+    def test_the_load_says_what_the_model_makes_and_takes(self) -> None:
+        facts = server.load(self.backend.stub, {"Model": str(SHAPES_MODEL)})
+        self.assertEqual((facts["class"], facts["makes"]), ("StableDiffusionPipeline", "image"))
+        self.assertEqual(set(facts["takes"]), {"prompt", "negative_prompt", "size", "steps", "guidance"})
+
+    def test_ctrl_c_says_how_far_it_was(self) -> None:
+        asked = [sys.executable, "-m", "localai_diffusers", "generate", str(SHAPES_MODEL), PROMPT]
+        asked += ["--steps", "900", "--size", "256x256", "--addr", f"127.0.0.1:{self.backend.port}"]
+        environment = {**os.environ, "PYTHONPATH": str(HOME)}
+        with tempfile.TemporaryDirectory() as folder:
+            process = subprocess.Popen(asked, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            self.assertIn("loaded", process.stderr.readline())
+            before = self.steps()
+            while self.steps() < before + 3:
+                self.assertIsNone(process.poll())
+            process.send_signal(signal.SIGINT)
+            told = process.communicate()[1]
+            self.assertEqual(os.listdir(folder), [])
+        self.assertTrue(re.fullmatch(r"Cancelled at step \d+ of 900\n", told), told)
+        self.assertEqual(process.returncode, 130)
+
+    def steps(self) -> int:
+        import backend_pb2
+
+        return self.backend.stub.GetMetrics(backend_pb2.MetricsRequest()).tokens_generated
+
+
+if __name__ == "__main__":
+    unittest.main()
