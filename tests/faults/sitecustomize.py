@@ -32,7 +32,7 @@ GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers.models.autoencoders.autoencoder_kl": (("AutoencoderKL.decode", "decode"),),
     "localai_diffusers.media.images": (("save_image", "encode"),),
     "localai_diffusers.media.videos": (("frame_pixels", "frame"),),
-    "localai_diffusers.wire.intake": (("Intake.picture_file", "read"),),
+    "localai_diffusers.wire.intake": (("Intake.picture_file", "read"), ("Intake.moving_picture_file", "read")),
     "localai_diffusers.media.payloads": (("write_payload", "write"),),
     "localai_diffusers.loading.pipelines": (("prepare", "prepare"),),
     "localai_diffusers.generation.generation": (("generate", "generate"),),
