@@ -8,10 +8,10 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from localai_diffusers.cli import demo, environment, generate, pipelines, server
+from localai_diffusers.cli import check, demo, environment, generate, pipelines, server
 from localai_diffusers.cli.terminal import WRONG, guarded, tell
 
-COMMANDS = (generate, demo, pipelines, environment)
+COMMANDS = (generate, check, demo, pipelines, environment)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -55,12 +55,21 @@ def _versions() -> Iterator[tuple[str, str]]:
         yield package, version_of(package)
 
 
+def free_host_memory() -> int:
+    """Bytes that a process may still have: on Linux what the kernel would give up too, elsewhere what lies idle."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return int(found) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _memory() -> Iterator[tuple[str, str]]:
     """The host and each accelerator that torch can use: its name, and what is free of how much."""
     import torch
 
-    page = os.sysconf("SC_PAGE_SIZE")
-    free, total = (os.sysconf(name) * page for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+    free, total = free_host_memory(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "cpu", f"{os.cpu_count()} cores, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     for kind in ("cuda", "xpu"):
         module = getattr(torch, kind, None)

@@ -111,13 +111,15 @@ OTHERS = frozenset(
 @dataclass(frozen=True)
 class NamedModel:
     """``fields`` of ModelOptions, and what the core keeps for each request: ``step`` and ``seed``, None where the YAML
-    has none. ``faults`` are what is wrong with the YAML, ``notes`` what means nothing in it."""
+    has none. ``faults`` are what is wrong with the YAML, ``notes`` what means nothing in it. ``is_there``: the model
+    may be of the Hub, or is a file or folder that is there."""
 
     fields: Mapping[str, Any]
     step: int | None = None
     seed: int | None = None
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    is_there: bool = True
 
     @property
     def name(self) -> str:
@@ -215,7 +217,9 @@ def of_config(config: Mapping[str, Any], folder: Path) -> NamedModel:
         faults.append("parameters: model: is missing: a Hub repo id, a path or a URL")
     try:
         reading.fields |= _with_place(model, folder) if model else {}
+        is_there = True
     except Fault as fault:
+        is_there = False
         faults.append(f"parameters: model: {fault}")
         reading.fields["ModelPath"] = str(folder.resolve())
     if config.get("backend", "diffusers") != "diffusers":
@@ -229,6 +233,7 @@ def of_config(config: Mapping[str, Any], folder: Path) -> NamedModel:
         seed if not _whole(seed) else None,
         tuple(faults),
         tuple(notes),
+        is_there,
     )
 
 

@@ -106,7 +106,7 @@ def load(stub: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises Fault with the server's own words.
     """
     pb2, began = messages(), time.monotonic()
-    request = pb2.ModelOptions(**{name: value for name, value in fields.items() if name in _known(pb2.ModelOptions)})
+    request = pb2.ModelOptions(**{name: value for name, value in fields.items() if name in known(pb2.ModelOptions)})
     result, trailing = _watched(stub, stub.LoadModel, request, None, "Cancelled while the model was loaded")
     if not result.success:
         raise Fault(result.message)
@@ -114,7 +114,7 @@ def load(stub: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(trailing.get(FACTS_KEY, b"{}"))
 
 
-def _known(message: Any) -> Any:
+def known(message: Any) -> Any:
     """The fields of a message: the core's newer ones need not be in these stubs."""
     return message.DESCRIPTOR.fields_by_name
 

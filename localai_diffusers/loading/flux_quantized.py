@@ -23,7 +23,7 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, placement, schedulers, words
 from localai_diffusers.loading.adapters import adapters
-from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -37,7 +37,7 @@ _PIPELINE = "FluxPipeline"
 _DTYPE = "bfloat16"
 
 
-def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
+def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     """Check the transformer file and the base, and return what builds the pipeline.
 
     Raises LoadError naming what is missing. ``ModelFile`` may also be a folder with a ``transformer`` subfolder.
@@ -85,7 +85,8 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], L
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *noted, *said.notes, *where.notes]
         )
 
-    return build
+    size = placement.weight_bytes(facts or base_facts, spec, where.dtype)
+    return Prepared(build, _PIPELINE, where, size, (*spec.notes, *noted, *said.notes, *where.notes))
 
 
 def _others(wanted: Mapping[str, Wish], left_out: Collection[str]) -> Mapping[str, Wish]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,23 @@ from localai_diffusers.wire.load_spec import LoadSpec
 log = logging.getLogger(__name__)
 
 _NO_LENGTH = 10**9  # transformers says 1e30 for a tokenizer of no length
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A load of which all is checked: what it will be, and when it is called, the model itself.
+
+    ``class_name``: of the pipeline. ``weight_bytes``: of its own weights as they will be. ``notes``: what was decided.
+    """
+
+    build: Callable[[], LoadedModel]
+    class_name: str
+    where: DevicePlan
+    weight_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def __call__(self) -> LoadedModel:
+        return self.build()
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, modular_call, placement, schedulers, sources, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
-from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.placement import DevicePlan
 from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.settings import Settings
@@ -37,9 +37,7 @@ def is_modular(spec: LoadSpec, facts: ModelFacts) -> bool:
     return facts.is_modular or _ROOT in spec.pipeline_type
 
 
-def prepare(
-    spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job[Any]
-) -> Callable[[], LoadedModel]:
+def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings, job: Job[Any]) -> Prepared:
     """As :func:`pipelines.prepare`. Raises LoadError for code without trust and for what the blocks do not take."""
     _check_code(spec, facts)  # before anything of such a repo is downloaded
     facts = _on_disk(spec, location, facts, settings)
@@ -69,7 +67,8 @@ def prepare(
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes, *said.notes]
         )
 
-    return build
+    size = placement.weight_bytes(facts, spec, where.dtype)
+    return Prepared(build, cls.__name__, where, size, (*spec.notes, *where.notes, *early.notes))
 
 
 def _on_disk(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings) -> ModelFacts:

@@ -32,7 +32,7 @@ from localai_diffusers.loading import (
     words,
 )
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
-from localai_diffusers.loading.loaded_model import LoadedModel, finish, model_defaults
+from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.single_file import Parts
 from localai_diffusers.loading.skeletons import Skeletons
 from localai_diffusers.patches import late_transformers, named_variants
@@ -44,7 +44,7 @@ from localai_diffusers.work.progress import watched_loading
 log = logging.getLogger(__name__)
 
 
-def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
+def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     """Check all that can be checked (downloading what must be) and return what builds the model.
 
     Raises LoadError or InvalidRequest; nothing is allocated on a device before the returned half runs.
@@ -80,10 +80,10 @@ def refuse_early(spec: LoadSpec) -> None:
         model_files.folder_facts(location.path, spec.options.subfolder)
 
 
-def _guarded(spec: LoadSpec, first: Callable[[], Callable[[], LoadedModel]]) -> Callable[[], LoadedModel]:
+def _guarded(spec: LoadSpec, first: Callable[[], Prepared]) -> Prepared:
     """Both halves with foreign errors told as LoadError: what is wrong with which model. The number of threads is the
     second's: a load that is refused changes nothing of the model that serves."""
-    second = _as_load_error(spec, first)
+    second: Prepared = _as_load_error(spec, first)
 
     def build() -> LoadedModel:
         if spec.threads:
@@ -92,7 +92,7 @@ def _guarded(spec: LoadSpec, first: Callable[[], Callable[[], LoadedModel]]) -> 
             torch.set_num_threads(spec.threads)
         return _as_load_error(spec, second)
 
-    return build
+    return replace(second, build=build)
 
 
 def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
@@ -108,7 +108,7 @@ def _as_load_error(spec: LoadSpec, half: Callable[[], Any]) -> Any:
         raise LoadError(f"{spec.identity}: {missing_package(error) or error}") from error
 
 
-def _prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
+def _prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if spec.scheduler:
         schedulers.parse_name(spec.scheduler)
@@ -162,7 +162,7 @@ def _chosen(
     return _Choice(cls, facts, tuple(parts), is_file, own.absent, own.marks, tuple(notes))
 
 
-def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any]) -> Callable[[], LoadedModel]:
+def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any]) -> Prepared:
     """Check the rest that can be, and return what builds the model."""
     variant = placement.preferred_variant(spec, choice.facts)
     choice = _with_checked_weights(spec, choice, variant, settings)
@@ -201,7 +201,8 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
         known = model_defaults(spec, type(pipeline), facts, settings, late)
         return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes, *marked])
 
-    return build
+    size = placement.weight_bytes(facts, spec, where.dtype)
+    return Prepared(build, cls.__name__, where, size, (*notes, *said.notes))
 
 
 def _with_checked_weights(spec: LoadSpec, choice: _Choice, variant: str | None, settings: Settings) -> _Choice:

@@ -166,7 +166,8 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
         if accelerator == "cpu":
             raise LoadError(
                 "CUDA is true (cuda: in the model's YAML) but this machine has no accelerator that torch can use "
-                "(CUDA, ROCm, XPU or MPS): set options: device:cpu, or install the requirements of your accelerator"
+                "(CUDA, ROCm, XPU or MPS): drop cuda: true, set options: device:cpu or LOCALAI_DIFFUSERS_DEVICE=cpu, "
+                "or install the requirements of your accelerator"
             )
         return _checked_device(accelerator, spec.main_gpu)
     if accelerator == "cpu":
@@ -229,7 +230,11 @@ def free_memory(device: str) -> int | None:
 
 def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str) -> int:
     """Bytes of the weights in the dtype that they will have on an accelerator."""
-    dtype = DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype)
+    return weight_bytes(facts, spec, DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype))
+
+
+def weight_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str) -> int:
+    """Bytes of the model's own weights in ``dtype``, a torch name."""
     files = facts.chosen_files(preferred_variant(spec, facts))
     return sum(
         int(weights.size * _ITEM_SIZES[dtype] / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])) for weights in files
