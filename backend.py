@@ -28,7 +28,8 @@ import grpc
 import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, logs
-from localai_diffusers.loading import pipelines, process_state
+from localai_diffusers.loading import pipelines
+from localai_diffusers.loading.placing import process_state
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import calls, guard, health, load_spec, pools, proto, requests

@@ -159,7 +159,7 @@ def offloaded(mode: str) -> Iterator[None]:
 
     import torch
 
-    from localai_diffusers.loading import placement
+    from localai_diffusers.loading.placing import placement
 
     real = placement.plan
     with (

@@ -66,7 +66,7 @@ def _size(count: int) -> str:
 
 
 def _free(device: str) -> str:
-    from localai_diffusers.loading import placement
+    from localai_diffusers.loading.placing import placement
 
     free = placement.free_memory(device)
     return _size(environment.free_host_memory() if free is None else free)
@@ -128,7 +128,8 @@ def _without_files(fields: Mapping[str, Any]) -> tuple[Any, str]:
     """The names and the device: what can be judged of a model that is not here."""
     import diffusers_dynamic_loader as loader
     from localai_diffusers.checkpoint import artifacts
-    from localai_diffusers.loading import pipeline_class, placement, schedulers
+    from localai_diffusers.loading import pipeline_class, schedulers
+    from localai_diffusers.loading.placing import placement
     from localai_diffusers.settings import Settings
 
     def look() -> Any:

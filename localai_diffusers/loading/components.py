@@ -21,7 +21,7 @@ from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 

@@ -21,10 +21,11 @@ from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, placement, schedulers, words
+from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters
+from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.skeletons import Skeletons
+from localai_diffusers.loading.placing import placement
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work.jobs import Job

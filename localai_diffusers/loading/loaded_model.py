@@ -12,10 +12,11 @@ from typing import Any
 
 from localai_diffusers.checkpoint import marks
 from localai_diffusers.checkpoint.model_files import ModelFacts
-from localai_diffusers.loading import placement, schedulers, switches
+from localai_diffusers.loading import schedulers
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.adapters.adapters import Adapters
-from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.placing import placement, switches
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.as_loaded import AsLoaded

@@ -13,8 +13,8 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import custom_code
 from localai_diffusers.loading.components import BROUGHT
+from localai_diffusers.loading.files import custom_code
 from localai_diffusers.wire.load_spec import LoadSpec
 
 _ROOT = "DiffusionPipeline"

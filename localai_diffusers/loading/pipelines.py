@@ -18,23 +18,14 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import artifacts, marks, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
-from localai_diffusers.loading import (
-    components,
-    flux_quantized,
-    folder_weights,
-    keywords,
-    modular,
-    pipeline_class,
-    placement,
-    schedulers,
-    single_file,
-    sources,
-    words,
-)
+from localai_diffusers.loading import components, flux_quantized, pipeline_class, schedulers, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
+from localai_diffusers.loading.files import folder_weights, keywords, single_file, sources
+from localai_diffusers.loading.files.single_file import Parts
+from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.single_file import Parts
-from localai_diffusers.loading.skeletons import Skeletons
+from localai_diffusers.loading.modular_pipelines import modular
+from localai_diffusers.loading.placing import placement
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec

@@ -312,7 +312,7 @@ class FamiliesTest(FolderCase):
 
         import diffusers
 
-        from localai_diffusers.loading import placement
+        from localai_diffusers.loading.placing import placement
 
         with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
             model = load(checkpoint("WanPipeline"), F16Memory=True)

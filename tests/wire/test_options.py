@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.loading.switches import SWITCHES
+from localai_diffusers.loading.placing.switches import SWITCHES
 from localai_diffusers.wire import options
 from localai_diffusers.wire.options import OPTIONS, option_of
 from tests.support import HOME

@@ -13,7 +13,7 @@ from localai_diffusers.loading.adapters import ip_adapter, lora, textual_inversi
 from localai_diffusers.loading.adapters.ip_adapter import IPAdapter
 from localai_diffusers.loading.adapters.lora import Lora
 from localai_diffusers.loading.adapters.textual_inversion import Inversion
-from localai_diffusers.loading.skeletons import Skeletons
+from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 

@@ -25,7 +25,7 @@ from localai_diffusers.checkpoint.model_files import Location
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components
 from localai_diffusers.loading.adapters import lora_layers
-from localai_diffusers.loading.skeletons import Loaded, Skeletons, Unknown
+from localai_diffusers.loading.files.skeletons import Loaded, Skeletons, Unknown
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 

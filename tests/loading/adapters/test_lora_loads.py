@@ -127,7 +127,7 @@ class LoadTest(FolderCase):
         self.assertEqual(len(found.changes), 3)
 
     def fitted(self, model: str, tensors: dict[str, Any]) -> Any:
-        from localai_diffusers.loading.skeletons import Loaded
+        from localai_diffusers.loading.files.skeletons import Loaded
 
         pipeline = lora_files.one_of(model)
         one = Lora("0", file.read(self.save(tensors), False), 1.0, "x")

@@ -13,8 +13,8 @@ import transformers
 
 from localai_diffusers.checkpoint.artifacts import weight_keywords
 from localai_diffusers.checkpoint.model_files import file_facts, folder_facts
-from localai_diffusers.loading import keywords
-from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.files import keywords
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from tests import single_file
 from tests.support import SHAPES_MODEL, FolderCase, spec_of

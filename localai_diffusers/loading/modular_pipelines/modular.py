@@ -17,11 +17,14 @@ from typing import Any
 from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, modular_call, placement, schedulers, sources, words
+from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
+from localai_diffusers.loading.files import sources
+from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.placement import DevicePlan
-from localai_diffusers.loading.skeletons import Skeletons
+from localai_diffusers.loading.modular_pipelines import modular_call
+from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work import progress

@@ -15,8 +15,8 @@ import torch
 
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile, folder_facts
 from localai_diffusers.errors import InvalidRequest, LoadError
-from localai_diffusers.loading import placement
-from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from tests.support import SHAPES_MODEL, load, spec_of
 from tests.zoo import checkpoint

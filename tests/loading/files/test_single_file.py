@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from localai_diffusers.checkpoint import contents, fitting, headers
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import single_file as files
+from localai_diffusers.loading.files import single_file as files
 from tests import adapter_files, single_file
 from tests.adapter_files import difference, weights_of
 from tests.checkpoint.test_fitting import CHANGES, changed

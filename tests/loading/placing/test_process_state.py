@@ -12,7 +12,8 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from localai_diffusers.errors import BackendError
-from localai_diffusers.loading import pipelines, process_state
+from localai_diffusers.loading import pipelines
+from localai_diffusers.loading.placing import process_state
 from localai_diffusers.settings import Settings
 from tests.support import SHAPES_MODEL, load, new_job, spec_of
 from tests.zoo import checkpoint

@@ -24,7 +24,8 @@ from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, pipeline_class, sources
+from localai_diffusers.loading import components, pipeline_class
+from localai_diffusers.loading.files import sources
 from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests import adapter_files, single_file, zoo
 from tests.hub_server import FakeHub, closed_port_url
-from tests.loading.test_modular import own_blocks
+from tests.loading.modular_pipelines.test_modular import own_blocks
 from tests.support import Backend
 
 FP16 = "diffusion_pytorch_model.fp16.safetensors"

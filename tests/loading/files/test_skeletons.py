@@ -10,7 +10,7 @@ import diffusers
 
 from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.lora.names import layers_of
-from localai_diffusers.loading.skeletons import Loaded, Skeletons, Unknown
+from localai_diffusers.loading.files.skeletons import Loaded, Skeletons, Unknown
 from tests.zoo import checkpoint
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from localai_diffusers import paths
 from localai_diffusers.checkpoint.artifacts import said, weight_keywords
 from localai_diffusers.checkpoint.model_files import ModelFacts
-from localai_diffusers.loading import custom_code, pipeline_class, single_file
-from localai_diffusers.loading.placement import DevicePlan
+from localai_diffusers.loading import pipeline_class
+from localai_diffusers.loading.files import custom_code, single_file
+from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
