@@ -8,10 +8,10 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from localai_diffusers.cli import check, demo, environment, generate, pipelines, server
+from localai_diffusers.cli import check, demo, environment, generate, info, pipelines, serve, server, show
 from localai_diffusers.cli.terminal import WRONG, guarded, tell
 
-COMMANDS = (generate, check, demo, pipelines, environment)
+COMMANDS = (generate, serve, check, show, pipelines, info, demo, environment)
 
 
 class _Parser(argparse.ArgumentParser):

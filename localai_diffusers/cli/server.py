@@ -60,8 +60,15 @@ def _token() -> list[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _running(verbose: bool) -> Iterator[str]:
-    """The address of a server process. It has a process group of its own: Ctrl-C is ours to pass on."""
     address = f"127.0.0.1:{_free_port()}"
+    with process_at(address, verbose):
+        yield address
+
+
+@contextlib.contextmanager
+def process_at(address: str, verbose: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process that listens at ``address``, ended with the block. It has a process group of its own: Ctrl-C is
+    ours to pass on. ``verbose``: its log goes to stderr."""
     # The pictures of a person's own server say what made them.
     environment = {"LOCALAI_DIFFUSERS_METADATA": "full", **os.environ}
     with tempfile.TemporaryFile() as log:
@@ -73,7 +80,7 @@ def _running(verbose: bool) -> Iterator[str]:
         )
         try:
             _wait_for_port(address, process, log)
-            yield address
+            yield process
         finally:
             process.terminate()
             process.wait()

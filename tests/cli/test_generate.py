@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -14,14 +15,30 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import numpy
 from PIL import Image
 
-from localai_diffusers.cli import server
+from localai_diffusers.cli import demo, server
 from tests import shapes_judge
 from tests.cli.kit import Said, command
-from tests.support import HOME, SHAPES_MODEL, Backend
+from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
 PROMPT = "a red circle on a blue background"
+
+
+def _opened(pair: tuple[str, Path]) -> tuple[str, Image.Image]:
+    """Of a file that goes with its folder."""
+    with Image.open(pair[1]) as picture:
+        return pair[0], picture.convert("RGB")
+
+
+def _strayed(picture: Image.Image, prompt: str) -> float:
+    """The share of pixels whose color lies far from both colors of the prompt and what is between them."""
+    words, pixels = prompt.split(), numpy.asarray(picture).astype(float)
+    first, second = (numpy.array(shapes_judge.PALETTE[words[place]], float) for place in (1, 5))
+    way = second - first
+    share = numpy.clip((pixels - first) @ way / (way @ way), 0, 1)[..., None]
+    return float((numpy.linalg.norm(pixels - first - share * way, axis=-1) > 60).mean())
 
 
 class BeforeAnythingLoads(unittest.TestCase):
@@ -201,6 +218,42 @@ class Generating(unittest.TestCase):
         import backend_pb2
 
         return self.backend.stub.GetMetrics(backend_pb2.MetricsRequest()).tokens_generated
+
+    def test_the_demos_pictures_are_right_and_without_a_spot(self) -> None:
+        drawn: list[tuple[str, Image.Image]] = []
+
+        def kept(pairs: list[tuple[str, Path]]) -> mock.Mock:
+            drawn.extend(map(_opened, pairs))
+            return mock.Mock()
+
+        with (
+            mock.patch.object(server, "connected", lambda: contextlib.nullcontext(self.backend.stub)),
+            mock.patch.object(
+                demo, "sheet_of", side_effect=lambda pairs: drawn.extend(map(_opened, pairs)) or mock.Mock()
+            ),
+        ):
+            self.assertEqual(command("demo").code, 0)
+        self.assertEqual([shapes_judge.judge(picture).prompt() for _, picture in drawn], list(demo.PROMPTS))
+        for prompt, picture in drawn:
+            self.assertLess(_strayed(picture, prompt), 0.005, prompt)
+
+    def test_serve_loads_the_model_and_ends_with_ctrl_c(self) -> None:
+        address = f"127.0.0.1:{free_port()}"
+        asked = [sys.executable, "-m", "localai_diffusers", "serve", str(SHAPES_MODEL), "--addr", address]
+        environment = {**os.environ, "PYTHONPATH": str(HOME)}
+        process = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        self.assertIn(f"is served at {address}", process.stdout.readline())
+        target = self.folder / "served.png"
+        with server.connected(address) as stub:
+            import backend_pb2
+
+            asked_for = {"positive_prompt": PROMPT, "step": 2, "dst": str(target)}
+            server.generate(stub, "GenerateImage", backend_pb2.GenerateImageRequest(**asked_for))
+        self.assertTrue(target.stat().st_size)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(30), 0)
+        process.stdout.close()
 
 
 if __name__ == "__main__":
