@@ -49,6 +49,13 @@ class Location:
     file: str = ""
     revision: str | None = None
 
+    @property
+    def place(self) -> Path:
+        """``path`` of what stands on this machine."""
+        if self.path is None:
+            raise ValueError(f"{self} is not on this machine")
+        return self.path
+
     def __str__(self) -> str:
         return str(self.path) if self.path is not None else "/".join(filter(None, (self.repo, self.file)))
 

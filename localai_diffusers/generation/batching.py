@@ -11,6 +11,7 @@ or mix up what they batch by themselves. So a model's first call is compared wit
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -101,12 +102,13 @@ def _run(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> bool:
         return False
     log.info("%d requests ran as one call", len(wanted))
     for job, (call, image) in zip(wanted, made, strict=True):
-        job.run(
-            lambda job, call=call, image=image: generation.write(
-                model, _request(job), model.profile, call, Payload("image", images=(image,)), job
-            )
-        )
+        job.run(functools.partial(_written, model, call, image))
     return True
+
+
+def _written(model: LoadedModel, call: Call, image: Any, job: Job[Any]) -> generation.Outcome:
+    payload = Payload("image", images=(image,))
+    return generation.write(model, _request(job), model.profile, call, payload, job)
 
 
 def _each_alone(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> None:

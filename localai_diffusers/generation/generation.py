@@ -145,7 +145,7 @@ def write(
     if model.settings.metadata != "off" and payload.images:
         metadata = {"parameters": parameters_text(request, model, profile, call, payload.images[0].size)}
     rate = _frame_rate(model, request, profile)
-    how = {"fps": rate, "metadata": metadata, "check": job.check}
+    how: dict[str, Any] = {"fps": rate, "metadata": metadata, "check": job.check}
     description = payloads.write_payload(payload, request.dst, **how)
     new = [note for note in call.notes if note not in model.told]
     model.told |= tags.ONCE & set(new)

@@ -15,10 +15,10 @@ from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.signatures import parameters_of
 
 if TYPE_CHECKING:
-    from localai_diffusers.work.jobs import Job
+    from localai_diffusers.work.jobs import Control
 
 
-def call_pipeline(pipeline: Any, call: Call, job: Job[Any], own: type | None = None) -> Any:
+def call_pipeline(pipeline: Any, call: Call, job: Control, own: type | None = None) -> Any:
     """What the pipeline returns. ``own`` is the class that the weights were loaded as, where ``pipeline`` is a sibling.
 
     Raises InvalidRequest for what it cannot do with the request, MissingPackage for what is not installed.
@@ -32,7 +32,7 @@ def call_pipeline(pipeline: Any, call: Call, job: Job[Any], own: type | None = N
         raise told from error
 
 
-def _call(pipeline: Any, call: Call, job: Job[Any]) -> Any:
+def _call(pipeline: Any, call: Call, job: Control) -> Any:
     import numpy
     import torch
 

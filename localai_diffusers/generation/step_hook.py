@@ -16,11 +16,11 @@ from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.work.progress import step_bar
 
 if TYPE_CHECKING:
-    from localai_diffusers.work.jobs import Job
+    from localai_diffusers.work.jobs import Control
 
 
 @contextlib.contextmanager
-def watched(pipeline: Any, job: Job[Any]) -> Iterator[dict[str, Any]]:
+def watched(pipeline: Any, job: Control) -> Iterator[dict[str, Any]]:
     """While the block runs, ``pipeline`` asks ``job`` at each step and before each component whether to go on.
 
     Yields the keyword arguments for the call (its step callback, by the name that its signature has).
@@ -42,7 +42,7 @@ def watched(pipeline: Any, job: Job[Any]) -> Iterator[dict[str, Any]]:
             vars(pipeline).pop("progress_bar", None)
 
 
-def _callbacks(parameters: Any, job: Job[Any]) -> dict[str, Any]:
+def _callbacks(parameters: Any, job: Control) -> dict[str, Any]:
     """Not the legacy ``callback``: the bar and the hooks on the components stop those pipelines as well, and one of
     them (Paradigms) breaks when it is given one."""
 

@@ -74,7 +74,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
             return artifacts.weight_keywords(spec, settings, reader, getattr(torch, where.dtype))
 
         with watched_loading(job):
-            heavy = {"transformer": _transformer(location.path, fit, how)}
+            heavy = {"transformer": _transformer(location.place, fit, how)}
             job.check()
             heavy["text_encoder_2"] = _quantized(_text_encoder(base, how))
             job.check()

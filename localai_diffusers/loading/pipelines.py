@@ -66,9 +66,9 @@ def refuse_early(spec: LoadSpec) -> None:
     """
     location = model_files.locate(spec.identity, spec.model_file, spec.model_path)
     if location.kind == "file":
-        model_files.file_facts(location.path)
+        model_files.file_facts(location.place)
     elif location.kind == "folder" and spec.pipeline_type != flux_quantized.PIPELINE_TYPE:
-        model_files.folder_facts(location.path, spec.options.subfolder)
+        model_files.folder_facts(location.place, spec.options.subfolder)
 
 
 def _guarded(spec: LoadSpec, first: Callable[[], Prepared]) -> Prepared:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import functools
 import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.quirks import source_of
 from localai_diffusers.pipeline.signatures import Parameters, parameters_of
 from localai_diffusers.pipeline.sizes import config_value
@@ -62,7 +62,7 @@ def _is_of_base(before: list[str], after: list[str]) -> bool:
     return any(re.sub(r"\d+$", "", tail) in families for tail in tails)
 
 
-@functools.cache
+@kept(512)
 def _families() -> frozenset[str]:
     """The names of diffusers' families of pipelines, as its folders have them, without what separates their words."""
     import diffusers.pipelines

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import (
     LAST_IMAGE,
     Condition,
@@ -41,7 +41,7 @@ class Inputs:
         return name == LAST_IMAGE or any(name in names for names in (self.images, self.masks, self.videos, self.sounds))
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def inputs_of(cls: type) -> Inputs:
     """The media inputs of the class's call."""
     parameters = parameters_of(cls)

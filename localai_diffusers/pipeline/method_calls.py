@@ -10,6 +10,7 @@ from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.patches import exchanged_modules
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import EMPTY, task_methods
 from localai_diffusers.wire.requests import GenerationRequest
 
@@ -35,7 +36,7 @@ def _needs(method: Callable[..., Any]) -> set[str]:
     return {name for name, parameter in known.items() if parameter.default is EMPTY} - {"self"}
 
 
-@functools.cache
+@kept(512)
 def _with_call(pipeline_class: type, method: Callable[..., Any]) -> type:
     """``pipeline_class`` with ``method`` as its call. What the method exchanges in the shared modules is put back where
     it fails (Versatile Diffusion swaps attention blocks between its UNets, and back at the end)."""

@@ -22,7 +22,6 @@ A new kind is a new table, named in ``TABLES``. A new row needs a test of its na
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import re
@@ -30,6 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
 from localai_diffusers.pipeline.sizes import config_value, frame_multiple, size_multiple
 
@@ -95,7 +95,7 @@ def has(*classes: str) -> Callable[[Subject], bool]:
     return lambda subject: not set(classes).isdisjoint(subject.components.values())
 
 
-@functools.lru_cache(maxsize=64)
+@kept(64)
 def source_of(code: Any) -> str:
     """The source of a class or function, "" where there is none to read."""
     try:
@@ -703,7 +703,7 @@ CASTS: tuple[Quirk[Callable[[Dtypes, Subject], dict[str, str]]], ...] = (
 GUARDS: tuple[Quirk[Arguments], ...] = (
     Quirk(
         "guard_of_cosmos",
-        lambda subject: "enable_safety_checker" in inspect.signature(subject.cls.__init__).parameters,
+        lambda subject: "enable_safety_checker" in inspect.signature(subject.cls).parameters,
         {"enable_safety_checker": False, "safety_checker": None},
         "The guard is made by the constructor, and off only for who says so.",
         "Cosmos3OmniPipeline",

@@ -7,9 +7,9 @@ Told by the signature and the class's code, never by its name.
 from __future__ import annotations
 
 from enum import Enum
-from functools import lru_cache
 
 from localai_diffusers.pipeline import sizes
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.quirks import source_of
 from localai_diffusers.pipeline.signatures import image_parameters, parameters_of
 from localai_diffusers.pipeline.tasks import tasks_of
@@ -32,7 +32,7 @@ _STRENGTHS = ("strength", "inpaint_strength")
 _SIZES_ITSELF = ("calculate_dimensions", "resolution")
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def role_of(name: str, cls: type) -> Role:
     """The role of the picture that ``cls`` takes as ``name``, where no mask comes with it."""
     parameters = parameters_of(cls)

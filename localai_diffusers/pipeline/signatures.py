@@ -13,16 +13,16 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest
+from localai_diffusers.pipeline.kept import kept
 
 Parameters = Mapping[str, inspect.Parameter]
 EMPTY = inspect.Parameter.empty
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def _parameters(call: Callable[..., Any]) -> Parameters:
     signature = inspect.signature(call)
     skip = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -62,7 +62,7 @@ def inversion_parameters(cls: type[Any]) -> Parameters:
     return _parameters(cls.invert) if callable(getattr(cls, "invert", None)) else types.MappingProxyType({})
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def constructor_parameters(cls: type) -> Parameters:
     """What the class's constructor takes beside components: numbers and switches that are kept in its config. A modular
     pipeline's class states those of its blocks."""
@@ -80,7 +80,7 @@ def has_call(cls: type) -> bool:
     return any("__call__" in vars(base) for base in cls.__mro__)
 
 
-@lru_cache(maxsize=64)
+@kept(64)
 def task_methods(cls: type) -> tuple[Callable[..., Any], ...]:
     """The methods of a class without ``__call__`` that generate: those that are told a number of steps."""
     methods = (value for value in vars(cls).values() if inspect.isfunction(value))
@@ -276,7 +276,7 @@ def takes_only_tensor(parameter: inspect.Parameter) -> bool:
     return "Tensor" in text and not any(kind in text.lower() for kind in ("image.image", "list[", "ndarray"))
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def unpacked_shape(call: Callable[..., Any], name: str) -> tuple[str, ...]:
     """What ``call`` names the sides of its argument ``name`` where it takes its shape apart, else ()
     ("batch_size, channels, ...")."""

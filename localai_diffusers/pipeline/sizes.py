@@ -8,9 +8,10 @@ import inspect
 import math
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any
+
+from localai_diffusers.pipeline.kept import kept
 
 _DENOISERS = ("transformer", "unet", "prior", "decoder")
 _SPATIAL_FACTORS = (
@@ -50,7 +51,7 @@ def _stated_multiples(pipeline: Any) -> Iterator[int]:
             yield int(math.prod(int(term) if term.isdigit() else attrgetter(term)(pipeline) for term in terms))
 
 
-@lru_cache(maxsize=64)
+@kept(64)
 def _checked_by(cls: type) -> frozenset[tuple[str, ...]]:
     """The factors of each: numbers, and paths of the pipeline's attributes."""
     try:
@@ -114,7 +115,7 @@ def _downsampling(unet: Any) -> int:
     return 2 ** (len(blocks) - 1) if blocks else 1
 
 
-@lru_cache(maxsize=64)
+@kept(64)
 def _restores_odd_sides(unet: type) -> bool:
     """Whether the UNet brings a side that it halved to an odd number back to what it was: those of diffusers that do
     tell their upsamplers a size, and to the others (ControlNet-XS, Kandinsky 3) only sides that stay even can be

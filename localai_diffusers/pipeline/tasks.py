@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -19,6 +18,7 @@ from localai_diffusers.errors import InvalidRequest, NotSupported
 from localai_diffusers.pipeline import method_calls
 from localai_diffusers.pipeline.controls import controls_of
 from localai_diffusers.pipeline.inputs import inputs_of
+from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import (
     EMPTY,
     VIDEO,
@@ -64,7 +64,7 @@ def wanted_task(request: GenerationRequest, pipeline_class: type) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=512)
+@kept(512)
 def takes_pictures_as_it_is(pipeline_class: type) -> bool:
     """Whether a class without a parameter for pictures takes them otherwise: inside condition objects, by its
     inversion, or as frames of its video."""
@@ -105,7 +105,7 @@ def _lacks(pipeline_class: type, request: GenerationRequest) -> bool:
     return bool(names["image"] or names["video"]) and not starts_without
 
 
-@functools.lru_cache(maxsize=512)
+@kept(512)
 def tasks_of(pipeline_class: type) -> tuple[str, ...]:
     """Canonical tasks of the class; () for one that diffusers' catalogue does not hold (remote code)."""
     try:
@@ -114,7 +114,7 @@ def tasks_of(pipeline_class: type) -> tuple[str, ...]:
         return ()
 
 
-@functools.lru_cache(maxsize=512)
+@kept(512)
 def makes(pipeline_class: type, kind: str) -> bool:
     """Whether "image", "video", "audio" or "3d" comes out of the class, by its tasks or by its output's fields."""
     done = tasks_of(pipeline_class)
@@ -166,7 +166,7 @@ def needs_mask(pipeline_class: type) -> bool:
 _PART_WORDS = ("Prior", "Decoder", "Emb2Emb", "Controlnet", "Img2Img", "Inpaint", "Redux")
 
 
-@functools.lru_cache(maxsize=512)
+@kept(512)
 def combined_hint(class_name: str) -> str:
     """ ": load X" for the class that combines the parts of the same family, "" where there is none."""
     stem = class_name.removesuffix("Pipeline")
@@ -251,7 +251,7 @@ def sibling_for(request: GenerationRequest, pipeline_class: type) -> type:
     if found is None or (found is pipeline_class and task is not None):
         if task == "text-to-video" and _starts_from_text_too(pipeline_class):
             return pipeline_class
-        raise NotSupported(_mismatch(request, pipeline_class, task))
+        raise NotSupported(_mismatch(request, pipeline_class, task or ""))
     return found
 
 
@@ -306,7 +306,7 @@ def takes_last_image(pipeline_class: type) -> bool:
     return takes.takes_last_image or placed or bool(takes.video_masks)
 
 
-@functools.cache
+@kept(512)
 def relatives(pipeline_class: type, task: str) -> tuple[type, ...]:
     """Classes of the same package that do ``task`` with the components that ``pipeline_class`` has, of the same types,
     and that ask for nothing but text and media. What most others are modeled on comes first (the class for conditions

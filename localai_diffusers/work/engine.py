@@ -222,28 +222,32 @@ class Engine:
 
     def _loop(self) -> None:
         while jobs := self._next():
+            together = False
             if len(jobs) > 1 and jobs[0].batch is not None:
                 began = time.monotonic()
-                if jobs[0].batch.run(jobs, self._slot.model):
+                together = jobs[0].batch.run(jobs, self._slot.model)
+                if together:
                     self.metrics = Metrics(jobs[0].step, time.monotonic() - began)
             else:
                 jobs[0].run()
             if any(job.failed for job in jobs):
                 release_memory()
-            self._count(jobs)
+            self._count(jobs, together)
             self._finish(jobs)
             self._tidy_up()
             if any(job.lost_the_accelerator for job in jobs):
                 log.error("the accelerator is lost to this process: it ends, for another to be started")
                 return self._upkeep.on_lost()
 
-    def _count(self, jobs: tuple[Job[Any], ...]) -> None:
+    def _count(self, jobs: tuple[Job[Any], ...], together: bool) -> None:
+        """``together``: in one call, whose steps count once."""
         if jobs[0].batch is not None:
-            self.on_batch(len(jobs))
+            self.on_batch(len(jobs) if together else 1)
         for job in jobs:
-            self._steps += job.step
+            steps = 0 if together and job is not jobs[0] else job.step
+            self._steps += steps
             if job.started_at:
-                self.on_ran(job.name, job.started_at - job.created_at, job.step)
+                self.on_ran(job.name, job.started_at - job.created_at, steps)
 
     def _finish(self, jobs: tuple[Job[Any], ...]) -> None:
         """Tell the waiters. Not in the loop above: its loop variable would keep the last job, and the model that it

@@ -186,3 +186,7 @@ class JobGroup:
         for job in self.jobs:
             job.step, job.total_steps = step, total
         self.check()
+
+
+# What a call asks whether to go on, and tells how far it is.
+Control = Job[Any] | JobGroup

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from localai_diffusers.patches import loading_bars
 
 if TYPE_CHECKING:
-    from localai_diffusers.work.jobs import Job
+    from localai_diffusers.work.jobs import Control, Job
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def _bar_class() -> type:
     class StepBar(tqdm):
         """A progress bar that asks the job before each step whether to go on."""
 
-        job: Job[Any] | None = None
+        job: Control | None = None
         monitor_interval = 0  # no thread that looks after each class of bars
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ def _length(iterable: Iterable[Any] | None) -> int | None:
 
 
 def step_bar(
-    job: Job[Any] | None, iterable: Iterable[Any] | None = None, total: int | None = None, **kwargs: Any
+    job: Control | None, iterable: Iterable[Any] | None = None, total: int | None = None, **kwargs: Any
 ) -> Any:
     """A bar over ``iterable`` or with ``total`` steps that checks ``job`` at each."""
     cls = _bar_class()

@@ -78,7 +78,7 @@ class BatchCase(ServerCase):
         calls = []
         for number, fields in enumerate(requests):
             calls.append(self.backend.start(**self.fields(number, **fields)))
-            time.sleep(0.05)
+            time.sleep(0.5 if "src" in fields else 0.1)  # a picture is read before its request has its place
         if at:
             self.backend.hold(at)
         blocker.cancel()
@@ -103,10 +103,14 @@ class BatchCase(ServerCase):
 
 class TogetherTest(BatchCase):
     def test_queued_requests_run_as_one_call_and_each_gets_its_own_picture(self) -> None:
+        before = self.steps_since_the_start()
         calls = self.queued({}, {}, {}, {})
         self.assert_all_right(calls)
         self.assertIn(f"4 {TOGETHER}", self.new_log)
-        self.assertEqual(self.backend.stub.GetMetrics(backend_pb2.MetricsRequest()).tokens_generated, 20)
+        self.assertLess(self.steps_since_the_start() - before, 2 * 20, "the steps of one call, not of four")
+
+    def steps_since_the_start(self) -> int:
+        return self.backend.stub.GetMetrics(backend_pb2.MetricsRequest()).tokens_generated
 
     def test_a_picture_of_a_batch_is_that_of_its_seed(self) -> None:
         calls = self.queued(

@@ -367,9 +367,8 @@ def output_size(asked: Asked, arguments: Mapping[str, Any]) -> Part:
     main = _main(arguments, profile)
     if profile.upscales and isinstance(arguments.get(VIDEO), list):
         return _size_before_upscaling(main, asked)
-    wanted = _decided(main, arguments, asked)
-    if wanted is None:
-        wanted = (request.width or arguments.get(names[0]), request.height or arguments.get(names[1]))
+    said = (request.width or arguments.get(names[0]), request.height or arguments.get(names[1]))
+    wanted: tuple[Any, Any] = _decided(main, arguments, asked) or said
     if not all(isinstance(side, int) for side in wanted):
         return Part({name: side for name, side in zip(names, wanted, strict=True) if side})
     size = profile.fit_size(*wanted)

@@ -108,7 +108,8 @@ def plan(
     source: Any = media.get(main or "")
     if name is None or main is None or not is_picture(source):
         return _of_clip(media, request, profile, said) or _of_inversion(request, profile, said)
-    canvas = sizes.round_up(*source.size, profile.multiple)
+    width, height = source.size
+    canvas = sizes.round_up(width, height, profile.multiple)
     beside = {key: value for key, value in media.items() if key in (main, name) or lies_on_the_source(key)}
     found = {key: _on_canvas(value, canvas) for key, value in beside.items()}
     found[name] = compositing.grown(found[name], sizes.latent_cell(profile.pipeline))

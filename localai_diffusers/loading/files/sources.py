@@ -30,9 +30,9 @@ def facts_of(spec: LoadSpec, location: Location, brought: bool = False) -> Model
     """
     subfolder = spec.options.subfolder
     if location.kind == "folder":
-        return model_files.folder_facts(location.path, subfolder, brought)
+        return model_files.folder_facts(location.place, subfolder, brought)
     if location.kind == "file":
-        return _file_facts(spec, location.path)
+        return _file_facts(spec, location.place)
     if location.kind == "repo_file":
         return _file_facts(spec, download_file(spec, location))
     known = loader.inspect_model(
