@@ -72,7 +72,7 @@ def _memory() -> Iterator[tuple[str, str]]:
     free, total = free_host_memory(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "cpu", f"{os.cpu_count()} cores, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     for kind in ("cuda", "xpu"):
-        module = getattr(torch, kind, None)
+        module: Any = getattr(torch, kind, None)
         for index in range(module.device_count() if module is not None and module.is_available() else 0):
             free, total = module.mem_get_info(index)
             name = module.get_device_name(index)

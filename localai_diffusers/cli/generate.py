@@ -188,8 +188,8 @@ def _refuse_ignored(options: argparse.Namespace, facts: Mapping[str, Any]) -> No
     }
     if facts.get("makes") != "video" and options.fps is not None and "makes" in facts:
         raise Fault(f"--fps: {facts['class']} makes no video (--lenient goes on without)", WRONG)
-    takes = facts.get("takes")
-    for name, argument in said.items() if takes is not None else ():
+    takes = facts.get("takes", said)  # a server of another kind does not say
+    for name, argument in said.items():
         if argument and name not in takes:
             raise Fault(f"{argument}: {facts['class']} has no use for it (--lenient goes on without)", WRONG)
 
@@ -216,12 +216,7 @@ def request_of(
     """The RPC and its message. A clip is asked for as LocalAI's /video does; everything else, and what /video has no
     field for, through GenerateImage, which writes whatever comes out. ``folder``: for what is sent as a file."""
     if options.as_localai:
-        width, height = options.size or _CORES_SIZE
-        filled = {"size": (width, height), "steps": options.steps or model.step or _CORES_STEPS}
-        options = argparse.Namespace(**{**vars(options), **filled})
-        if not options.negative:
-            prompt, _, negative = options.prompt.partition("|")
-            options = argparse.Namespace(**{**vars(options), "prompt": prompt, "negative": negative})
+        options = _as_the_core(options, model)
     width, height = options.size or (0, 0)
     seed = options.seed if options.seed is not None else model.seed
     shared = {
@@ -236,6 +231,20 @@ def request_of(
     if makes == "video" and plain and not options.as_localai:
         return "GenerateVideo", _video_request(options, shared)
     return "GenerateImage", _image_request(options, shared, model, folder)
+
+
+def _as_the_core(options: argparse.Namespace, model: model_yaml.NamedModel) -> argparse.Namespace:
+    """The arguments with what LocalAI's core fills in, and the negative words that it takes from behind a ``|``."""
+    prompt, _, negative = (
+        options.prompt.partition("|") if not options.negative else (options.prompt, "", options.negative)
+    )
+    filled = {
+        "size": options.size or _CORES_SIZE,
+        "steps": options.steps or model.step or _CORES_STEPS,
+        "prompt": prompt,
+        "negative": negative,
+    }
+    return argparse.Namespace(**{**vars(options), **filled})
 
 
 def _video_request(options: argparse.Namespace, shared: Mapping[str, Any]) -> Any:

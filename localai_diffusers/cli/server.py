@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def generate(stub: Any, rpc: str, request: Any, steps: int = 0) -> Any:
     return _watched(stub, getattr(stub, rpc), request, steps, "Cancelled")[0]
 
 
-def _watched(stub: Any, method: Callable[..., Any], request: Any, steps: int | None, cancelled: str) -> Any:
+def _watched(stub: Any, method: Any, request: Any, steps: int | None, cancelled: str) -> Any:
     """The answer and its trailing metadata, while a bar says how far the work is (``steps`` of None: nobody asks)."""
     before = _steps_taken(stub) if steps is not None else 0
     call, bar, taken = method.future(request, metadata=_token()), _Bar(steps or 0), 0
