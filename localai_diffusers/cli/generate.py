@@ -213,8 +213,11 @@ def _target(options: argparse.Namespace, makes: str) -> Path | None:
 def request_of(
     options: argparse.Namespace, model: model_yaml.NamedModel, makes: str, dst: Path, folder: Path
 ) -> tuple[str, Any]:
-    """The RPC and its message. A clip is asked for as LocalAI's /video does; everything else, and what /video has no
-    field for, through GenerateImage, which writes whatever comes out. ``folder``: for what is sent as a file."""
+    """The RPC and its message. A clip is asked for as LocalAI does in /video, a mesh as in /3d; what is left, and what
+    /video has no field for, through GenerateImage, which writes whatever comes out.
+
+    ``folder``: for what is sent as a file.
+    """
     if options.as_localai:
         options = _as_the_core(options, model)
     width, height = options.size or (0, 0)
@@ -230,6 +233,8 @@ def request_of(
     plain = not options.mask and not options.control and len(options.image) < 2 and seed != 0
     if makes == "video" and plain and not options.as_localai:
         return "GenerateVideo", _video_request(options, shared)
+    if makes == "3d":  # GenerateImage would write the turntable
+        return "Generate3D", _mesh_request(options, shared)
     return "GenerateImage", _image_request(options, shared, model, folder)
 
 
@@ -255,6 +260,14 @@ def _video_request(options: argparse.Namespace, shared: Mapping[str, Any]) -> An
         num_frames=options.frames or 0,
         fps=options.fps or 0,
         **shared,
+    )
+
+
+def _mesh_request(options: argparse.Namespace, shared: Mapping[str, Any]) -> Any:
+    return server.messages().Generate3DRequest(
+        src=str(Path(options.image[0]).expanduser().resolve()) if options.image else "",
+        params={"prompt": options.prompt} if options.prompt else {},
+        **{name: shared[name] for name in ("dst", "step", "seed")},
     )
 
 

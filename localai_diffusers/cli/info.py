@@ -10,6 +10,9 @@ from typing import Any
 from localai_diffusers.cli import model_yaml
 from localai_diffusers.cli.terminal import WRONG, Fault, say
 
+# Tags of whatever wrote the container, not of what is in it.
+_WRITERS = ("major_brand", "minor_version", "compatible_brands", "encoder")
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser("info", help="what made a picture, a clip or a sound, as the file says")
@@ -52,6 +55,7 @@ def _of_media(path: Path) -> str | None:
 
     try:
         with av.open(str(path)) as container:
-            return "\n".join(f"{key}: {value}" for key, value in container.metadata.items())
+            said = {key: value for key, value in container.metadata.items() if key.lower() not in _WRITERS}
     except (av.FFmpegError, OSError):
         return None
+    return "\n".join(f"{key}: {value}" for key, value in said.items())

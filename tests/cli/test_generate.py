@@ -19,7 +19,7 @@ import numpy
 from PIL import Image
 
 from localai_diffusers.cli import demo, server
-from tests import shapes_judge
+from tests import shapes_judge, zoo
 from tests.cli.kit import Said, command
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
 
@@ -191,6 +191,15 @@ class Generating(unittest.TestCase):
             self.assertEqual(cli.main([*arguments, "--addr", f"127.0.0.1:{self.backend.port}"]), 0)
         with Image.open(io.BytesIO(sink.buffer.getvalue())) as picture:
             self.assertEqual((picture.format, picture.size), ("PNG", (64, 64)))
+
+    def test_a_clip_and_a_mesh_come_in_files_of_their_kind(self) -> None:
+        clip = ("--frames", "5", "--fps", "4", "--size", "32x32", "-o", str(self.folder / "clip"))
+        said = self.generate("--steps", "2", *clip, model=str(zoo.checkpoint("WanPipeline")))
+        self.assertIn("clip.mp4: MP4 5 frames at 4 fps 32x32", said.out, said.err)
+        mesh = ("--steps", "2", "-o", str(self.folder / "mesh"))
+        said = self.generate(*mesh, model=str(zoo.checkpoint("ShapEPipeline")))
+        self.assertIn("mesh.glb: ", said.out, said.err)
+        self.assertEqual((self.folder / "mesh.glb").read_bytes()[:4], b"glTF")
 
     def test_the_load_says_what_the_model_makes_and_takes(self) -> None:
         facts = server.load(self.backend.stub, {"Model": str(SHAPES_MODEL)})

@@ -7,6 +7,7 @@ import json
 import wave
 from pathlib import Path
 
+import av
 import yaml
 
 from localai_diffusers.cli import model_yaml
@@ -58,7 +59,13 @@ class Info(FolderCase):
             sink.setnchannels(1), sink.setsampwidth(2), sink.setframerate(8000)
             sink.writeframes(bytes(800))
         (self.folder / "text.txt").write_text("no picture")
+        clip = self.folder / "clip.mp4"
+        with av.open(str(clip), "w") as container:
+            stream = container.add_stream("libx264", rate=8, width=32, height=32, pix_fmt="yuv420p")
+            container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+            container.mux(stream.encode())
         for path, told in (
+            (clip, "says nothing"),
             (plain, "says nothing"),
             (sound, "says nothing"),
             (self.folder / "text.txt", "is no picture"),
