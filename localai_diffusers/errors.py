@@ -23,6 +23,10 @@ class InvalidRequest(BackendError, ValueError):
     """A field of a request is wrong: the text names the field, its value and the way out."""
 
 
+class PipelineRefusal(InvalidRequest):
+    """The pipeline refuses the request, in its own words: they may quote a prompt."""
+
+
 class ModelNotLoaded(BackendError):
     """There is no model to serve the request."""
 
@@ -163,10 +167,10 @@ def status_message(error: BaseException) -> str:
 
 
 def logged(error: BaseException) -> str:
-    """What the log says of a refusal: our own words; where they quote a library's, which may quote a prompt, the class
-    alone."""
-    foreign = error.__cause__ is not None or not isinstance(error, BackendError)
-    return type(error.__cause__ or error).__name__ if foreign else status_message(error)
+    """What the log says of an error: our own words. A pipeline's or a library's may quote a prompt, and are told to the
+    caller alone."""
+    ours = isinstance(error, BackendError) and not isinstance(error, (PipelineRefusal, GenerationFailed))
+    return status_message(error) if ours else f"{type(error).__name__} (its words are told to the caller alone)"
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from localai_diffusers.checkpoint import headers
+from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ MODULAR_INDEX_FILE = "modular_model_index.json"
 _BLOCKS_FILE = "modular_config.json"  # names the code of a modular pipeline's own blocks
 SAFE_SUFFIXES = (".safetensors", ".gguf")
 PICKLE_SUFFIXES = headers.PICKLE_SUFFIXES
-_DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")
 _HUB_URL = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|raw)/"
     r"(?P<revision>[^/]+)/(?P<file>.+)"
@@ -184,7 +184,7 @@ class ModelFacts:
     @property
     def denoiser(self) -> str:
         """Name of the component that denoises, "" where there is none by a usual name."""
-        return next((name for name in _DENOISERS if name in self.components), "")
+        return next((name for name in DENOISERS if name in self.components), "")
 
     @property
     def is_flow_matching(self) -> bool:

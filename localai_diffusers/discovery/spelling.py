@@ -13,13 +13,18 @@ def squeeze(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def did_you_mean(word: str, choices: Iterable[str], count: int = 5) -> str:
-    """`Did you mean …?` with the nearest names, or nothing; spelling and case differences count little."""
+def nearest(word: str, choices: Iterable[str], count: int = 5) -> list[str]:
+    """The nearest of ``choices``, at most ``count``; spelling and case differences count little."""
     spelled = {squeeze(form): name for name in choices for form in (name, name.replace("Pipeline", ""))}
     squeezed = squeeze(word)
     found = difflib.get_close_matches(squeezed, spelled, n=count, cutoff=0.6)
     found += [key for key in spelled if len(squeezed) > 3 and squeezed in key]
-    names = list(dict.fromkeys(spelled[key] for key in found))[:count]
+    return list(dict.fromkeys(spelled[key] for key in found))[:count]
+
+
+def did_you_mean(word: str, choices: Iterable[str], count: int = 5) -> str:
+    """`Did you mean …?` with the nearest names, or nothing."""
+    names = nearest(word, choices, count)
     return f"Did you mean {', '.join(names)}? " if names else ""
 
 

@@ -76,3 +76,6 @@ PIP_NAMES: Mapping[str, str] = {
     "yaml": "pyyaml",
     "google": "protobuf",
 }
+
+# Components that denoise, the main one of a pipeline first.
+DENOISERS = ("transformer", "unet", "prior", "decoder", "dit", "transformer_2")

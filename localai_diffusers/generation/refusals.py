@@ -14,8 +14,8 @@ from typing import Any
 
 from localai_diffusers.errors import (
     BackendError,
-    InvalidRequest,
     MissingPackage,
+    PipelineRefusal,
     is_of_accelerator,
     is_out_of_memory,
     missing_package,
@@ -49,7 +49,7 @@ def told(error: Exception, pipeline: Any, own: type, arguments: Mapping[str, Any
     elif unfilled := tasks.unfilled_pictures(own, arguments, optional_too=True):
         brought = f"{brought}; {unfilled}"
     words = one_line(f"{type(error).__name__}: {error}")[:_WORDS]
-    return InvalidRequest(f"{name} refuses the request: {words} ({brought})")
+    return PipelineRefusal(f"{name} refuses the request: {words} ({brought})")
 
 
 def described(arguments: Mapping[str, Any]) -> str:

@@ -8,13 +8,13 @@ of newer schedulers, and any scheduler class by its own name. ``k_`` in front as
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers_dynamic_loader as loader
+from localai_diffusers.discovery.spelling import did_you_mean
 from localai_diffusers.errors import LoadError
 from localai_diffusers.pipeline import scheduler_calls, scheduler_kinds
 
@@ -77,8 +77,7 @@ def parse_name(name: str) -> tuple[Scheduler, bool]:
         if spelling in classes:
             return Scheduler(classes[spelling]), karras and spelling == key
     every = [*NAMES, *(KARRAS_PREFIX + known for known in NAMES), *classes.values()]
-    close = difflib.get_close_matches(wanted, every, 3, 0.5)
-    hint = f"Did you mean {', '.join(close)}? " if close else ""
+    hint = did_you_mean(wanted, every, 3)
     raise LoadError(
         f"SchedulerType {name!r} is unknown. {hint}Available: {', '.join(NAMES)}, each with {KARRAS_PREFIX} in front "
         "for Karras sigmas, and every diffusers scheduler class by name"

@@ -8,7 +8,6 @@ take it, or it is refused by name.
 from __future__ import annotations
 
 import collections.abc
-import difflib
 import enum
 import inspect
 import types
@@ -16,6 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from localai_diffusers.discovery.spelling import nearest
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.pipeline.signatures import EMPTY, Parameters, members, takes_media
 
@@ -90,7 +90,7 @@ def is_ours(name: str) -> bool:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the closest of the known names, "" if none is close."""
-    close = difflib.get_close_matches(name, list(known), 1, 0.6)
+    close = nearest(name, known, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
+from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.pipeline.kept import kept
 
-_DENOISERS = ("transformer", "unet", "prior", "decoder")
 _SPATIAL_FACTORS = (
     "vae_scale_factor",
     "vae_scale_factor_spatial",
@@ -86,7 +86,7 @@ def _multiples(pipeline: Any) -> Iterator[int]:
     if isinstance(adapted, int):
         yield adapted
     factors = [factor for name in _SPATIAL_FACTORS if isinstance(factor := getattr(pipeline, name, None), int)]
-    patch = max((_patch(getattr(pipeline, name, None)) for name in _DENOISERS), default=1)
+    patch = max((_patch(getattr(pipeline, name, None)) for name in DENOISERS), default=1)
     patch *= 2 if config_value(getattr(pipeline, "transformer", None), "downsample") is True else 1  # U-ViT (Amused)
     for factor in factors:
         yield factor * patch

@@ -122,7 +122,7 @@ class RequestTest(ServerCase):
         )
         with self.assertRaises(Exception) as caught:
             self.backend.stub.GenerateVideo(message, timeout=20)
-        self.assertEqual(caught.exception.code(), CODE.INVALID_ARGUMENT)
+        self.assertIn(caught.exception.code(), (CODE.INVALID_ARGUMENT, CODE.UNIMPLEMENTED))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.wire.options import OPTIONS, Options
@@ -42,8 +43,7 @@ def switch_on(pipeline: Any, options: Options) -> list[str]:
 
 def denoisers(pipeline: Any) -> list[Any]:
     """The models that denoise, of which a pipeline may have several."""
-    names = ("transformer", "transformer_2", "unet", "prior", "decoder")
-    return [module for name in names if (module := getattr(pipeline, name, None)) is not None]
+    return [module for name in DENOISERS if (module := getattr(pipeline, name, None)) is not None]
 
 
 def _with_channels_last(model: Any) -> None:
