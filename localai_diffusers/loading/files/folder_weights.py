@@ -16,7 +16,7 @@ from typing import Any
 from localai_diffusers.checkpoint import component_file, fitting, headers
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
-from localai_diffusers.checkpoint.model_files import PICKLE_SUFFIXES, ModelFacts, WeightFile, variant_of
+from localai_diffusers.checkpoint.model_files import PICKLE_SUFFIXES, ModelFacts, WeightFile, read_json, variant_of
 from localai_diffusers.errors import LoadError, is_out_of_memory
 from localai_diffusers.loading import components
 from localai_diffusers.loading.components import Replacement
@@ -35,14 +35,14 @@ def checked(
     found = {part.component: part for part in parts}
     notes: list[str] = []
     for place in [*_brought(found.values()), *_own(facts, cls, found, variant)]:
-        part, note = _component(place, allow_pickle)
+        part, note = component(place, allow_pickle)
         found |= {place.name: part} if part is not None else {}
         notes += [note] if note else []
     return tuple(found.values()), notes
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """A component in a folder: its files, and where its config is."""
 
     name: str
@@ -52,11 +52,11 @@ class _Place:
     subfolder: str = ""
 
 
-def _brought(parts: Iterable[Replacement]) -> Iterator[_Place]:
+def _brought(parts: Iterable[Replacement]) -> Iterator[Place]:
     """Those that an option brings as a folder of their own."""
     for part in parts:
         if part.folder is not None and part.files and not _is_packed(part.config or {}):
-            yield _Place(part.component, part.kind, _one_variant(part.files), part.folder)
+            yield Place(part.component, part.kind, _one_variant(part.files), part.folder)
 
 
 def _one_variant(files: tuple[WeightFile, ...]) -> tuple[WeightFile, ...]:
@@ -69,13 +69,19 @@ def _is_packed(config: Mapping[str, Any]) -> bool:
     return bool(config.get("quantization_config"))
 
 
-def _own(facts: ModelFacts, cls: type, replaced: Collection[str], variant: str | None) -> Iterator[_Place]:
+def is_packed(place: Place) -> bool:
+    """Whether its library unpacks it, by what its config says of quantization."""
+    file = place.root / place.subfolder / "config.json"
+    return file.is_file() and _is_packed(read_json(file))
+
+
+def _own(facts: ModelFacts, cls: type, replaced: Collection[str], variant: str | None) -> Iterator[Place]:
     if not facts.path.is_dir() or not facts.index:
         return
     chosen = facts.chosen_files(variant)
     for name in _with_weights(facts, cls, replaced):
         files = tuple(weights for weights in chosen if weights.component == name)
-        yield _Place(name, facts.components[name], files, facts.configs or facts.path, name)
+        yield Place(name, facts.components[name], files, facts.configs or facts.path, name)
 
 
 def _with_weights(facts: ModelFacts, cls: type, replaced: Collection[str]) -> Iterator[str]:
@@ -86,7 +92,13 @@ def _with_weights(facts: ModelFacts, cls: type, replaced: Collection[str]) -> It
             yield name
 
 
-def _component(place: _Place, allow_pickle: bool) -> tuple[Replacement | None, str]:
+def component(place: Place, allow_pickle: bool) -> tuple[Replacement | None, str]:
+    """What reads the component where its library would not, None where it does; and a note on keys without a use.
+
+    Raises LoadError where its files lack some of its tensors.
+    """
+    if is_packed(place):
+        return None, ""
     wanted = _target(place)
     if wanted is None:
         return None, ""
@@ -105,7 +117,7 @@ def _component(place: _Place, allow_pickle: bool) -> tuple[Replacement | None, s
     raise _lacking(wanted, fit, place)
 
 
-def _target(place: _Place) -> Target | None:
+def _target(place: Place) -> Target | None:
     """What the component is made of, None for one that cannot be described without its weights."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
@@ -136,13 +148,13 @@ def _note(found: Contents, fit: Fit, name: str) -> str:
     return fitting.account_of(found, [fit]).note(f"{name} of this model")
 
 
-def _lacking(wanted: Target, fit: Fit | None, place: _Place) -> LoadError:
+def _lacking(wanted: Target, fit: Fit | None, place: Place) -> LoadError:
     missing = sorted(wanted.shapes) if fit is None else [*fit.missing, *fit.wrong]
     said = f"; {fit.says}" if fit is not None and fit.wrong else ""
     return _not_whole(place, missing, said)
 
 
-def _not_whole(place: _Place, missing: list[str], said: str = "") -> LoadError:
+def _not_whole(place: Place, missing: list[str], said: str = "") -> LoadError:
     return LoadError(
         f"the weights of {place.name} lack {len(missing)} of its tensors ({', '.join(missing[:3])}{said}): they are "
         "not whole, or of another kind of model than the config beside them says "
@@ -150,7 +162,7 @@ def _not_whole(place: _Place, missing: list[str], said: str = "") -> LoadError:
     )
 
 
-def _told(wanted: Target, place: _Place) -> Callable[[Any], Any]:
+def _told(wanted: Target, place: Place) -> Callable[[Any], Any]:
     """What loads a model of transformers, which makes up what its files lack: asked what that was, and refused."""
     folder, variant = place.root / place.subfolder, variant_of(place.files[0].path.name) or None
 

@@ -19,7 +19,7 @@ from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
-from localai_diffusers.loading.files import sources
+from localai_diffusers.loading.files import folder_weights, sources
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular_call
@@ -49,7 +49,11 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     cls = modular_call.described(pipeline)
     early = words.sort(spec, cls, facts, settings)
     facts, places, parts = _found(spec, facts, pipeline, cls, settings, job)
-    model_files.check_weights(facts, placement.preferred_variant(spec, facts), artifacts.allows_pickle(spec, settings))
+    allows_pickle = artifacts.allows_pickle(spec, settings)
+    model_files.check_weights(facts, placement.preferred_variant(spec, facts), allows_pickle)
+    fitted, told = _checked_weights(pipeline, places, allows_pickle)
+    parts += fitted
+    places = {name: place for name, place in places.items() if name not in {part.component for part in fitted}}
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts))
@@ -67,11 +71,11 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
         defaults = model_defaults(spec, type(pipeline), facts, settings, said)
         notes = [f"PipelineType {asked} is ignored: the model is a {type(pipeline).__name__}"] if asked else []
         return finish(
-            spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *where.notes, *said.notes]
+            spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *told, *where.notes, *said.notes]
         )
 
     size = placement.weight_bytes(facts, spec, where.dtype)
-    return Prepared(build, cls.__name__, where, size, (*spec.notes, *where.notes, *early.notes))
+    return Prepared(build, cls.__name__, where, size, (*spec.notes, *told, *where.notes, *early.notes))
 
 
 def _on_disk(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Settings) -> ModelFacts:
@@ -164,6 +168,26 @@ def _found(
     parts = components.prepare(spec, facts, cls, wanted, settings)
     parts += controlnets.prepare_modular(spec, facts, cls, nets, settings)
     return components.amended(facts, parts), places, tuple(parts)
+
+
+def _checked_weights(
+    pipeline: Any, places: Mapping[str, Place], allows_pickle: bool
+) -> tuple[tuple[components.Replacement, ...], list[str]]:
+    """The components whose files go by other names than the library's, read here, and notes on keys without a use.
+
+    Raises LoadError for a component whose files lack some of its tensors: from headers, before the earlier model goes.
+    """
+    parts, notes = [], []
+    for place in places.values():
+        kind = pipeline.get_component_spec(place.name).type_hint
+        library = getattr(kind, "__module__", "").partition(".")[0]
+        if library not in ("diffusers", "transformers") or not place.root.is_dir() or not place.files():
+            continue
+        found = folder_weights.Place(place.name, (library, kind.__name__), place.files(), place.root, place.subfolder)
+        part, note = folder_weights.component(found, allows_pickle)
+        parts += [part] if part is not None else []
+        notes += [note] if note else []
+    return tuple(parts), notes
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,34 @@ class LoadTest(unittest.TestCase):
             model.notes, ("PipelineType StableDiffusionPipeline is ignored: the model is a FluxModularPipeline",)
         )
 
+    def with_changed_unet(self, change: Any) -> Path:
+        """A copy of the XL model whose UNet's tensors went through ``change``."""
+        from safetensors.torch import load_file, save_file
+
+        folder = copy_of(modular_folder(XL))
+        (file,) = (folder / "unet").glob("*.safetensors")
+        tensors = load_file(file)
+        save_file(change(tensors), file, metadata={"format": "pt"})
+        return folder
+
+    def test_a_component_that_lacks_a_tensor_is_refused_before_anything_is_built(self) -> None:
+        folder = self.with_changed_unet(lambda tensors: {key: tensors[key] for key in sorted(tensors)[1:]})
+        with self.assertRaisesRegex(LoadError, "weights of unet lack 1 of its tensors"):
+            prepare(spec_of(folder), Settings(), new_job())
+
+    def test_a_key_without_a_use_is_told(self) -> None:
+        folder = self.with_changed_unet(lambda tensors: tensors | {"of.nothing": next(iter(tensors.values())).clone()})
+        notes = load(folder).notes
+        self.assertTrue(any("unet" in note and "of.nothing" in note for note in notes), notes)
+
+    def test_a_prefix_of_every_key_is_read(self) -> None:
+        folder = self.with_changed_unet(
+            lambda tensors: {f"model.diffusion_model.{key}": value for key, value in tensors.items()}
+        )
+        right, _ = generate(model_of(XL), PROMPT, seed=1, **SMALL)
+        found, _ = generate(load(folder), PROMPT, seed=1, **SMALL)
+        self.assertLess(difference(right, found), 0.5)
+
     def test_bf16_and_a_scheduler_are_taken(self) -> None:
         import torch
 
