@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from localai_diffusers.cli.terminal import CANCELLED, Fault, tell
+from localai_diffusers.settings import Settings
 from localai_diffusers.wire.proto import FACTS_KEY
 
 HOME = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def connected(address: str = "", verbose: bool = False) -> Iterator[Any]:
 
 
 def _token() -> list[tuple[str, str]]:
-    token = os.environ.get("LOCALAI_GRPC_AUTH_TOKEN", "")
+    token = Settings.from_environ().auth_token
     return [("authorization", f"Bearer {token}")] if token else []
 
 

@@ -47,6 +47,8 @@ class LibraryTest(unittest.TestCase):
             speak(prompt)
             return real(pipeline, prompt, *arguments, **named)
 
+        self.addCleanup(library.setLevel, library.level)
+        library.setLevel(logging.DEBUG)  # whatever other tests said of diffusers' loggers
         logging.captureWarnings(True)  # as the server does
         self.addCleanup(logging.captureWarnings, False)
         for logger in (library, logging.getLogger("py.warnings")):
