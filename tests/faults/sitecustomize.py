@@ -6,7 +6,7 @@ product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the 
 names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
 process dies in native code instead, and where ``lost-<phase>`` does, the accelerator is lost. Where
 ``short-<phase>`` lies, memory is short for more samples at once than the number in it: torch's allocator
-fails.
+fails. The file ``submitted`` has one byte for each job that the engine has put into its queue.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "localai_diffusers.loading.pipelines": (("prepare", "prepare"),),
     "localai_diffusers.generation.generation": (("generate", "generate"),),
 }
+ENGINE = "localai_diffusers.work.engine"
 LONGEST_HOLD = 30.0
 
 
@@ -74,20 +75,35 @@ def lost_accelerator() -> BaseException:
 
 def put_gates(module: ModuleType, folder: Path) -> None:
     """Put the gates of GATES into a freshly imported module."""
-    for path, phase in GATES[module.__name__]:
+    for path, phase in GATES.get(module.__name__, ()):
         *owners, name = path.split(".")
         owner = functools.reduce(getattr, owners, module)
         setattr(owner, name, gated(getattr(owner, name), phase, folder))
+    if module.__name__ == ENGINE:
+        module.Engine.submit = counted(module.Engine.submit, folder / "submitted")  # type: ignore[attr-defined]
+
+
+def counted(submit: Callable, count: Path) -> Callable:
+    """``submit`` that tells of each job that has its place."""
+
+    @functools.wraps(submit)
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        job = submit(*args, **kwargs)
+        with count.open("ab") as file:
+            file.write(b".")
+        return job
+
+    return telling
 
 
 class GateFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of GATES as Python would, and puts the gates in once they ran."""
+    """Finds the modules of GATES and the engine as Python would, and puts the gates in once they ran."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if name not in GATES:
+        if name not in GATES and name != ENGINE:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:

@@ -77,8 +77,8 @@ class BatchCase(ServerCase):
         self.backend.wait_at("generate")
         calls = []
         for number, fields in enumerate(requests):
-            calls.append(self.backend.start(**self.fields(number, **fields)))
-            time.sleep(0.5 if "src" in fields else 0.1)  # a picture is read before its request has its place
+            start = functools.partial(self.backend.start, **self.fields(number, **fields))
+            calls.append(self.backend.queue(start))
         if at:
             self.backend.hold(at)
         blocker.cancel()

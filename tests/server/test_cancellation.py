@@ -68,16 +68,16 @@ class ClientGoneTest(ServerCase):
         self.assert_nothing_written()
 
     def test_a_queued_job_of_a_client_that_left_never_starts(self) -> None:
-        first = self.held_at("generate", "first.png")
-        second, third = self.backend.start("second.png"), self.backend.start("third.png")
-        time.sleep(0.3)
+        first = self.held_at("generate", "runs.png")
+        second = self.backend.queue(lambda: self.backend.start("left.png"))
+        third = self.backend.start("stays.png")
         second.cancel()
         time.sleep(0.3)
         self.backend.release()
         first.result()
         third.result()
         made = self.backend.outputs() - self.before
-        self.assertEqual(made, {"first.png", "third.png"})
+        self.assertEqual(made, {"runs.png", "stays.png"})
         for name in made:
             (self.backend.folder / name).unlink()
 

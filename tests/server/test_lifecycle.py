@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -185,11 +186,8 @@ class QueueTest(unittest.TestCase):
 
     def queued(self, count: int) -> list[grpc.Future]:
         """Calls that wait, in this order for sure."""
-        calls = []
-        for number in range(count):
-            calls.append(self.backend.start(f"queued-{number}.png", step=2))
-            time.sleep(0.2)
-        return calls
+        starts = (functools.partial(self.backend.start, f"queued-{number}.png", step=2) for number in range(count))
+        return [self.backend.queue(start) for start in starts]
 
     def test_beyond_its_bound_a_request_is_refused_at_once_and_the_others_are_served(self) -> None:
         waiting = self.queued(2)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import unittest
 
 import grpc
@@ -27,15 +28,12 @@ class PoolsTest(ServerCase):
         """Requests, one after the other, until one is refused: those that wait."""
         waiting: list[grpc.Future] = []
         while len(waiting) <= 2 * QUEUE:
-            call = self.backend.start(f"{len(waiting)}.png", step=1)
-            try:
-                call.result(0.05)
-            except grpc.FutureTimeoutError:
-                waiting.append(call)
-            except grpc.RpcError as error:
-                self.assertIs(error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            call = self.backend.queue(functools.partial(self.backend.start, f"{len(waiting)}.png", step=1))
+            if call.done():
+                self.assertIs(call.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
                 break
-        return [call for call in waiting if not call.done()]  # a refusal may come late
+            waiting.append(call)
+        return waiting
 
     def test_all_are_answered_while_the_largest_batch_runs_and_the_queue_is_full(self) -> None:
         self.addCleanup(self.backend.release)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import time
@@ -144,13 +145,12 @@ class QueueTest(ServerCase):
         first = self.backend.start("first.png", step=1)
         self.backend.wait_at("generate")
         for _ in range(3):  # cancelled in the queue
-            calls = [self.backend.start("never.png", **fields) for _ in range(2)]
-            time.sleep(0.3)
+            start = functools.partial(self.backend.start, "never.png", **fields)
+            calls = [self.backend.queue(start) for _ in range(2)]
             for call in calls:
                 call.cancel()
             time.sleep(0.1)
-        last = self.backend.start("last.png", **fields)
-        time.sleep(0.3)
+        last = self.backend.queue(functools.partial(self.backend.start, "last.png", **fields))
         self.backend.release()
         self.assertTrue(first.result().success and last.result().success)
 
