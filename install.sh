@@ -38,7 +38,7 @@ known_profiles() {
     for file in "$backend_dir"/requirements-*.txt; do
         name="$(basename "$file" .txt)"
         case "${name#requirements-}" in
-            test | torch | sd-embed | cpu-pytorch) ;;  # parts and extras, not profiles
+            test | torch | sd-embed | cpu-pytorch | quantization) ;;  # parts and extras, not profiles
             *) printf '%s ' "${name#requirements-}" ;;
         esac
     done

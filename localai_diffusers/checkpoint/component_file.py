@@ -7,9 +7,10 @@ its weights is found by what fits (:mod:`.fitting`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
 from localai_diffusers.checkpoint.model_files import WeightFile
 from localai_diffusers.errors import LoadError, is_of_accelerator, is_out_of_memory
-from localai_diffusers.patches import single_file_classes
+from localai_diffusers.patches import fresh_weights, single_file_classes
 
 _LONG_CLIP = 248  # positions
 
@@ -65,13 +66,15 @@ def share_of(fit: Fit) -> WeightFile:
     return WeightFile(fit.target.component, fit.contents.headers[0].path, sum(sizes.values()), main)
 
 
-def load(fit: Fit, dtype: Any) -> Any:
+def load(fit: Fit, dtype: Any, **how: Any) -> Any:
     """The component with the file's weights in ``dtype``, a torch dtype; GGUF's linear layers stay in blocks.
+
+    ``how``: other keywords of the library's reader, for weights that do not stay packed.
 
     Raises LoadError for what the library does not make a model of.
     """
     try:
-        return _of_transformers(fit, dtype) if fit.target.is_transformers else _of_diffusers(fit, dtype)
+        return (_of_transformers if fit.target.is_transformers else _of_diffusers)(fit, dtype, how)
     except (MemoryError, ImportError, LoadError):
         raise
     except Exception as error:
@@ -82,24 +85,24 @@ def load(fit: Fit, dtype: Any) -> Any:
         raise LoadError(f"{fit.contents.label} is no file that can be read as a {name} ({reason})") from error
 
 
-def _of_transformers(fit: Fit, dtype: Any) -> Any:
+def _of_transformers(fit: Fit, dtype: Any, how: Mapping[str, Any]) -> Any:
     """transformers makes up what a file lacks, so it is asked what that was."""
     state = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in fit.state(dtype).items()
     }
     model, said = fit.target.cls.from_pretrained(
-        None, config=fit.target.config, state_dict=state, dtype=dtype, output_loading_info=True
+        None, config=fit.target.config, state_dict=state, dtype=dtype, output_loading_info=True, **how
     )
     if said["missing_keys"]:
         raise refused(fit.target, fit, fit.contents.label)
     return model
 
 
-def _of_diffusers(fit: Fit, dtype: Any) -> Any:
+def _of_diffusers(fit: Fit, dtype: Any, how: Mapping[str, Any]) -> Any:
     """By diffusers' own reader of single files, which is given weights that have the model's names already."""
     from diffusers.loaders.single_file_model import FromOriginalModelMixin
 
-    cls, options = fit.target.cls, {"dtype": dtype}
+    cls, options = fit.target.cls, {"dtype": dtype, **how}
     packed = fit.stays_packed
     if packed:
         import diffusers
@@ -107,7 +110,8 @@ def _of_diffusers(fit: Fit, dtype: Any) -> Any:
         options["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
     with tempfile.TemporaryDirectory(prefix="component-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(fit.target.config)))
-        with single_file_classes.applied(cls, _as_they_are):
+        plain = fresh_weights.applied() if how else contextlib.nullcontext()
+        with single_file_classes.applied(cls, _as_they_are), plain:
             state = fit.state(dtype, packed)
             model = FromOriginalModelMixin.from_single_file.__func__(cls, state, config=folder, **options)
     if any(parameter.device.type == "meta" for parameter in model.parameters()):

@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading.placing import quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -45,12 +47,13 @@ _MUST_AGREE = (
 
 @dataclass(frozen=True)
 class Replacement:
-    """A component from a place of its own. ``load`` takes a torch dtype and returns the object."""
+    """A component from a place of its own. ``load`` takes a torch dtype, and the keywords of
+    :func:`quantizers.keywords` where it is quantized, and returns the object."""
 
     component: str
     kind: tuple[str, str]
     files: tuple[WeightFile, ...]
-    load: Callable[[Any], Any]
+    load: Callable[..., Any]
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = None
     folder: Path | None = None
@@ -148,12 +151,11 @@ def amended(facts: ModelFacts, replacements: Iterable[Replacement]) -> ModelFact
 
 def load(replacements: Iterable[Replacement], where: DevicePlan) -> dict[str, Any]:
     """Component name -> the loaded object, for from_pretrained."""
-    import torch
-
     loaded = {}
     for part in replacements:
-        dtype = getattr(torch, where.component_dtypes.get(part.component, where.dtype))
-        loaded[part.component] = part.load(dtype)
+        dtype = where.torch_dtype_of(part.component)
+        word, kind = where.quantized.get(part.component), component_class(*part.kind)
+        loaded[part.component] = part.load(dtype, **quantizers.keywords(word, kind or object, dtype))
         log.info("component %s is a %s of its own place", part.component, part.kind[1])
     return loaded
 
@@ -252,7 +254,7 @@ def of_fit(fit: Fit, *notes: str) -> Replacement:
         fit.target.component,
         kind,
         tuple(files),
-        lambda dtype: component_file.load(fit, dtype),
+        partial(component_file.load, fit),
         tuple(filter(None, notes)),
     )
 
@@ -366,16 +368,16 @@ def weight_files(name: str, folder: Path) -> tuple[WeightFile, ...]:
     return tuple(model_files.weight_file(name, file) for file in model_files.weights_in(folder))
 
 
-def folder_loader(component: type[Any], folder: Path, spec: LoadSpec, settings: Settings) -> Callable[[Any], Any]:
+def folder_loader(component: type[Any], folder: Path, spec: LoadSpec, settings: Settings) -> Callable[..., Any]:
     """What reads a component from its folder: modules in the given dtype, tokenizers and schedulers as they are."""
 
-    def read(dtype: Any) -> Any:
+    def read(dtype: Any, **how: Any) -> Any:
         import torch
 
         if not issubclass(component, torch.nn.Module):
             return component.from_pretrained(str(folder))
         keywords = artifacts.weight_keywords(spec, settings, component, dtype, _only_variant(folder))
-        return component.from_pretrained(str(folder), **keywords)
+        return component.from_pretrained(str(folder), **keywords, **how)
 
     return read
 

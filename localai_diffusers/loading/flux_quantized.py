@@ -25,9 +25,10 @@ from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import placement, quantizers
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
+from localai_diffusers.wire.quantization import LARGE
 from localai_diffusers.work.jobs import Job
 from localai_diffusers.work.progress import watched_loading
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 PIPELINE_TYPE = "FluxTransformer2DModel"
 _PIPELINE = "FluxPipeline"
 _DTYPE = "bfloat16"
+_QUANTIZED, _WORD = ("transformer", "text_encoder_2"), "qfloat8"
 
 
 def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
@@ -58,9 +60,11 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     if spec.scheduler:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
-    where = placement.plan(dtype_spec, facts or base_facts, settings)
+    quantized = _words(spec, fit)
+    where = placement.plan(dtype_spec, facts or base_facts, settings, quantized)
+    quantizers.check(quantized, _classes(), where.device, where.offload)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
-    skeletons = Skeletons(cls, base_facts, quantized=("transformer", "text_encoder_2"))
+    skeletons = Skeletons(cls, base_facts, quantized=_QUANTIZED)
     planned = adapters.plan(spec, cls, settings, skeletons)
     said = words.sort(spec, cls, base_facts, settings)
     wanted = _others(components.wishes(spec, cls), components.left_out(spec, cls))
@@ -68,15 +72,15 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     defaults = model_defaults(spec, cls, base_facts, settings, said)
 
     def build() -> LoadedModel:
-        import torch
-
-        def how(reader: type) -> dict[str, Any]:
-            return artifacts.weight_keywords(spec, settings, reader, getattr(torch, where.dtype))
+        def how(reader: type, component: str = "") -> dict[str, Any]:
+            dtype = where.torch_dtype_of(component)
+            packed = quantizers.keywords(where.quantized.get(component), reader, dtype)
+            return artifacts.weight_keywords(spec, settings, reader, dtype) | packed
 
         with watched_loading(job):
             heavy = {"transformer": _transformer(location.place, fit, how)}
             job.check()
-            heavy["text_encoder_2"] = _quantized(_text_encoder(base, how))
+            heavy["text_encoder_2"] = _text_encoder(base, quantized["text_encoder_2"], how)
             job.check()
             others = components.left_out(spec, cls) | components.load(parts, where)
             pipeline = loader.load_diffusers_pipeline(
@@ -86,13 +90,13 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *noted, *said.notes, *where.notes]
         )
 
-    size = placement.weight_bytes(facts or base_facts, spec, where.dtype)
+    size = placement.weight_bytes(facts or base_facts, spec, where.dtype, where.quantized)
     return Prepared(build, _PIPELINE, where, size, (*spec.notes, *noted, *said.notes, *where.notes))
 
 
 def _others(wanted: Mapping[str, Wish], left_out: Collection[str]) -> Mapping[str, Wish]:
     """The components that the options bring. LoadError for one of the two that this path quantizes."""
-    for name in ("transformer", "text_encoder_2"):
+    for name in _QUANTIZED:
         if name in wanted or name in left_out:
             raise LoadError(f"option {name}: {PIPELINE_TYPE} brings its own, quantized: load this model without it")
     return wanted
@@ -140,27 +144,45 @@ def _fit(path: Path, base: str, allow_pickle: bool) -> tuple[Fit, list[str]]:
     return fit, [note] if note else []
 
 
-def _transformer(path: Path, fit: Fit | None, how: Callable[[type], dict[str, Any]]) -> Any:
-    """The transformer, frozen; one in GGUF's blocks stays in them."""
+def _words(spec: LoadSpec, fit: Fit | None) -> dict[str, str]:
+    """8-bit floats for the two, unless ``options: quantization:`` has other words; a GGUF keeps its own."""
+    asked = spec.options.quantization
+    packed = fit is not None and fit.stays_packed
+    for name in asked.keys() - {LARGE}:
+        if name not in _QUANTIZED or (packed and name == "transformer"):
+            why = "is a GGUF, quantized already" if name in _QUANTIZED else f"is not of {' and '.join(_QUANTIZED)}"
+            raise LoadError(f"option quantization: {name} {why}, which {PIPELINE_TYPE} quantizes")
+    words = {name: asked.get(name) or asked.get(LARGE) or _WORD for name in _QUANTIZED}
+    return {name: word for name, word in words.items() if name != "transformer" or not packed}
+
+
+def _classes() -> dict[str, type]:
     from diffusers import FluxTransformer2DModel
-
-    keywords = how(FluxTransformer2DModel)
-    if fit is None:
-        return _quantized(FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", **keywords))
-    transformer = component_file.load(fit, keywords["dtype"])
-    return transformer if fit.stays_packed else _quantized(transformer)
-
-
-def _text_encoder(base: str, how: Callable[[type], dict[str, Any]]) -> Any:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", **how(T5EncoderModel))
+    return dict(zip(_QUANTIZED, (FluxTransformer2DModel, T5EncoderModel), strict=True))
 
 
-def _quantized(model: Any) -> Any:
-    """``model`` with its weights in 8-bit floats, frozen: the full-precision weights are gone."""
-    from optimum.quanto import freeze, qfloat8, quantize
+def _transformer(path: Path, fit: Fit | None, how: Callable[[type, str], dict[str, Any]]) -> Any:
+    """The transformer, quantized while it is read; one in GGUF's blocks stays in them."""
+    from diffusers import FluxTransformer2DModel
 
-    quantize(model, weights=qfloat8)
-    freeze(model)
+    keywords = how(FluxTransformer2DModel, "transformer")
+    if fit is None:
+        return FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", **keywords)
+    packed = {name: value for name, value in keywords.items() if name == "quantization_config"}
+    return component_file.load(fit, keywords["dtype"], **packed)
+
+
+def _text_encoder(base: str, word: str, how: Callable[..., dict[str, Any]]) -> Any:
+    """The T5, with optimum-quanto all of it: transformers would leave a fifth, its layers ``wo``, as they are."""
+    from optimum import quanto
+    from transformers import T5EncoderModel
+
+    kind = getattr(quanto, word, None)
+    keywords = how(T5EncoderModel, "" if kind else "text_encoder_2")
+    model = T5EncoderModel.from_pretrained(base, subfolder="text_encoder_2", **keywords)
+    if kind:
+        quanto.quantize(model, weights=kind)
+        quanto.freeze(model)
     return model

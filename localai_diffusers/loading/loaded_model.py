@@ -15,7 +15,7 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import schedulers
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.adapters.adapters import Adapters
-from localai_diffusers.loading.placing import placement, switches
+from localai_diffusers.loading.placing import placement, quantizers, switches
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
@@ -112,7 +112,8 @@ class LoadedModel:
         size = sum(self.memory().values()) / 2**20
         offload = "" if self.where.offload == "none" else f", offload {self.where.offload}"
         name = type(self.pipeline).__name__
-        return f"{name} on {self.where.device} in {self.where.dtype}{offload}, {size:,.0f} MiB"
+        words = "".join(f", {component} {word}" for component, word in self.where.quantized.items())
+        return f"{name} on {self.where.device} in {self.where.dtype}{words}{offload}, {size:,.0f} MiB"
 
     def facts(self) -> dict[str, Any]:
         """For whoever loads it: what it is, where it computes, what it makes and what a request may say."""
@@ -123,6 +124,7 @@ class LoadedModel:
             "device": self.where.device,
             "dtype": self.where.dtype,
             "offload": self.where.offload,
+            "quantized": dict(self.where.quantized) or None,
             "makes": next((kind for kind in ("3d", "video", "audio", "image") if tasks.makes(profile.cls, kind)), ""),
             "takes": _taken(profile),
             "steps": steps if isinstance(steps, int) else None,
@@ -135,7 +137,7 @@ class LoadedModel:
 
         parts = getattr(self.pipeline, "components", {})
         return {
-            name: sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+            name: sum(quantizers.bytes_of(tensor) for tensor in (*part.parameters(), *part.buffers()))
             for name, part in parts.items()
             if isinstance(part, torch.nn.Module)
         }

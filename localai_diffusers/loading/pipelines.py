@@ -18,7 +18,7 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import artifacts, marks, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
-from localai_diffusers.loading import components, flux_quantized, pipeline_class, schedulers, words
+from localai_diffusers.loading import components, flux_quantized, pipeline_class, quantization, schedulers, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.files import folder_weights, keywords, single_file, sources
 from localai_diffusers.loading.files.single_file import Parts
@@ -160,12 +160,15 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     cls, facts = choice.cls, choice.facts
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config, cls)
-    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts))
+    absent = {**components.left_out(spec, cls), **keywords.absent(spec, facts, cls), **dict.fromkeys(choice.absent)}
+    quantized, told = quantization.chosen(spec, facts, Skeletons(cls, facts, choice.parts), absent)
+    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts, quantized))
     ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
-    where = placement.as_the_code_casts(placement.plan(spec, facts, settings), cls, facts)
+    where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized), cls, facts)
+    quantization.check(facts, where, spec)
     said = words.sort(spec, cls, facts, settings)
     defaults = model_defaults(spec, cls, facts, settings, said)
-    notes = [*spec.notes, *choice.notes, *where.notes]
+    notes = [*spec.notes, *choice.notes, *told, *where.notes]
     arguments = keywords.of_pipeline(spec, facts, cls, where, variant, settings) | components.left_out(spec, cls)
     job.check()
 
@@ -182,7 +185,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
                     **components.load(choice.parts, where),
                 },
             )
-            marked = marks.applied(pipeline, choice.marks)
+            marked = [*marks.applied(pipeline, choice.marks), *quantization.notes(pipeline, where)]
         if not where.device_map:  # which may leave weights on the disk
             _check_whole(pipeline)
         if type(pipeline) is cls:
@@ -192,7 +195,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
         known = model_defaults(spec, type(pipeline), facts, settings, late)
         return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes, *marked])
 
-    size = placement.weight_bytes(facts, spec, where.dtype)
+    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
     return Prepared(build, cls.__name__, where, size, (*notes, *said.notes))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.wire.options import Options, option_of
 from localai_diffusers.wire.proto import value_of
+from localai_diffusers.wire.quantization import quantization
 from localai_diffusers.wire.values import parse_json, parse_value
 
 
@@ -82,12 +83,8 @@ def from_model_options(request: Any) -> LoadSpec:
         _check_text(name, getattr(request, name))
     said = _said(request.Options, request.EngineArgs)
     said.rows.setdefault("original_config", value_of(request, "OriginalConfigFile", "").strip())
+    said.rows.setdefault("quantization", _quantization(request.Quantization.strip()))
     options, notes = Options(**said.rows), tuple(said.notes)
-    if request.Quantization.strip():
-        notes += (
-            f"Quantization {request.Quantization.strip()!r} has no effect here: load a .gguf with base_model, or a "
-            "Flux transformer with pipeline_type FluxTransformer2DModel",
-        )
     notes += tuple(
         f"option {side}: the core sends a size with every request for a picture, which wins: options: "
         "default_size:WxH says what its 512x512 means"
@@ -208,6 +205,14 @@ def _dtype(said: str) -> str:
     """Without torch's prefix; "auto" means unset."""
     text = said.removeprefix("torch.")
     return "" if text == "auto" else text
+
+
+def _quantization(text: str) -> Mapping[str, str]:
+    """The YAML's own key, which other backends give words of their own (awq, gptq): those are refused."""
+    try:
+        return quantization(text) if text and text.lower() not in ("none", "null") else {}
+    except ValueError as error:
+        raise InvalidRequest(f"Quantization {text!r} must be {error}") from None
 
 
 def _guidance(cfg_scale: float) -> float | None:

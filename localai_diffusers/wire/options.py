@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeVar
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
+from localai_diffusers.wire.quantization import quantization as quantized
 from localai_diffusers.wire.values import is_quoted, parse_value
 
 T = TypeVar("T")
@@ -259,6 +260,13 @@ class Options:
         one_of("fp8", "fp8_e5m2"),
         "the denoiser's weights lie in 8-bit floats and are cast layer by layer: half the memory, a little slower",
         "",
+    )
+    quantization: Mapping[str, str] = placement(
+        quantized,
+        "linear layers in fewer bits, quantized while they are read: int8, fp8, int4 (torchao), nf4, bnb_int8 "
+        "(bitsandbytes), qfloat8, qint8, qint4 (optimum-quanto) for the large components, or one each: "
+        "transformer:nf4,text_encoder:int8",
+        {},
     )
     channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
     vae_channels_last: bool = placement(switch, "channels-last memory format for the VAE", False)

@@ -440,6 +440,11 @@ class Files(unittest.TestCase):
         self.assertIn("diffusers>=0.42.1,<0.43", lines)
         self.assertIn("transformers==5.23.*", lines)
 
+    def test_the_tests_have_the_torchao_that_quantizes(self) -> None:
+        torchao = [line for line in self.requirements("requirements-quantization.txt") if line.startswith("torchao")]
+        self.assertEqual([line for line in self.requirements("requirements-test.txt") if line in torchao], torchao)
+        self.assertEqual(len(torchao), 1)
+
     def test_no_other_package_index_is_named(self) -> None:
         hosts = re.compile(r"https?://[^\s\"'<>)]*(?:/simple|/whl)\b|pypi\.org|pythonhosted|anaconda\.org")
         kinds = {".txt", ".sh", ".toml", ".yml", ".yaml", ".md", ""}

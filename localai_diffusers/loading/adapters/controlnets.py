@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,8 @@ def prepare(
     is_several = isinstance(spec.call_arguments.get(MODE), list)
     readers = [_reader(spec, net, settings) for net in nets]
 
-    def read(dtype: Any) -> Any:
-        loaded = [reader(dtype) for reader in readers]
+    def read(dtype: Any, **how: Any) -> Any:
+        loaded = [reader(dtype, **how) for reader in readers]
         together = joined or (list if component == COMPONENT else _multi)
         if len(loaded) == 1 and is_several and "num_mode" in loaded[0].config:
             return _multi(loaded)  # Flux's union takes several pictures in this form alone, and keeps one net
@@ -288,10 +289,9 @@ def _weights(net: Net, component: str) -> tuple[model_files.WeightFile, ...]:
     return components.weight_files(component, net.path)
 
 
-def _reader(spec: LoadSpec, net: Net, settings: Settings) -> Callable[[Any], Any]:
+def _reader(spec: LoadSpec, net: Net, settings: Settings) -> Callable[..., Any]:
     if net.fit is not None:
-        fit = net.fit
-        return lambda dtype: component_file.load(fit, dtype)
+        return partial(component_file.load, net.fit)
     if not net.class_name:
         raise _of_no_class(net)
     found = components.component_class("diffusers", net.class_name)

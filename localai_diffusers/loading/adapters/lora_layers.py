@@ -19,6 +19,7 @@ from localai_diffusers.checkpoint.lora.file import LoraFile
 from localai_diffusers.checkpoint.lora.fit import Change, Fit
 from localai_diffusers.checkpoint.lora.names import Layers
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading.placing import quantizers
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _add_to_weights(model: Any, one: Piecemeal, scale: float, what: str) -> None
 
     change = one.change
     weights = [_weight(model, target) for target in change.place.targets]
-    if any(not _is_plain(weight) for weight in weights):
+    if any(not quantizers.is_plain(weight) for weight in weights):
         raise _packed(what, change, change.place.component)
     if any(weight.is_meta for weight in weights):
         raise LoadError(
@@ -260,10 +261,3 @@ def _swapped(rows: Any) -> Any:
     import torch
 
     return torch.cat(list(reversed(rows.chunk(2))))
-
-
-def _is_plain(weight: Any) -> bool:
-    """Whether the numbers of a weight are its own: not blocks, nor a wrapper of a quantized tensor."""
-    import torch
-
-    return type(weight) in (torch.nn.Parameter, torch.Tensor) and weight.dtype.is_floating_point

@@ -162,14 +162,14 @@ def _not_whole(place: Place, missing: list[str], said: str = "") -> LoadError:
     )
 
 
-def _told(wanted: Target, place: Place) -> Callable[[Any], Any]:
+def _told(wanted: Target, place: Place) -> Callable[..., Any]:
     """What loads a model of transformers, which makes up what its files lack: asked what that was, and refused."""
     folder, variant = place.root / place.subfolder, variant_of(place.files[0].path.name) or None
 
-    def read(dtype: Any) -> Any:
+    def read(dtype: Any, **how: Any) -> Any:
         try:
             model, said = wanted.cls.from_pretrained(
-                str(folder), dtype=dtype, variant=variant, output_loading_info=True
+                str(folder), dtype=dtype, variant=variant, output_loading_info=True, **how
             )
         except (ValueError, RuntimeError, TypeError) as error:
             if is_out_of_memory(error):

@@ -8,8 +8,9 @@ from typing import Any
 from localai_diffusers import paths
 from localai_diffusers.checkpoint.artifacts import said, weight_keywords
 from localai_diffusers.checkpoint.model_files import ModelFacts
-from localai_diffusers.loading import pipeline_class
+from localai_diffusers.loading import components, pipeline_class
 from localai_diffusers.loading.files import custom_code, single_file
+from localai_diffusers.loading.placing import quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
@@ -27,17 +28,35 @@ def of_pipeline(
         max_memory=options.max_memory or None,
         offload_folder=options.offload_folder or None,
     )
-    own = _of_folder(spec, cls, where, variant, settings) if is_folder else _of_file(spec, cls, where, settings)
-    absent = dict.fromkeys(pipeline_class.declared_absent(cls, facts))
-    return shared | own | absent | _without_safety_checker(spec, cls)
+    own = _of_folder(spec, facts, cls, where, variant, settings) if is_folder else _of_file(spec, cls, where, settings)
+    return shared | own | absent(spec, facts, cls)
 
 
-def _of_folder(spec: LoadSpec, cls: type, where: DevicePlan, variant: str | None, settings: Settings) -> dict[str, Any]:
+def absent(spec: LoadSpec, facts: ModelFacts, cls: type) -> dict[str, Any]:
+    """Components that are not loaded, as None: those that the model's index leaves out, and the safety checker."""
+    return {**dict.fromkeys(pipeline_class.declared_absent(cls, facts)), **_without_safety_checker(spec, cls)}
+
+
+def _of_folder(
+    spec: LoadSpec, facts: ModelFacts, cls: type, where: DevicePlan, variant: str | None, settings: Settings
+) -> dict[str, Any]:
     return weight_keywords(spec, settings, cls, where.torch_dtype(), variant) | said(
+        quantization_config=_quantization(where, facts),
         trust_remote_code=spec.trust_remote_code,
         custom_pipeline=custom_code.place_of(spec) or None,
         device_map=where.device_map,
     )
+
+
+def _quantization(where: DevicePlan, facts: ModelFacts) -> Any:
+    """diffusers' config of a whole pipeline, which takes one for each component; None where none is quantized."""
+    from diffusers import PipelineQuantizationConfig
+
+    configs: dict[str, Any] = {}
+    for name, word in where.quantized.items():
+        kind, dtype = components.component_class(*facts.components[name]), where.torch_dtype_of(name)
+        configs |= {name: quantizers.keywords(word, kind or object, dtype)["quantization_config"]}
+    return PipelineQuantizationConfig(quant_mapping=configs) if configs else None
 
 
 def _of_file(spec: LoadSpec, cls: type, where: DevicePlan, settings: Settings) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from typing import Any
 from localai_diffusers.checkpoint import artifacts, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading import components, schedulers, words
+from localai_diffusers.loading import components, quantization, schedulers, words
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.files import folder_weights, sources
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular_call
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import placement, quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -56,8 +56,11 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     places = {name: place for name, place in places.items() if name not in {part.component for part in fitted}}
     if spec.scheduler:
         schedulers.check(spec.scheduler, facts.scheduler_config)
-    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts))
-    where = _with_manager(placement.plan(spec, facts, settings))
+    quantized, kept = quantization.chosen(spec, facts, Skeletons(cls, facts, parts), components.left_out(spec, cls))
+    told += kept
+    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts, quantized))
+    where = _with_manager(placement.plan(spec, facts, settings, quantized))
+    quantization.check(facts, where, spec)
     asked = "" if _ROOT in spec.pipeline_type else spec.pipeline_type
     job.check()
 
@@ -70,11 +73,12 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
         said = words.sort(spec, type(pipeline), facts, settings)
         defaults = model_defaults(spec, type(pipeline), facts, settings, said)
         notes = [f"PipelineType {asked} is ignored: the model is a {type(pipeline).__name__}"] if asked else []
+        notes += quantization.notes(pipeline, where)
         return finish(
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *told, *where.notes, *said.notes]
         )
 
-    size = placement.weight_bytes(facts, spec, where.dtype)
+    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
     return Prepared(build, cls.__name__, where, size, (*spec.notes, *told, *where.notes, *early.notes))
 
 
@@ -307,7 +311,6 @@ def _is_module(part: Any) -> bool:
 
 
 def _weight_keywords(place: Place, kind: type, where: DevicePlan, settings: Settings, spec: LoadSpec) -> dict[str, Any]:
-    import torch
-
-    dtype = getattr(torch, where.component_dtypes.get(place.name, where.dtype))
-    return artifacts.weight_keywords(spec, settings, kind, dtype, place.variant)
+    dtype = where.torch_dtype_of(place.name)
+    packed = quantizers.keywords(where.quantized.get(place.name), kind, dtype)
+    return artifacts.weight_keywords(spec, settings, kind, dtype, place.variant) | packed

@@ -11,6 +11,7 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
+from localai_diffusers.loading.placing import quantizers
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -56,8 +57,8 @@ _ITEM_SIZES = {
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """Where and how: ``device`` as torch names it, ``dtype`` by torch name,
-    ``component_dtypes`` that differ from it."""
+    """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it,
+    and the words by which components are ``quantized``."""
 
     device: str
     dtype: str
@@ -65,11 +66,18 @@ class DevicePlan:
     offload: str = "none"
     device_map: str | None = None
     notes: tuple[str, ...] = ()
+    quantized: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
         """The device's type: cpu, cuda, xpu or mps."""
         return self.device.partition(":")[0]
+
+    def torch_dtype_of(self, component: str) -> Any:
+        """The torch dtype of one component."""
+        import torch
+
+        return getattr(torch, self.component_dtypes.get(component, self.dtype))
 
     def torch_dtype(self) -> Any:
         """For from_pretrained: one torch dtype, or a dict by component where some differ."""
@@ -81,14 +89,16 @@ class DevicePlan:
         return {"default": default} | {name: getattr(torch, dtype) for name, dtype in self.component_dtypes.items()}
 
 
-def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
-    """The device, dtype and offload of this load.
+def plan(
+    spec: LoadSpec, facts: ModelFacts, settings: Settings, quantized: Mapping[str, str] | None = None
+) -> DevicePlan:
+    """The device, dtype and offload of this load, with components ``quantized`` by these words.
 
     Raises LoadError naming the option or field for a device that is not there, an unknown dtype or offload mode.
     """
     notes: list[str] = []
-    stored_dtype = _stored_dtype(facts)
-    device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype), notes)
+    stored_dtype, words = _stored_dtype(facts), quantized or {}
+    device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype, words), notes)
     _check_names(spec)
     dtype = choose_dtype(spec, facts, device, stored_dtype)
     differing = {
@@ -98,7 +108,7 @@ def plan(spec: LoadSpec, facts: ModelFacts, settings: Settings) -> DevicePlan:
     }
     offload = _offload(spec, settings, device, notes)
     device_map = _device_map(spec, device, notes)
-    return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes))
+    return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes), words)
 
 
 def _check_names(spec: LoadSpec) -> None:
@@ -228,17 +238,20 @@ def free_memory(device: str) -> int | None:
     return module.mem_get_info(torch.device(device))[0]
 
 
-def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str) -> int:
+def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str, quantized: Mapping[str, str]) -> int:
     """Bytes of the weights in the dtype that they will have on an accelerator."""
-    return weight_bytes(facts, spec, DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype))
+    dtype = DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype)
+    return weight_bytes(facts, spec, dtype, quantized)
 
 
-def weight_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str) -> int:
-    """Bytes of the model's own weights in ``dtype``, a torch name."""
-    files = facts.chosen_files(preferred_variant(spec, facts))
-    return sum(
-        int(weights.size * _ITEM_SIZES[dtype] / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])) for weights in files
-    )
+def weight_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str, quantized: Mapping[str, str]) -> int:
+    """Bytes of the model's own weights in ``dtype``, a torch name; of a quantized component about what it will be."""
+    total = 0.0
+    for weights in facts.chosen_files(preferred_variant(spec, facts)):
+        word = quantized.get(weights.component)
+        size = quantizers.SCHEMES[word].size if word else _ITEM_SIZES[dtype]
+        total += weights.size * size / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])
+    return int(total)
 
 
 # --- dtype ---------------------------------------------------------------------------------------------------------
