@@ -174,7 +174,10 @@ def _told(wanted: Target, place: Place) -> Callable[..., Any]:
         except (ValueError, RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
-            raise LoadError(f"{folder} is no {wanted.cls.__name__} ({str(error)[:300]})") from error
+            raise LoadError(
+                f"{folder} cannot be read as a {wanted.cls.__name__} ({str(error)[:300]}): its config.json and its "
+                "weights are not of one kind"
+            ) from error
         if said["missing_keys"]:
             raise _not_whole(place, sorted(said["missing_keys"]))
         return model
