@@ -25,7 +25,7 @@ from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.placing import placement, quantizers
+from localai_diffusers.loading.placing import heap, placement, quantizers
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.quantization import LARGE
@@ -77,7 +77,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
             packed = quantizers.keywords(where.quantized.get(component), reader, dtype)
             return artifacts.weight_keywords(spec, settings, reader, dtype) | packed
 
-        with watched_loading(job):
+        with watched_loading(job), heap.freed_at_once():
             heavy = {"transformer": _transformer(location.place, fit, how)}
             job.check()
             heavy["text_encoder_2"] = _text_encoder(base, quantized["text_encoder_2"], how)

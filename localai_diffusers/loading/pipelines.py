@@ -25,7 +25,7 @@ from localai_diffusers.loading.files.single_file import Parts
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import heap, placement
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -173,7 +173,8 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     job.check()
 
     def build() -> LoadedModel:
-        with watched_loading(job), named_variants.applied(model_files.variant_of):
+        sparing = heap.freed_at_once(bool(where.quantized))
+        with watched_loading(job), named_variants.applied(model_files.variant_of), sparing:
             pipeline = loader.load_diffusers_pipeline(
                 class_name="DiffusionPipeline" if spec.options.custom_pipeline else cls.__name__,
                 model_id=str(facts.path),

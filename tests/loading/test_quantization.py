@@ -158,6 +158,10 @@ class OnTopTest(FolderCase):
         self.assertEqual(image.size, (32, 32))
 
 
+def _without_headers(_extension: Any) -> Any:
+    raise RuntimeError("no Python.h")
+
+
 def prepared(name: str, words: str, *options: str, **fields: Any) -> Any:
     options = (f"quantization:{words}", *options)
     return pipelines.prepare(spec_of(checkpoint(name), Options=options, **fields), Settings(), new_job())
@@ -200,6 +204,12 @@ class RefusalsTest(unittest.TestCase):
             self.refused("unet:int4: torchao packs 4 bits on a GPU alone.*nf4 or qint4", "unet:int4")
         with mock.patch.dict("os.environ", CXX="no-such-compiler"):
             self.refused("unet:qint4: .*no C.. compiler no-such-compiler", "unet:qint4")
+        with (
+            mock.patch("shutil.which", return_value="c++"),
+            mock.patch("torch.utils.cpp_extension.is_ninja_available", return_value=True),
+            mock.patch("optimum.quanto.library.extensions.extension.Extension.lib", new=property(_without_headers)),
+        ):
+            self.refused("unet:qint4: .*could not be compiled .no Python.h.", "unet:qint4")
 
     def test_what_excludes_it_is_named(self) -> None:
         self.refused("layerwise_casting exclude each other: unet", "unet:qint8", "layerwise_casting:fp8")

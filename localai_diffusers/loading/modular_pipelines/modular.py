@@ -23,7 +23,7 @@ from localai_diffusers.loading.files import folder_weights, sources
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular_call
-from localai_diffusers.loading.placing import placement, quantizers
+from localai_diffusers.loading.placing import heap, placement, quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -65,7 +65,7 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     job.check()
 
     def build() -> LoadedModel:
-        with progress.watched_loading(job):
+        with progress.watched_loading(job), heap.freed_at_once(bool(where.quantized)):
             own = {name: _read(spec, pipeline, place, where, settings, job) for name, place in places.items()}
             pipeline.update_components(**own, **components.load(parts, where), **early.constructor)
             pipeline.register_components(**_made(pipeline))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from localai_diffusers.errors import LoadError
+
+log = logging.getLogger(__name__)
 
 _FILE = "requirements-quantization.txt"
 
@@ -84,7 +87,22 @@ def _without_compiler(device: str, _of_diffusers: bool) -> str:
         return f"{why} C++ compiler {compiler} here"
     if not cpp_extension.is_ninja_available():
         return f"{why} ninja here: pip install ninja"
-    return f"{why} CUDA toolkit (nvcc) here" if device.startswith("cuda") and cpp_extension.CUDA_HOME is None else ""
+    if device.startswith("cuda") and cpp_extension.CUDA_HOME is None:
+        return f"{why} CUDA toolkit (nvcc) here"
+    return _compiled("quanto_cpp", "quanto_cuda" if device.startswith("cuda") else "quanto_cpp")
+
+
+def _compiled(*names: str) -> str:
+    """Why these extensions of optimum-quanto cannot be compiled, "" where they are: now, not in the first picture."""
+    from optimum.quanto.library.extensions.extension import get_extension
+
+    try:
+        for name in names:
+            log.info("optimum-quanto's extension %s: compiled at its first use, which takes a minute or more", name)
+            get_extension(name).lib  # noqa: B018 - a property that compiles
+    except (RuntimeError, OSError, ImportError, KeyError) as error:
+        return f"optimum-quanto's extension for it could not be compiled ({' '.join(str(error).split())[:300]})"
+    return ""
 
 
 # Of the ways to offload, sequential makes each weight anew as a plain one, and group sets `.data`, which a wrapped
