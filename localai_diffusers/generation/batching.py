@@ -136,7 +136,7 @@ def _together(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[tuple[Call, 
             return []
         texts = [text for job in jobs for text in generation.texts_of(_request(job))]
         with privacy.confidential(texts), readings.watched() as read:
-            made = list(zip(calls, _images(pipeline, _merged(calls), JobGroup(jobs)), strict=True))
+            made = list(zip(calls, _images(model, pipeline, _merged(calls), JobGroup(jobs)), strict=True))
             made = [(replace(call, notes=call.notes + read.notes(call.arguments)), image) for call, image in made]
             return made if same in model.faithful or _is_faithful(model, made, JobGroup(jobs)) else []
     except Cancelled:
@@ -153,8 +153,9 @@ def _plain(call: Call, pipeline: Any) -> Call:
     return replace(call, arguments=arguments, notes=call.notes + notes)
 
 
-def _images(pipeline: Any, call: Call, group: JobGroup) -> Sequence[Any]:
-    return payload_from_output(pipeline_call.call_pipeline(pipeline, call, group), sampling_rate=None).images
+def _images(model: LoadedModel, pipeline: Any, call: Call, group: JobGroup) -> Sequence[Any]:
+    with model.cached(pipeline):
+        return payload_from_output(pipeline_call.call_pipeline(pipeline, call, group), sampling_rate=None).images
 
 
 def _is_faithful(model: LoadedModel, made: list[tuple[Call, Any]], group: JobGroup) -> bool:
@@ -166,7 +167,7 @@ def _is_faithful(model: LoadedModel, made: list[tuple[Call, Any]], group: JobGro
 
     lengths = [_token_counts(model.pipeline, call) for call, _picture in made]
     call, together = min(zip(lengths, made, strict=True), key=lambda pair: sum(pair[0]))[1]
-    alone = _images(model.pipeline, call, group)[0]
+    alone = _images(model, model.pipeline, call, group)[0]
     both = [np.asarray(picture.convert("RGB"), np.float32) for picture in (together, alone)]
     near = both[0].shape == both[1].shape and float(np.abs(both[0] - both[1]).mean()) < _nearness(model)
     calls = [pair[0] for pair in made]

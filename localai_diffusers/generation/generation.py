@@ -82,8 +82,9 @@ def _generated(model: LoadedModel, request: GenerationRequest, job: Job[Any], in
     with readings.watched() as read:
         with patches.during_calls(pipeline):  # sd_embed asks for what they add too
             embedded, said = prompts.embedded(arguments, pipeline, model.settings)
-        made = _made(model, profile, replace(call, arguments=embedded), job)
-    notes = call.notes + said + read.notes(arguments)
+        with model.cached(pipeline) as uncached:
+            made = _made(model, profile, replace(call, arguments=embedded), job)
+    notes = call.notes + said + read.notes(arguments) + tuple(uncached)
     return write(model, request, profile, replace(call, arguments=embedded, notes=notes), made, job)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -15,7 +16,8 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import schedulers
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.adapters.adapters import Adapters
-from localai_diffusers.loading.placing import placement, quantizers, switches
+from localai_diffusers.loading.placing import caches, placement, quantizers, switches
+from localai_diffusers.loading.placing.cache_use import BlockCache
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
@@ -61,6 +63,7 @@ class LoadedModel:
     defaults: ModelDefaults
     settings: Settings
     notes: tuple[str, ...] = ()
+    cache: BlockCache | None = None
     faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
     told: set[str] = field(default_factory=set)  # notes that are told once a load
     _siblings: dict[type, Any] = field(default_factory=dict)
@@ -99,6 +102,13 @@ class LoadedModel:
         if cls not in self._profiles:
             self._profiles[cls] = profile_of(self._made(cls))
         return self._profiles[cls]
+
+    def cached(self, pipeline: Any) -> contextlib.AbstractContextManager[list[str]]:
+        """While ``pipeline``, one of :meth:`pipeline_as`, is called: its denoiser's cache, of no request before.
+
+        Yields what is to be told about it, whole when the call is over.
+        """
+        return contextlib.nullcontext([]) if self.cache is None else self.cache.during(pipeline)
 
     def restore(self) -> None:
         """Make every pipeline in use as it was after the load: what a request changed is the request's alone."""
@@ -158,11 +168,12 @@ def finish(
         said += _set_scheduler(pipeline, spec.scheduler)
     _bound_tokenizers(pipeline)
     said += switches.switch_on(pipeline, spec.options)
+    cache = caches.enabled(pipeline, spec.options)
     placement.place(pipeline, where)
     said += _distilled_note(spec, pipeline, defaults)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
-    model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said))
+    model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said), cache)
     model.profile_as(type(pipeline))
     return model
 

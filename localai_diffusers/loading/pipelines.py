@@ -25,7 +25,7 @@ from localai_diffusers.loading.files.single_file import Parts
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular
-from localai_diffusers.loading.placing import heap, placement
+from localai_diffusers.loading.placing import caches, heap, placement
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -166,6 +166,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized), cls, facts)
     quantization.check(facts, where, spec)
+    _check_cache(spec, cls, facts)
     said = words.sort(spec, cls, facts, settings)
     defaults = model_defaults(spec, cls, facts, settings, said)
     notes = [*spec.notes, *choice.notes, *told, *where.notes]
@@ -198,6 +199,15 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
 
     size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
     return Prepared(build, cls.__name__, where, size, (*notes, *said.notes))
+
+
+def _check_cache(spec: LoadSpec, cls: type, facts: ModelFacts) -> None:
+    """Raise LoadError for a cache that the class or its components cannot have; a class that stands for others is
+    judged when it is known."""
+    own = {name: kind for name, (library, kind) in facts.components.items() if library == "diffusers"}
+    known = {name: components.component_class("diffusers", kind) for name, kind in own.items()}
+    if "__call__" in dir(cls):
+        caches.check(spec.options, cls, {name: kind for name, kind in known.items() if kind is not None})
 
 
 def _with_checked_weights(spec: LoadSpec, choice: _Choice, variant: str | None, settings: Settings) -> _Choice:

@@ -17,6 +17,7 @@ taken. Any other name of ``options:`` is an argument of the pipeline's call or c
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
@@ -92,6 +93,56 @@ def switch_with(*names: str) -> Callable[[Any], Mapping[str, Any] | None]:
         return said
 
     return parse
+
+
+@dataclass(frozen=True)
+class Named:
+    """One of several ways to do something, by its name, with its own parameters."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def named(*names: str) -> Callable[[Any], Named | None]:
+    """One of ``names``, alone, with parameters in parentheses, or as the one key of a JSON object that holds them."""
+
+    def parse(value: Any) -> Named | None:
+        said = typed(value)
+        if said is False:
+            return None
+        if isinstance(said, dict) and len(said) == 1:
+            name, arguments = next(iter(said.items()))
+        else:
+            name, arguments = _called(said) if isinstance(said, str) else ("", None)
+        if name not in names or not isinstance(arguments, dict):
+            raise ValueError(
+                f"one of {', '.join(names)}, with parameters if need be: {names[0]}(name=value), or a JSON object "
+                f'{{"{names[0]}": {{"name": value}}}}'
+            )
+        return Named(name, arguments)
+
+    return parse
+
+
+def _called(text: str) -> tuple[str, dict[str, Any] | None]:
+    """``name(a=1, b=[2, 3])`` as name and arguments; None for what is not written so."""
+    name, opened, rest = text.strip().partition("(")
+    if not opened:
+        return name.lower(), {}
+    words = {"true": True, "false": False, "null": None}
+    try:
+        call = ast.parse(f"_({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            return name, None
+        found = {
+            str(given.arg): words[given.value.id]
+            if isinstance(given.value, ast.Name)
+            else ast.literal_eval(given.value)
+            for given in call.keywords
+        }
+    except (SyntaxError, ValueError, KeyError):
+        return name, None
+    return name.strip().lower(), found
 
 
 def whole(least: int, most: int) -> Callable[[Any], int]:
@@ -270,6 +321,13 @@ class Options:
     )
     channels_last: bool = placement(switch, "channels-last memory format for UNets", False)
     vae_channels_last: bool = placement(switch, "channels-last memory format for the VAE", False)
+    cache: Named | None = placement(
+        named("first_block", "taylorseer", "pyramid", "faster", "mag"),
+        "what a denoiser made at one step is used again at the next where it changes little: first_block, taylorseer, "
+        "pyramid, faster or mag, with parameters as in first_block(threshold=0.08); far fewer blocks are computed, the "
+        "picture is a little another, and memory holds what is kept",
+        None,
+    )
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
     max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
     generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")
