@@ -151,7 +151,7 @@ VARIABLES: tuple[Variable, ...] = (
         "LOCALAI_DIFFUSERS_METADATA",
         "metadata",
         _choice(*METADATA_MODES),
-        "Text chunk in pictures: `default` without prompts, `full` with them, `off`.",
+        "What a file says of how it was made: `default` without prompts, `full` with them, `off`.",
     ),
     Variable("LOCALAI_DIFFUSERS_MAX_QUEUE", "max_queue", _positive, "Jobs that may wait; one more is refused at once."),
     Variable("LOCALAI_DIFFUSERS_MAX_PIXELS", "max_pixels", _positive, "Largest width x height of an output."),

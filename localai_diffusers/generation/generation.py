@@ -142,25 +142,30 @@ def write(
     """Write ``payload`` to the request's ``dst``, with the facts of its making where the format holds text."""
     from localai_diffusers.media import payloads
 
-    metadata = None
-    if model.settings.metadata != "off" and payload.images:
-        metadata = {"parameters": parameters_text(request, model, profile, call, payload.images[0].size)}
-    rate = _frame_rate(model, request, profile)
-    how: dict[str, Any] = {"fps": rate, "metadata": metadata, "check": job.check}
-    description = payloads.write_payload(payload, request.dst, **how)
     new = [note for note in call.notes if note not in model.told]
     model.told |= tags.ONCE & set(new)
-    notes = [*new, *_fewer(call, len(payload.answers())), payloads.write_others(payload, request.dst, **how)]
-    asked = tuple(call.arguments.get(name) for name in ("width", "height"))
-    if (
-        call.repaint is None
-        and payload.images
-        and all(isinstance(side, int) for side in asked)
-        and payload.images[0].size != asked
-    ):
-        notes.append(f"{asked[0]}x{asked[1]} was asked for: the pipeline chose a size of its own")
     size = payload.images[0].size if payload.images else None
+    notes = [*new, *_fewer(call, len(payload.answers())), *_of_another_size(call, size)]
+    metadata = None
+    if model.settings.metadata != "off":
+        metadata = {"parameters": parameters_text(request, model, profile, call, size, notes)}
+    how: dict[str, Any] = {
+        "fps": _frame_rate(model, request, profile),
+        "metadata": metadata,
+        "check": job.check,
+    }
+    description = payloads.write_payload(payload, request.dst, **how)
+    notes.append(payloads.write_others(payload, request.dst, **how))
     return Outcome(description, call.seed, tuple(filter(None, notes)), size, job.step)
+
+
+def _of_another_size(call: Call, size: tuple[int, int] | None) -> list[str]:
+    """A note where the picture is not of the size that the call named."""
+    width, height = (call.arguments.get(name) for name in ("width", "height"))
+    if call.repaint is not None or size is None or not (isinstance(width, int) and isinstance(height, int)):
+        return []
+    is_own = size != (width, height)
+    return [f"{width}x{height} was asked for: the pipeline chose a size of its own"] if is_own else []
 
 
 def _fewer(call: Call, made: int) -> list[str]:

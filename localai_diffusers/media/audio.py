@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
+from localai_diffusers.media.comments import append_riff_comment
 from localai_diffusers.media.containers import open_output, open_payload
 from localai_diffusers.media.files import DEFAULT_MAX_BYTES, read_regular_file, shown
 from localai_diffusers.media.tracks import AudioTrack
@@ -58,18 +59,18 @@ def audio_container(dst: str) -> str:
     return extension if extension in _FORMATS else "wav"
 
 
-def encode_audio(track: AudioTrack, path: Path, container: str) -> None:
+def encode_audio(track: AudioTrack, path: Path, container: str, comment: str = "") -> None:
     """Write ``track`` to ``path`` as ``container``: 16-bit samples, clipped to -1..1, at the track's own
-    rate.
+    rate; ``comment`` among its tags.
 
     Opus and MP3 know few rates: the sound is resampled to the next one up. More than two channels become one.
     """
     if not track.samples.size:
         raise GenerationFailed("the pipeline returned a sound without samples; ask for a longer one")
     if container == "wav":
-        return _write_wav(track, path)
+        return _write_wav(track, path, comment)
     target = _FORMATS[container]
-    with open_output(path, target.container) as output:
+    with open_output(path, target.container, comment=comment) as output:
         stream = add_audio_stream(output, target.codec, track, target.rates)
         for packet in encoded_packets(stream, track, target.sample_format):
             output.mux(packet)
@@ -80,12 +81,14 @@ def to_sixteen_bits(samples: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
 
 
-def _write_wav(track: AudioTrack, path: Path) -> None:
+def _write_wav(track: AudioTrack, path: Path, comment: str) -> None:
     with open(path, "wb") as file, wave.open(file, "wb") as sink:
         sink.setnchannels(len(track.samples))
         sink.setsampwidth(2)
         sink.setframerate(track.rate)
         sink.writeframes(np.ascontiguousarray(to_sixteen_bits(track.samples).T).tobytes())
+    if comment:
+        append_riff_comment(path, comment)
 
 
 def add_audio_stream(output: Any, codec: str, track: AudioTrack, rates: tuple[int, ...] = ()) -> Any:

@@ -52,9 +52,9 @@ def open_payload(content: bytes) -> Any:
 
 
 @contextmanager
-def open_output(path: Path, format: str, options: dict[str, str] | None = None) -> Iterator[Any]:
+def open_output(path: Path, format: str, options: dict[str, str] | None = None, comment: str = "") -> Iterator[Any]:
     """An open PyAV container that writes ``format`` to ``path``; raises OSError where a byte could not be
-    written.
+    written. ``comment`` stands among its tags.
 
     libav's own file writer drops an error of its last buffer, and so would leave a short file on a full disk.
     """
@@ -63,6 +63,8 @@ def open_output(path: Path, format: str, options: dict[str, str] | None = None) 
         try:
             # faststart reads the finished file once more, through io_open
             with av.open(sink, "w", format=format, container_options=options or {}, io_open=sink.reopen) as output:
+                if comment:
+                    output.metadata["comment"] = comment
                 yield output
         finally:
             if sink.error is not None:

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from localai_diffusers.errors import BackendError, InvalidRequest, OutputError
 from localai_diffusers.media import pixels
+from localai_diffusers.media.comments import text_of
 from localai_diffusers.media.files import (
     DEFAULT_MAX_BYTES,
     check_source,
@@ -224,7 +225,7 @@ def _text_chunks(metadata: dict[str, str] | None) -> dict[str, Any]:
 def _exif_comment(metadata: dict[str, str] | None) -> dict[str, Any]:
     if not metadata:
         return {}
-    text = metadata.get("parameters") or "\n".join(f"{key}: {value}" for key, value in metadata.items())
+    text = text_of(metadata)
     exif = Image.Exif()
     comment = b"UNICODE\0" + text[:_MAX_EXIF_CHARACTERS].encode("utf-16-be", errors="replace")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment

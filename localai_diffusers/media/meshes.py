@@ -21,8 +21,9 @@ _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _TRIANGLES = 4
 
 
-def encode_glb(mesh: Any, path: Path) -> tuple[int, int]:
-    """Write ``mesh`` to ``path`` as .glb; returns (number of vertices, number of triangles).
+def encode_glb(mesh: Any, path: Path, comment: str = "") -> tuple[int, int]:
+    """Write ``mesh`` to ``path`` as .glb; returns (number of vertices, number of triangles). ``comment``: text in
+    the asset's extras.
 
     mesh: ``verts`` (N, 3) floats, ``faces`` (M, 3) indices, and optionally ``vertex_channels``, a mapping
     with "R", "G", "B" of N values 0..1 each (diffusers' MeshDecoderOutput): tensors or arrays. Shap-E's z
@@ -39,6 +40,8 @@ def encode_glb(mesh: Any, path: Path) -> tuple[int, int]:
         raise GenerationFailed("the pipeline returned a broken mesh (indices or coordinates out of range)")
     verts = np.stack([verts[:, 0], verts[:, 2], -verts[:, 1]], axis=1)
     document, binary = _document(verts, faces.astype("<u4"), _colors(mesh, len(verts)))
+    if comment:
+        document["asset"]["extras"] = {"parameters": comment}
     path.write_bytes(_chunks(document, binary))
     return len(verts), len(faces)
 

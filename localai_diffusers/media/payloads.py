@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from localai_diffusers.errors import NotSupported, OutputError
+from localai_diffusers.media.comments import text_of
 from localai_diffusers.media.files import atomic_output
 from localai_diffusers.media.outputs import Payload, payload_from_output
 from localai_diffusers.media.rates import frame_rate_of, sampling_rate_of
@@ -101,7 +102,9 @@ def _write_video(payload: Payload, job: _Job) -> str:
     from localai_diffusers.media.videos import encode_video, video_container
 
     video, container = payload.videos[0], video_container(job.dst)
-    width, height = encode_video(video, job.fps, job.path, container, payload.audio, check=job.check)
+    width, height = encode_video(
+        video, job.fps, job.path, container, payload.audio, check=job.check, comment=text_of(job.metadata)
+    )
     sound = f", sound at {payload.audio.rate} Hz" if payload.audio and container != "gif" else ""
     return f"{container.upper()} {len(video)} frames at {job.fps:g} fps {width}x{height}{sound}"
 
@@ -111,14 +114,14 @@ def _write_audio(payload: Payload, job: _Job) -> str:
 
     track, container = payload.audio, audio_container(job.dst)
     assert track is not None  # the kind says so
-    encode_audio(track, job.path, container)
+    encode_audio(track, job.path, container, text_of(job.metadata))
     return f"{container.upper()} {track.seconds:.2f} s at {track.rate} Hz, {len(track.samples)} channel(s)"
 
 
 def _write_mesh(payload: Payload, job: _Job) -> str:
     from localai_diffusers.media.meshes import encode_glb
 
-    vertices, faces = encode_glb(payload.meshes[0], job.path)
+    vertices, faces = encode_glb(payload.meshes[0], job.path, text_of(job.metadata))
     return f"GLB {vertices} vertices, {faces} triangles"
 
 

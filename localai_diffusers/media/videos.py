@@ -83,23 +83,25 @@ def encode_video(
     container: str = "mp4",
     audio: AudioTrack | None = None,
     check: Callable[[], None] = _nothing,
+    comment: str = "",
 ) -> tuple[int, int]:
     """Write ``frames`` at ``fps`` to ``path``, with the sound track where the container has one (not a GIF).
 
     frames: pictures, or arrays (H, W, C) of C 1, 3 or 4, uint8 or float 0..1; all of the first one's size. An
     odd width or height, which yuv420p can't hold, loses its last column or row (a side of 1 is doubled
-    instead). ``check`` is called before every frame and may raise to stop. Returns the (width, height)
-    written. Raises GenerationFailed if there are no frames, InvalidRequest for a rate outside 0.01 to 1000.
+    instead). ``check`` is called before every frame and may raise to stop; ``comment`` stands among the tags.
+    Returns the (width, height) written. Raises GenerationFailed if there are no frames, InvalidRequest for a rate
+    outside 0.01 to 1000.
     """
     if not len(frames):
         raise GenerationFailed("the pipeline returned a video without frames; ask for more frames")
     if not _SLOWEST <= fps <= _FASTEST:
         raise InvalidRequest(f"fps: {fps} isn't a usable rate; give {_SLOWEST} to {_FASTEST} frames per second")
     if container == "gif":
-        _write_gif(frames, fps, path, check)
+        _write_gif(frames, fps, path, check, comment)
         return frame_size(frames[0])
     target = _CONTAINERS[container]
-    with open_output(path, container, target.container_options) as output:
+    with open_output(path, container, target.container_options, comment) as output:
         video = _add_video_stream(output, target, frames[0], fps)
         sound = None if audio is None else add_audio_stream(output, target.sound[0], audio, target.sound[2])
         packets = _video_packets(video, _even_frames(frames, check))
@@ -184,7 +186,9 @@ def _seconds(packet: Any) -> Fraction | float:
     return packet.dts * packet.time_base if packet.dts is not None and packet.time_base else 0.0
 
 
-def _write_gif(frames: Sequence[Any] | np.ndarray, fps: float, path: Path, check: Callable[[], None]) -> None:
+def _write_gif(
+    frames: Sequence[Any] | np.ndarray, fps: float, path: Path, check: Callable[[], None], comment: str
+) -> None:
     """A looping GIF. Its clock ticks in 1/100 s, so the delays alternate and every frame ends at its tick; above
     100 fps frames that would last none are left out. (Browsers slow down what lasts a single tick, above 50 fps.)
     """
@@ -199,8 +203,9 @@ def _write_gif(frames: Sequence[Any] | np.ndarray, fps: float, path: Path, check
 
     stream = pictures()
     first = next(stream)
+    said = {"comment": comment.encode()} if comment else {}
     durations = [delays[index] or 10 for index in lasting]
-    first.save(path, format="GIF", save_all=True, append_images=stream, duration=durations, loop=0)
+    first.save(path, format="GIF", save_all=True, append_images=stream, duration=durations, loop=0, **said)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

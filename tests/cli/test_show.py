@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import wave
 from pathlib import Path
+from unittest import mock
 
 import av
+import numpy
 import yaml
 
 from localai_diffusers.cli import model_yaml
-from localai_diffusers.media import images
+from localai_diffusers.media import images, payloads, tracks
 from tests.cli.kit import command
 from tests.support import SHAPES_MODEL, FolderCase
 
@@ -52,6 +54,24 @@ class Info(FolderCase):
             path = Path(self.folder, name)
             images.save_image(Image.new("RGB", (8, 8)), path, format, {"parameters": text})
             self.assertEqual(command("info", str(path)).out, text + "\n", name)
+
+    def test_clips_sounds_and_meshes_say_it_too(self) -> None:
+        text = 'a red círcle\nSteps: 3, Seed: 5, Notes: "one, two"'
+        track = tracks.AudioTrack(numpy.zeros((1, 4801), numpy.float32), 48000)
+        frames, mesh = numpy.zeros((2, 32, 32, 3), numpy.uint8), mock.Mock(vertex_channels=None)
+        mesh.verts, mesh.faces = numpy.eye(3, dtype=numpy.float32), numpy.array([[0, 1, 2]])
+        of_kind = {
+            payloads.Payload("video", videos=(frames,)): ("mp4", "webm", "gif"),
+            payloads.Payload("audio", sounds=(track,)): ("wav", "flac", "ogg", "mp3"),
+            payloads.Payload("mesh", meshes=(mesh,)): ("glb",),
+        }
+        for payload, extensions in of_kind.items():
+            for extension in extensions:
+                path = self.folder / f"a.{extension}"
+                payloads.write_payload(payload, str(path), fps=8, metadata={"parameters": text}, check=lambda: None)
+                self.assertEqual(command("info", str(path)).out, text + "\n", extension)
+        with wave.open(str(self.folder / "a.wav")) as source:
+            self.assertEqual(source.getnframes(), 4801)
 
     def test_a_file_that_says_nothing_or_is_none_is_one_line(self) -> None:
         plain, sound = self.picture("plain.png"), self.folder / "sound.wav"

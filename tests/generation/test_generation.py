@@ -202,11 +202,19 @@ class FileTest(ShapesCase):
         text = self.make("a red circle on a blue background", negative_prompt="fog", step=3, seed=5)[0].info[
             "parameters"
         ]
-        self.assertEqual(
+        self.assertRegex(
             text,
-            "Steps: 3, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 5, Size: 64x64, Model: shapes-model, "
-            "Pipeline: StableDiffusionPipeline",
+            r"^Steps: 3, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 5, Size: 64x64, Model: shapes-model, "
+            r'Pipeline: StableDiffusionPipeline, Device: cpu float32, Versions: "diffusers 0[^"]+"$',
         )
+
+    def test_the_notes_of_the_load_and_of_the_generation_are_in_it_but_no_folder_and_nothing_a_person_wrote(
+        self,
+    ) -> None:
+        noted = dataclasses.replace(self.model, notes=("/srv/secret/a.safetensors: idle", "the purple zebra is odd"))
+        text = self.make("the purple zebra", model=noted, step=1, width=70, height=64)[0].info["parameters"]
+        self.assertRegex(text, r'Notes: "a.safetensors: idle(; |")')
+        self.assertNotRegex(text, "zebra|/srv")
 
     def test_the_prompts_are_in_it_on_demand_and_nothing_when_off(self) -> None:
         full = dataclasses.replace(self.model, settings=Settings(metadata="full"))
