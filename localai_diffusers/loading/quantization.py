@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components
 from localai_diffusers.loading.files.skeletons import Skeletons, Unknown
@@ -16,7 +17,7 @@ from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.quantization import LARGE
 
 _OPTION = "option quantization"
-# What is less than this part of the model's weights is not large.
+# Large is what denoises, and what has at least this part of the model's weights.
 _LARGE_SHARE = 0.1
 # Options that work on the numbers of the denoiser's weights.
 _EXCLUDED = ("layerwise_casting", "fuse_qkv")
@@ -88,7 +89,8 @@ def _large(facts: ModelFacts, model: Skeletons, absent: Mapping[str, Any]) -> li
     """Components that a word alone means. LoadError where there are none, or all are quantized already."""
     sizes = {name: sum(file.size for file in facts.files if file.component == name) for name in facts.components}
     least = _LARGE_SHARE * sum(sizes.values())
-    large = [name for name in model if sizes[name] >= least and not _obstacle(name, facts, model, absent)]
+    main = [name for name in model if name in DENOISERS or sizes[name] >= least]
+    large = [name for name in main if not _obstacle(name, facts, model, absent)]
     if not large:
         reasons = {f"{name} {reason}" for name in model if (reason := _obstacle(name, facts, model, absent))}
         raise LoadError(f"{_OPTION}: nothing of this model can be quantized ({'; '.join(sorted(reasons))})")
@@ -113,6 +115,8 @@ def _obstacle(name: str, facts: ModelFacts, model: Skeletons, absent: Mapping[st
         return "is an autoencoder: of convolutions, which no backend quantizes, and cast by the pipelines"
     if model.is_quantized(name):
         return "is quantized already"
+    if model.is_consumed(name):
+        return "is made into another model by the pipeline, of plain weights"
     return "" if _has_linears(name, model) else "has no linear layers"
 
 

@@ -185,6 +185,12 @@ class RefusalsTest(unittest.TestCase):
         with mock.patch.object(Skeletons, "is_quantized", lambda _self, name: name == "unet"):
             self.refused("unet is quantized already", "unet:qint8")
 
+    def test_what_the_pipeline_makes_another_model_of_is_named(self) -> None:
+        adapter = f"motion_adapter:{checkpoint('AnimateDiffPipeline') / 'motion_adapter'}"
+        for name in ("unet", "motion_adapter"):
+            says = f"{name} is made into another model.*: text_encoder$"
+            self.refused(says, f"{name}:qint8", adapter, PipelineType="AnimateDiffPipeline")
+
     def test_a_component_without_linear_layers_is_named(self) -> None:
         with mock.patch.object(Skeletons, "__getitem__", lambda _self, _name: {"a": Layer((1, 1), "conv")}):
             self.refused("unet has no linear layers", "unet:qint8")

@@ -6,6 +6,7 @@ So that what is to be put on a model can be judged before the earlier model is d
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -54,6 +55,9 @@ class Skeletons(Mapping[str, Layers]):
     def __len__(self) -> int:
         return len(self._classes)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
     def __getitem__(self, name: str) -> Layers:
         if name not in self._built:
             if self._is_remade(name):
@@ -66,6 +70,14 @@ class Skeletons(Mapping[str, Layers]):
         taken = self._cls._get_signature_types() if hasattr(self._cls, "_get_signature_types") else {}
         others = [kind for kind in taken.get(name, ()) if kind is not self._classes[name]]
         return any(hasattr(kind, "from_unet2d") or hasattr(kind, "from_unet") for kind in others)
+
+    def is_consumed(self, name: str) -> bool:
+        """Whether the constructor makes another model of the component, alone or with others (AnimateDiff's U-Net and
+        motion adapter): that takes plain weights."""
+        taken = self._cls._get_signature_types() if hasattr(self._cls, "_get_signature_types") else {}
+        kinds = [kind for part in filter(self._is_remade, self._classes) for kind in taken[part]]
+        makers = [getattr(kind, how) for kind in kinds for how in ("from_unet2d", "from_unet") if hasattr(kind, how)]
+        return any(name in inspect.signature(maker).parameters for maker in makers)
 
     def is_quantized(self, name: str) -> bool:
         """Whether the component's weights are packed, as far as its files and config say."""
