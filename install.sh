@@ -171,10 +171,16 @@ explain_pip_failure() {
 
 # -------------------------------------------------------------------------------- the two ways
 
+# The command finds the tree from where it lies, so that both may be moved.
+add_command() {
+    install -m 755 "$backend_dir/scripts/localai-diffusers" "$venv/bin/localai-diffusers"
+}
+
 install_alone() {
     local file files options=()
     cd "$backend_dir"
     if is_installed requirements.txt "$@"; then
+        add_command
         say "already installed for '$profile' in $venv"
         return
     fi
@@ -186,8 +192,10 @@ install_alone() {
     say "installing" $files "(some minutes the first time)"
     pip_install "${options[@]}"
     generate_stubs "$venv/bin/python"
+    add_command
     for file in $files; do stamp_line "$file"; done >"$stamp"
-    say "installed for '$profile' in $venv after $SECONDS s: ./run.sh starts the backend"
+    say "installed for '$profile' in $venv after $SECONDS s: ./run.sh starts the backend," \
+        "venv/bin/localai-diffusers is its commands"
     if [ "$profile" = cpu ] && command -v nvidia-smi >/dev/null; then
         say "there seems to be an NVIDIA GPU: BUILD_TYPE=cuda ./install.sh makes use of it"
     fi

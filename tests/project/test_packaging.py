@@ -84,6 +84,8 @@ class Tree:
         self.home.mkdir(parents=True)
         for source in [*map(ROOT.joinpath, SCRIPTS), ROOT / "backend.proto", *ROOT.glob("requirements*.txt")]:
             shutil.copy(source, self.home)
+        (self.home / "scripts").mkdir()
+        shutil.copy(ROOT / "scripts" / "localai-diffusers", self.home / "scripts")
         self.set_cpu_index("http://127.0.0.1:9/whl")  # the discard port: refused at once
 
     def _make_tools(self) -> None:
@@ -211,6 +213,19 @@ class InstallAlone(unittest.TestCase):
         self.assertEqual(len(self.tree.calls("-m pip install")), 3)
         self.assertEqual(len(self.tree.calls("-m venv")), 1)
 
+    def test_the_command_runs_from_any_folder_through_a_link_and_after_the_tree_moved(self) -> None:
+        self.tree.run("install.sh")
+        moved = self.tree.top / "moved tree"
+        shutil.move(self.tree.home, moved)
+        link = self.tree.bin / "localai-diffusers"
+        link.symlink_to(moved / "venv" / "bin" / "localai-diffusers")
+        player = moved / "venv" / "bin" / "python"
+        player.write_text('#!/usr/bin/env bash\necho "$PYTHONPATH|$*"\n')
+        done = subprocess.run([str(link), "info", "a b.png"], cwd="/", capture_output=True, text=True)
+        tree, _, arguments = done.stdout.strip().partition("|")
+        self.assertEqual(Path(tree.split(os.pathsep)[0]), moved.resolve(), done.stderr)
+        self.assertEqual(arguments, "-m localai_diffusers info a b.png")
+
     def test_an_interrupted_installation_goes_on(self) -> None:
         self.tree.run("install.sh", FAKE_PIP_CODE="1")
         self.assertEqual(self.tree.run("install.sh").returncode, 0)
@@ -321,7 +336,9 @@ class InLocalAI(unittest.TestCase):
     def test_run_needs_nothing_of_ours_beside_it(self) -> None:
         """LocalAI's own test of its Intel runtime copies run.sh, libbackend.sh and a stub of backend.py alone."""
         for path in self.tree.home.iterdir():
-            if path.name != "run.sh":
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "run.sh":
                 path.unlink()
         self.assertEqual(self.tree.run("run.sh", "--addr", "127.0.0.1:1").returncode, 0)
         self.assertEqual(len(self.tree.calls("startBackend")), 1)
