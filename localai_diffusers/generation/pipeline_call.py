@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from localai_diffusers import patches
+from localai_diffusers import patches, privacy
 from localai_diffusers.errors import BackendError, GenerationFailed, InvalidRequest
 from localai_diffusers.generation import refusals, step_hook
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.signatures import parameters_of
+from localai_diffusers.work.ranks import group
 
 if TYPE_CHECKING:
     from localai_diffusers.work.jobs import Control
+    from localai_diffusers.work.ranks.peer import Peer
 
 
 def call_pipeline(pipeline: Any, call: Call, job: Control, own: type | None = None) -> Any:
@@ -24,12 +27,32 @@ def call_pipeline(pipeline: Any, call: Call, job: Control, own: type | None = No
     Raises InvalidRequest for what it cannot do with the request, MissingPackage for what is not installed.
     """
     try:
-        return _call(pipeline, call, job)
+        return _on_every_rank(pipeline, call, job)
     except Exception as error:
         told = refusals.told(error, pipeline, own or type(pipeline), call.arguments, job.step)
         if told is error:
             raise
         raise told from error
+
+
+def _on_every_rank(pipeline: Any, call: Call, job: Control) -> Any:
+    """The call here, and where the model has ranks, the same call on each of them."""
+    ranks = group.current()
+    if ranks is None:
+        return _call(pipeline, call, job)
+    inversion = None if call.inversion is None else dict(call.inversion)
+    same = replace(call, arguments=dict(call.arguments), inversion=inversion, notes=(), repaint=None)
+    return ranks.run(lambda control: _call(pipeline, call, control), call_as_peer, type(pipeline), same, control=job)
+
+
+def call_as_peer(peer: Peer, control: Control, cls: type, call: Call) -> None:
+    """The call on a peer, whose share of it is in the other ranks' results: what comes out here is let go."""
+    values = [part for value in call.arguments.values() for part in (value if isinstance(value, list) else [value])]
+    with privacy.confidential(values):
+        try:
+            _call(peer.model.pipeline_as(cls), call, control)
+        finally:
+            peer.model.restore()
 
 
 def _call(pipeline: Any, call: Call, job: Control) -> Any:

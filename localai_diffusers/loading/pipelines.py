@@ -18,7 +18,15 @@ import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint import artifacts, marks, model_files
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
 from localai_diffusers.errors import BackendError, LoadError, is_of_accelerator, is_out_of_memory, missing_package
-from localai_diffusers.loading import components, flux_quantized, pipeline_class, quantization, schedulers, words
+from localai_diffusers.loading import (
+    components,
+    flux_quantized,
+    parallel,
+    pipeline_class,
+    quantization,
+    schedulers,
+    words,
+)
 from localai_diffusers.loading.adapters import adapters, controlnets, ip_adapter
 from localai_diffusers.loading.files import folder_weights, keywords, single_file, sources
 from localai_diffusers.loading.files.single_file import Parts
@@ -31,6 +39,7 @@ from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.work.jobs import Job
 from localai_diffusers.work.progress import watched_loading
+from localai_diffusers.work.ranks.peer import Peer
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +52,15 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     late_transformers.settle()
     _require_prompt_libraries(settings)
     if spec.pipeline_type == flux_quantized.PIPELINE_TYPE:
+        parallel.refuse(spec, "a quantized transformer")
         return _guarded(spec, lambda: flux_quantized.prepare(spec, settings, job))
     return _guarded(spec, lambda: _prepare(spec, settings, job))
+
+
+def load_as_peer(peer: Peer, _control: Any, spec: LoadSpec, settings: Settings) -> None:
+    """The whole model on the device of a peer, by the spec that rank 0 has."""
+    job: Job[Any] = Job(lambda _job: None, "load of a peer")
+    peer.model = prepare(parallel.alone(spec, peer.place.device), settings, job)()
 
 
 def _require_prompt_libraries(settings: Settings) -> None:
@@ -107,6 +123,7 @@ def _prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
     location = parts.location if parts else location
     facts = sources.facts_of(spec, location, brought=parts is not None)
     if modular.is_modular(spec, facts):
+        parallel.refuse(spec, "a modular pipeline")
         return modular.prepare(spec, location, facts, settings, job)
     return _checked(spec, _chosen(spec, location, facts, parts or Parts(location), settings, job), settings, job)
 
@@ -167,6 +184,10 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized), cls, facts)
     quantization.check(facts, where, spec)
     _check_cache(spec, cls, facts)
+    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
+    shares = parallel.plan(spec, facts, where, size)
+    if shares:
+        where = replace(where, device_map=None, notes=(*where.notes, shares.note))
     said = words.sort(spec, cls, facts, settings)
     defaults = model_defaults(spec, cls, facts, settings, said)
     notes = [*spec.notes, *choice.notes, *told, *where.notes]
@@ -197,7 +218,10 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
         known = model_defaults(spec, type(pipeline), facts, settings, late)
         return finish(spec, pipeline, where, known, settings, planned, [*notes, *late.notes, *marked])
 
-    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
+    if shares:
+        build = parallel.on_every_rank(
+            build, shares, where, load_as_peer, spec, settings, log_format=settings.log_format, check=job.check
+        )
     return Prepared(build, cls.__name__, where, size, (*notes, *said.notes))
 
 

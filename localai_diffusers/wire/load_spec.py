@@ -60,7 +60,7 @@ class LoadSpec:
     controlnets: tuple[str, ...] = ()
     loras: tuple[tuple[str, float], ...] = ()
     main_gpu: int | None = None
-    multi_gpu: bool = False
+    gpus: int = 1
     threads: int = 0
     trust_remote_code: bool = False
     options: Options = field(default_factory=Options)
@@ -111,7 +111,7 @@ def from_model_options(request: Any) -> LoadSpec:
         controlnets=tuple(part.strip() for part in request.ControlNet.split(",") if part.strip()),
         loras=_loras(request),
         main_gpu=_main_gpu(request.MainGPU),
-        multi_gpu=request.TensorParallelSize > 1,
+        gpus=max(1, request.TensorParallelSize),
         threads=_at_least("Threads", request.Threads, 0),
         trust_remote_code=request.TrustRemoteCode,
         options=options,

@@ -203,6 +203,18 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return said
 
 
+def ranks(value: Any) -> Mapping[str, int]:
+    """``context=2``, or a JSON object of the same: one way to share a denoiser, and among how many."""
+    said = typed(value)
+    if isinstance(said, str):
+        pairs = (part.partition("=") for part in said.split(","))
+        said = {name.strip(): typed(count.strip()) for name, _equals, count in pairs}
+    known = isinstance(said, dict) and len(said) == 1 and not said.keys() - {"context", "ring", "tensor"}
+    if not known or type(count := next(iter(said.values()))) is not int or not 2 <= count <= 64:
+        raise ValueError("one of context=N, ring=N and tensor=N, with N GPUs, 2 or more (no two of them together)")
+    return said
+
+
 def _choices(parse: Callable[[Any], Any]) -> tuple[str, ...]:
     return getattr(parse, "choices", ())
 
@@ -297,6 +309,11 @@ class Options:
         "cpu_offload",
     )
     device_map: str = placement(one_of("balanced"), "balanced spreads the components over several GPUs", "")
+    parallel: Mapping[str, int] = placement(
+        ranks,
+        "context=2, ring=2 or tensor=2: as many GPUs of this host compute each picture together, a process each",
+        {},
+    )
     vae_tiling: bool = placement(switch, "decode in tiles: less memory", False)
     vae_slicing: bool = placement(switch, "decode one picture at a time: less memory", False)
     attention_slicing: bool = placement(switch, "attention in slices: less memory, slower", False)

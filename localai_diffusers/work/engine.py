@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from localai_diffusers.errors import BackendError, Cancelled, ModelMismatch, ModelNotLoaded, QueueFull, status_message
+from localai_diffusers.errors import (
+    AcceleratorLost,
+    BackendError,
+    Cancelled,
+    ModelMismatch,
+    ModelNotLoaded,
+    QueueFull,
+    status_message,
+)
 from localai_diffusers.work.jobs import Batch, Job, as_ours, forget_frames
 
 log = logging.getLogger(__name__)
@@ -133,7 +141,8 @@ class Engine:
             self._drop()
             model, failure = _built(build, job)
             if failure is not None:
-                self._drop()
+                if not isinstance(failure, AcceleratorLost):
+                    self._drop()
                 raise _after_drop(failure, had_model)
             self._slot = _Slot(identity, model)
             return model
@@ -230,14 +239,15 @@ class Engine:
                     self.metrics = Metrics(jobs[0].step, time.monotonic() - began)
             else:
                 jobs[0].run()
-            if any(job.failed for job in jobs):
+            lost = any(job.lost_the_accelerator for job in jobs)
+            if not lost and any(job.failed for job in jobs):
                 release_memory()
             self._count(jobs, together)
             self._finish(jobs)
-            self._tidy_up()
-            if any(job.lost_the_accelerator for job in jobs):
+            if lost:  # and nothing of it is tidied up: that would wait for what it computes
                 log.error("the accelerator is lost to this process: it ends, for another to be started")
                 return self._upkeep.on_lost()
+            self._tidy_up()
 
     def _count(self, jobs: tuple[Job[Any], ...], together: bool) -> None:
         """``together``: in one call, whose steps count once."""

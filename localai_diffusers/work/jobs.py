@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from localai_diffusers import logs
 from localai_diffusers.errors import (
@@ -188,5 +188,14 @@ class JobGroup:
         self.check()
 
 
-# What a call asks whether to go on, and tells how far it is.
-Control = Job[Any] | JobGroup
+class Control(Protocol):
+    """What a call asks whether to go on, and tells how far it is: a job, several of one call, or that of all ranks."""
+
+    @property
+    def step(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def report(self, step: int, total: int) -> None: ...

@@ -183,7 +183,7 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
     if accelerator == "cpu":
         return "cpu"
     device = _checked_device(accelerator, spec.main_gpu)
-    needed, free = needed_bytes() * _ROOM_FACTOR + _ROOM_BYTES, free_memory(device)
+    needed, free = with_room(needed_bytes()), free_memory(device)
     if free is None or needed <= free or spec.low_vram:
         return device
     notes.append(
@@ -226,6 +226,11 @@ def _checked_device(name: str, main_gpu: int | None) -> str:
             f"device {device.type}:{index} (MainGPU or option device) does not exist: there are {module.device_count()}"
         )
     return f"{device.type}:{index}"
+
+
+def with_room(weight_bytes: int) -> float:
+    """Bytes that weights need of an accelerator together with what they compute."""
+    return weight_bytes * _ROOM_FACTOR + _ROOM_BYTES
 
 
 def free_memory(device: str) -> int | None:
@@ -308,18 +313,23 @@ def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) 
 
 def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
     """ "balanced" over several GPUs, where asked for and where there are several; diffusers takes no other spread."""
-    if not (spec.options.device_map or spec.multi_gpu):
+    if not (spec.options.device_map or spec.gpus > 1):
         return None
-    import torch
-
-    module = getattr(torch, device.partition(":")[0], None)
-    count = module.device_count() if device != "cpu" and module is not None and hasattr(module, "device_count") else 0
+    count = device_count(device)
     if count < 2:
         notes.append(
             f"several GPUs are asked for (TensorParallelSize or device_map) and there are {count}: {device} is used"
         )
         return None
     return "balanced"
+
+
+def device_count(device: str) -> int:
+    """How many accelerators of the kind of ``device`` there are; 0 for a CPU and where torch cannot tell."""
+    import torch
+
+    module = getattr(torch, device.partition(":")[0], None)
+    return module.device_count() if device != "cpu" and module is not None and hasattr(module, "device_count") else 0
 
 
 # --- applying the plan -------------------------------------------------------------------------------------------

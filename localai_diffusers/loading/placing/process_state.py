@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from localai_diffusers.work.ranks import group
+
 _LIBRARIES = ("diffusers", "transformers", "huggingface_hub", "accelerate", "peft", "torch")
 
 
@@ -26,6 +28,7 @@ def reset() -> None:
     The first call after the libraries' import records it.
     """
     global _restore
+    group.end()
     if _restore is not None:
         _restore()
     elif "torch" in sys.modules and "diffusers" in sys.modules:

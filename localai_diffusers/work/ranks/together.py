@@ -75,7 +75,7 @@ class Together:
         torch.distributed.broadcast(said, src=0)
         self.step, self.heard = step, self.heard + 1
         if said.item():
-            raise own or Cancelled("rank 0 stopped the work")
+            raise own or Cancelled("the call was cancelled: rank 0 stopped it")
 
     def _refusal(self, step: int, total: int) -> Cancelled | None:
         try:
