@@ -80,7 +80,7 @@ class BlockCache:
         use = _Use(self, pipeline)
         self._running = pipeline
         self._reset()
-        handles = [denoiser.register_forward_pre_hook(use.before_step) for denoiser in self.denoisers]
+        handles = [denoiser.register_forward_pre_hook(use.before_step, with_kwargs=True) for denoiser in self.denoisers]
         try:
             if not contexts_of(type(pipeline)):
                 use.off(f"{type(pipeline).__name__} opens no cache context")
@@ -124,12 +124,12 @@ class _Use:
         self._cache.switch(False)
         self.notes.append(f"option cache:{self._cache.kind} is off for this request: {reason}")
 
-    def before_step(self, denoiser: Any, arguments: tuple[Any, ...]) -> None:
+    def before_step(self, denoiser: Any, _arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.notes:
             return
         if not self._begun:
             self._begun = True
-            self._begin()
+            self._begin(named)
         if self._cache.kind in _BY_CONTEXT:
             return
         timestep = getattr(self._pipeline, "current_timestep", None)
@@ -137,24 +137,26 @@ class _Use:
             self.off("the model runs more than once a step here, and this cache would mix those runs up")
         self._last[id(denoiser)] = timestep
 
-    def _begin(self) -> None:
+    def _begin(self, named: dict[str, Any]) -> None:
         begin = {"mag": self._count_steps, "faster": self._tell_guidance}.get(self._cache.kind)
         if begin is not None:
-            begin()
+            begin(named)
 
-    def _count_steps(self) -> None:
+    def _count_steps(self, _named: dict[str, Any]) -> None:
         """The ratios stretched over the steps that this call really takes."""
         config = self._cache.config
         told = {name: getattr(config, name) for name in vars(config)} | {"mag_ratios": self._cache.ratios}
         vars(config).update(vars(type(config)(**told | {"num_inference_steps": self._pipeline.num_timesteps})))
 
-    def _tell_guidance(self) -> None:
+    def _tell_guidance(self, named: dict[str, Any]) -> None:
         """Whether prompt and negative prompt run as one batch, which this cache splits."""
         pipeline, config = self._pipeline, self._cache.config
         halves = contexts_of(type(pipeline)) == 1 and bool(getattr(pipeline, "do_classifier_free_guidance", False))
         self._cache.set_for_request("is_guidance_distilled", not halves)
         if not halves and self._cache.timestep() < config.spatial_attention_timestep_skip_range[1]:
             self.off("without guidance it needs a first step outside its range, and this request begins within")
+        elif halves and getattr(named.get("hidden_states"), "ndim", 0) != len(config.tensor_format):
+            self.off(f"with guidance it takes latents of the form {config.tensor_format}, and this model's are another")
 
 
 def _all_hooks(denoiser: Any) -> list[tuple[Any, Any]]:

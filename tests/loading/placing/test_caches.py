@@ -14,6 +14,7 @@ from localai_diffusers.wire.options import Named
 from tests.support import generate, load
 from tests.wire.test_load_spec import spec
 from tests.zoo import checkpoint
+from tests.zoo.call import arguments
 from tests.zoo.call import picture as source_of
 
 STEPS = 8
@@ -112,6 +113,13 @@ class RequestTest(unittest.TestCase):
         message = picture(model, negative_prompt="a dog")
         self.assertIn("cache:pyramid is off for this request: the model runs more than once a step", message)
         self.assertEqual(share(runs), 2)
+
+    def test_latents_of_another_form_are_left_alone(self) -> None:
+        """LTX's are rows of tokens, whose frequencies faster cannot tell."""
+        model = load(checkpoint("LTXPipeline"), Options=["cache:faster"])
+        with model.cached(model.pipeline) as notes:
+            model.pipeline(**arguments("LTXPipeline"))
+        self.assertRegex(" ".join(notes), "cache:faster is off for this request: .* of the form BCFHW")
 
 
 class RefusalsTest(unittest.TestCase):
