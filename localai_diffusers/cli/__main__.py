@@ -22,8 +22,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(WRONG)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code."""
+def parser_of(arguments: list[str] | None = None) -> argparse.ArgumentParser:
+    """What reads the arguments of every command; they are asked only whether a version is wanted."""
     parser = _Parser(
         prog="python -m localai_diffusers", description="LocalAI's diffusers backend, for a person at a terminal"
     )
@@ -33,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    parser = parser_of(arguments)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives a command's words up at the first option among them.
     if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "words")):
