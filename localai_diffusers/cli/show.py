@@ -21,6 +21,9 @@ _USECASES: Mapping[str, list[str]] = {
     "prediction": ["depth"],
 }
 
+# What comes out -> the word of known_output_modalities; LocalAI has none for a mesh.
+_MODALITIES: Mapping[str, str] = {"image": "image", "prediction": "image", "video": "video", "audio": "audio"}
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser("show", help="what a class or a model takes and gives, and the options of its call")
@@ -133,6 +136,24 @@ def run_yaml(options: argparse.Namespace) -> int:
     return 0
 
 
+def _modalities(name: str) -> dict[str, list[str]]:
+    """What comes in and goes out by LocalAI's words, for a class that takes more than text: without them no client
+    offers to attach a picture."""
+    from localai_diffusers.cli import pipelines
+
+    row = pipelines.row(name)
+    taken = dict.fromkeys(_modality(argument) for argument in row.inputs)
+    if taken.keys() <= {"text"} or row.output not in _MODALITIES:
+        return {}
+    return {"known_input_modalities": sorted(taken), "known_output_modalities": [_MODALITIES[row.output]]}
+
+
+def _modality(argument: str) -> str:
+    if "prompt" in argument or argument == "lyrics":
+        return "text"
+    return next((word for word in ("video", "audio") if word in argument), "image")
+
+
 def yaml_of(model: str) -> str:
     """The YAML as text: the class, and the use case without which the web UI does not list the model."""
     import yaml
@@ -148,5 +169,6 @@ def yaml_of(model: str) -> str:
         "parameters": {"model": path or named.name},
         "diffusers": {"pipeline_type": name},
         "known_usecases": _USECASES.get(loader.pipeline_traits(name).kind, ["image"]),
+        **_modalities(name),
     }
     return str(yaml.safe_dump(config, sort_keys=False))

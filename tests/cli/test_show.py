@@ -12,7 +12,7 @@ import av
 import numpy
 import yaml
 
-from localai_diffusers.cli import model_yaml
+from localai_diffusers.cli import model_yaml, show
 from localai_diffusers.media import images, payloads, tracks
 from tests.cli.kit import command
 from tests.support import SHAPES_MODEL, FolderCase
@@ -43,6 +43,13 @@ class Yaml(FolderCase):
         self.assertEqual(config["diffusers"], {"pipeline_type": "StableDiffusionPipeline"})
         self.assertEqual(model_yaml.of_yaml(path).faults, ())
         self.assertEqual(command("check", str(path)).code, 0)
+
+    def test_a_model_that_takes_pictures_says_so_in_localais_words(self) -> None:
+        found = {name: show._modalities(name) for name in ("StableDiffusionImg2ImgPipeline", "WanImageToVideoPipeline")}
+        for name, made in (("StableDiffusionImg2ImgPipeline", "image"), ("WanImageToVideoPipeline", "video")):
+            said = {"known_input_modalities": ["image", "text"], "known_output_modalities": [made]}
+            self.assertEqual(found[name], said)
+        self.assertEqual(show._modalities("StableDiffusionPipeline"), {})
 
 
 class Info(FolderCase):
