@@ -17,6 +17,10 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 _NOISE = (
     # torch's CPU build has no matching torchvision; a pipeline that needs it gets an error that names it.
     ("transformers.utils.import_utils", "requires torchvision"),
+    # torchao's wheel carries kernels for one kind of GPU each; a scheme that lacks its kernels is refused by name.
+    ("torchao", "Failed to load"),
+    # Of torchao's own use of torch, told once at its import.
+    ("torch.utils._pytree", "is an Enum subclass"),
 )
 
 
