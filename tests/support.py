@@ -67,6 +67,11 @@ class Backend:
         self.stop()
 
     @property
+    def address(self) -> str:
+        """What :class:`JoinedBackend` takes."""
+        return f"{self.port}:{self.log_file}"
+
+    @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
@@ -111,6 +116,27 @@ class Backend:
                 return time.monotonic() - self.started_at
             time.sleep(0.01)
         raise RuntimeError(f"no Health from the backend:\n{self.log}")
+
+
+class JoinedBackend(Backend):
+    """A backend that another process started and will stop. ``address`` is its :attr:`Backend.address`."""
+
+    def __init__(self, address: str) -> None:
+        port, _, log_file = address.partition(":")
+        self._temporary = tempfile.TemporaryDirectory(prefix="backend-test-", ignore_cleanup_errors=True)
+        self.folder, self.port, self.log_file = Path(self._temporary.name), int(port), Path(log_file)
+        self.channel = self.new_channel()
+        self.stub = backend_pb2_grpc.BackendStub(self.channel)
+
+    def stop(self) -> int:
+        self.channel.close()
+        return 0
+
+
+def any_backend() -> Backend:
+    """The one that the environment names in TESTS_BACKEND, else one of its own."""
+    address = os.environ.get("TESTS_BACKEND")
+    return JoinedBackend(address) if address else Backend()
 
 
 def _is_open(port: int) -> bool:

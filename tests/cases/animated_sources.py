@@ -10,13 +10,13 @@ import numpy
 from PIL import Image
 
 import backend_pb2
-from tests.support import Backend
+from tests.support import any_backend
 from tests.every_pipeline.test_zoo_server import options_of
 from tests.zoo import ENTRIES, checkpoint
 
 pictures = [Image.fromarray(numpy.roll(numpy.kron(numpy.eye(4, dtype="uint8") * 200 + 30, numpy.ones((16, 16), "uint8")), 8 * i, 1)).convert("RGB") for i in range(6)]
 said, failed = [], False
-with Backend() as backend:
+with any_backend() as backend:
     files = {}
     for kind in ("gif", "webp", "png"):
         files[kind] = backend.folder / f"clip.{kind}"

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())
 import numpy, torch
 from safetensors.torch import save_file
-from tests.support import Backend, backend_pb2
+from tests.support import any_backend, backend_pb2
 from tests.rpc import Clip
 from tests.zoo import checkpoint
 
@@ -48,7 +48,7 @@ def reference(folder, high, low, second=True):
 def main():
     folder, high, low = model(), lora("style_high_noise.safetensors", 1), lora("style_low_noise.safetensors", 2)
     right, plain, only_high, none_second = reference(folder, high, low), reference(folder, None, None), reference(folder, high, None), reference(folder, high, low, False)
-    with Backend() as backend:
+    with any_backend() as backend:
         def draw(**fields):
             said = backend.load(folder, **fields)
             dst = backend.folder / "out.mp4"

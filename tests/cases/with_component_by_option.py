@@ -7,7 +7,7 @@ from _kit import *
 from localai_diffusers import patches
 def main():
     rows, ok = [], True
-    with Backend() as backend:
+    with any_backend() as backend:
         adapter = tiny_model("animatediff") / "motion_adapter"
         pipe = load_plain(tiny_model("sd"), diffusers.AnimateDiffPipeline, motion_adapter=diffusers.MotionAdapter.from_pretrained(adapter))
         with patches.during_calls(pipe):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -217,6 +218,7 @@ class Generating(unittest.TestCase):
             before = self.steps()
             while self.steps() < before + 3:
                 self.assertIsNone(process.poll())
+                time.sleep(0.05)  # asked without a pause, the server answers this alone
             process.send_signal(signal.SIGINT)
             told = process.communicate()[1]
             self.assertEqual(os.listdir(folder), [])
