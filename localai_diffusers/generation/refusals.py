@@ -15,6 +15,7 @@ from typing import Any
 from localai_diffusers.errors import (
     BackendError,
     MissingPackage,
+    NotSupported,
     PipelineRefusal,
     is_of_accelerator,
     is_out_of_memory,
@@ -26,6 +27,7 @@ from localai_diffusers.pipeline import tasks
 
 _OURS = __name__.partition(".")[0]
 _PATCHES = f"{_OURS}.patches"  # which call what they stand for
+_QUANTIZERS = frozenset({"torchao", "optimum", "bitsandbytes"})  # whose weights stand for plain ones
 _FIELDS = {"num_inference_steps": "step", "last_image": "end_image"}  # what requests call them
 _UNTOLD = ("generator", "output_type")  # ours
 _WORDS = 600  # characters of the pipeline's own
@@ -41,7 +43,12 @@ def told(error: Exception, pipeline: Any, own: type, arguments: Mapping[str, Any
     name = type(pipeline).__name__
     if package := missing_package(error):
         return MissingPackage(f"{name} cannot do this here: {package}")
-    if step or isinstance(error, OSError) or _is_our_own(error):
+    if _raised_by(error) in _QUANTIZERS:
+        return NotSupported(
+            f"{name} computes with its weights in a way that quantized ones cannot ({one_line(str(error))[:_WORDS]}): "
+            "another word of option quantization may serve, or name the components that can be quantized"
+        )
+    if step or isinstance(error, OSError) or _raised_by(error) == _OURS:
         return error
     brought = f"the request gave it {described(arguments) or 'nothing'}"
     if type(pipeline) is not own:
@@ -72,10 +79,10 @@ def _described(name: str, value: Any) -> str:
     return f"{name}={len(pictures)} of {size}" if isinstance(value, list) else f"{name}={size}"
 
 
-def _is_our_own(error: BaseException) -> bool:
-    """Whether code of this backend raised it, not the pipeline or a library under it."""
+def _raised_by(error: BaseException) -> str:
+    """The package whose code raised it; this backend's own where a pipeline or a library under it has no part."""
     modules = [module for module in _modules(error) if not module.startswith(_PATCHES)]
-    return not modules or modules[-1].partition(".")[0] == _OURS
+    return modules[-1].partition(".")[0] if modules else _OURS
 
 
 def _modules(error: BaseException) -> Iterator[str]:

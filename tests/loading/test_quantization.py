@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from localai_diffusers.checkpoint.lora.names import Layer
-from localai_diffusers.errors import LoadError
+from localai_diffusers.errors import LoadError, NotSupported
 from localai_diffusers.loading import pipelines, quantization
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.placing import quantizers
@@ -223,6 +223,12 @@ class RefusalsTest(unittest.TestCase):
         self.refused("low_cpu_mem_usage:false forbids", "qint8", "low_cpu_mem_usage:false")
         with offloaded("sequential"):
             self.refused("unet:qint8: offload:sequential cannot move such weights: .*model", "unet:qint8")
+
+    def test_weights_that_are_used_without_their_layer_are_not_the_requests_fault(self) -> None:
+        """HunyuanDiT pools its prompt with the weights of layers that it does not call."""
+        model = load(checkpoint("HunyuanDiTPipeline"), Options=["quantization:int8"])
+        with self.assertRaisesRegex(NotSupported, "computes with its weights in a way that quantized ones cannot"):
+            generate(model, "a cat", width=32, height=32, step=1)
 
     def test_a_part_that_nothing_was_quantized_of_is_no_success(self) -> None:
         plain = zoo_model(SD)
