@@ -72,7 +72,7 @@ def batch_for(model: LoadedModel | None, request: GenerationRequest, identity: s
         request.clip_skip,
         bool(request.negative_prompt),
     )
-    return Batch(key, limit, request, _run)
+    return Batch(key, limit, request, _run, model.spec.options.batch_wait_ms / 1000)
 
 
 def _is_text_alone(request: GenerationRequest) -> bool:

@@ -170,7 +170,7 @@ def finish(
     said += switches.switch_on(pipeline, spec.options)
     cache = caches.enabled(pipeline, spec.options)
     placement.place(pipeline, where)
-    said += _distilled_note(spec, pipeline, defaults)
+    said += _distilled_note(spec, pipeline, defaults) + _idle_wait(spec)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
     model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said), cache)
@@ -204,6 +204,14 @@ def _distilled_note(spec: LoadSpec, pipeline: Any, defaults: ModelDefaults) -> l
     if not name or defaults.guidance is not None or not guidance_of(pipeline).arguments(None, defaults.distilled):
         return []
     return [f"guidance is 0, for the name {name} is one of a distilled model: cfg_scale in the YAML sets another"]
+
+
+def _idle_wait(spec: LoadSpec) -> list[str]:
+    """That requests wait for none, where the YAML lets none join."""
+    wait = spec.options.batch_wait_ms
+    if not wait or spec.options.max_batch > 1:
+        return []
+    return [f"option batch_wait_ms:{wait} has nothing to do without max_batch above 1 and is ignored"]
 
 
 def _bound_tokenizers(pipeline: Any) -> None:

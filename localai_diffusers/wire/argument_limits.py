@@ -20,6 +20,7 @@ MAX_CLIP_SKIP = 64
 MAX_FPS = 240
 MAX_SIDE = 16384  # pixels: no model makes more, and a picture of 1 x 16 million pixels is nobody's
 MAX_BATCH = 64
+MAX_BATCH_WAIT_MS = 10_000
 _MOST_OUTPUTS = 64
 # No argument of diffusers that is a list has a thousand items, or lists in lists in lists in lists.
 _MOST_ITEMS, _DEEPEST = 1000, 4

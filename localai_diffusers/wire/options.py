@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from localai_diffusers.errors import InvalidRequest
-from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
+from localai_diffusers.wire.argument_limits import MAX_BATCH, MAX_BATCH_WAIT_MS, MAX_FPS, MAX_GUIDANCE, MAX_SIDE
 from localai_diffusers.wire.quantization import quantization as quantized
 from localai_diffusers.wire.values import is_quoted, parse_value
 
@@ -347,6 +347,11 @@ class Options:
     )
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
     max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
+    batch_wait_ms: int = placement(
+        whole(0, MAX_BATCH_WAIT_MS),
+        "milliseconds that a request waits for others to run with, where max_batch lets it and nothing else waits (0)",
+        0,
+    )
     generator_device: str = placement(text, "device of the random generator: cpu (default) or the model's", "")
 
     default_size: tuple[int, int] | None = call(

@@ -14,7 +14,6 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -26,10 +25,10 @@ from localai_diffusers.errors import (
     Cancelled,
     ModelMismatch,
     ModelNotLoaded,
-    QueueFull,
     status_message,
 )
 from localai_diffusers.work.jobs import Batch, Job, as_ours, forget_frames
+from localai_diffusers.work.waiting_line import Clock, WaitingLine
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,9 +79,10 @@ class Engine:
         max_queue: int,
         warm_up: Callable[[], None] | None = None,
         upkeep: Upkeep | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self._max_queue, self._upkeep = max_queue, upkeep or Upkeep()
-        self._queue: deque[Job[Any]] = deque()
+        self._upkeep, self._clock = upkeep or Upkeep(), clock or Clock()
+        self._queue = WaitingLine(max_queue, self._clock)
         self._changed = threading.Condition()
         self._running: tuple[Job[Any], ...] = ()
         self._closed = False
@@ -93,7 +93,7 @@ class Engine:
         self.on_batch: Callable[[int], None] = lambda _count: None
         self._steps = 0
         if warm_up is not None:
-            self._queue.append(Job(lambda _job: warm_up(), "import of the libraries"))
+            self._queue.add(Job(lambda _job: warm_up(), "import of the libraries"))
         self._thread = threading.Thread(target=self._loop, name="pipeline", daemon=True)
         self._thread.start()
 
@@ -107,25 +107,22 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise Cancelled("the backend is shutting down")
-            self._check_room()
-            self._queue.append(job)
+            self._queue.check_room()
+            job.created_at, job.on_cancel = self._clock.now(), self._wake
+            self._queue.add(job)
             self._changed.notify_all()
         return job
+
+    def _wake(self) -> None:
+        """The thread may wait for others to join a job that is cancelled now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def require_room(self) -> None:
         """Raise QueueFull where one more job could not wait: asked before a request's pictures are read, so that one
         too many is told at once."""
         with self._changed:
-            self._check_room()
-
-    def _check_room(self) -> None:
-        """With the lock held."""
-        self._queue = deque(waiting for waiting in self._queue if not waiting.cancelled)
-        if len(self._queue) >= self._max_queue:
-            raise QueueFull(
-                f"{len(self._queue)} requests wait already (LOCALAI_DIFFUSERS_MAX_QUEUE="
-                f"{self._max_queue}): try again later"
-            )
+            self._queue.check_room()
 
     def load(self, identity: str, prepare: Callable[[Job[Any], Any], Callable[[], Any]]) -> Job[Any]:
         """Queue a load in two halves.
@@ -180,7 +177,7 @@ class Engine:
         dropped = Job(lambda _job: self._drop(), "Free")
         with self._changed:
             self._cancel_all("the model is being freed")
-            self._queue.appendleft(dropped)
+            self._queue.put_first(dropped)
             self._changed.notify_all()
         try:
             dropped.wait(timeout)
@@ -214,7 +211,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return sum(not job.cancelled for job in tuple(self._queue))
+        return len(list(self._queue))
 
     @property
     def steps(self) -> int:
@@ -223,7 +220,7 @@ class Engine:
 
     @property
     def state(self) -> State:
-        if self._running:
+        if self._running or self.waiting:
             return State.BUSY
         return State.UNINITIALIZED if self._slot.model is None else State.READY
 
@@ -278,15 +275,9 @@ class Engine:
     def _next(self) -> tuple[Job[Any], ...]:
         """The next job, with those right behind it that may run in the same call; () at the end."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                return ()
-            first = self._queue.popleft()
-            jobs = [first]
-            while first.batch and len(jobs) < first.batch.limit and self._queue and _together(first, self._queue[0]):
-                jobs.append(self._queue.popleft())
-            self._running = tuple(jobs)
+            while not self._closed and (seconds := self._queue.patience()) != 0:
+                self._clock.wait(self._changed, seconds)
+            self._running = () if self._closed else self._queue.take()
             return self._running
 
     def _load_pending(self) -> bool:
@@ -334,10 +325,6 @@ def _after_drop(error: BackendError, had_model: bool) -> BackendError:
     if had_model and not isinstance(error, Cancelled):
         error.args = (f"{error} (the earlier model was freed already: no model is loaded now)",)
     return error
-
-
-def _together(first: Job[Any], other: Job[Any]) -> bool:
-    return first.batch is not None and other.batch is not None and first.batch.key == other.batch.key
 
 
 def release_memory() -> None:

@@ -32,13 +32,14 @@ class Batch:
     """How a job may run together with its neighbors in the queue: those of the same ``key``, at most ``limit``.
 
     ``item`` is what this job brings; ``run(jobs, model)`` does the work of all, keeps each job's result or error, and
-    says whether it was one call.
+    says whether it was one call. ``wait``: seconds from when it came that it waits for others, if it is the first.
     """
 
     key: Hashable
     limit: int
     item: Any
     run: Callable[[Sequence[Job[Any]], Any], bool]
+    wait: float = 0.0
 
 
 def _gone(job: Job[Any]) -> Any:
@@ -59,6 +60,7 @@ class Job(Generic[T]):
         self.total_steps = 0
         self.created_at, self.started_at = time.monotonic(), 0.0
         self.request_id = logs.request_id.get()
+        self.on_cancel: Callable[[], None] = lambda: None
         self._work = work
         self._reason = ""
         self._cancelled = threading.Event()
@@ -72,6 +74,7 @@ class Job(Generic[T]):
         self._cancelled.set()
         self._settled.set()
         self._work = _gone  # what the work holds (decoded pictures) need not wait for its turn in the queue
+        self.on_cancel()
 
     def check(self) -> None:
         """Raise Cancelled if somebody asked for it. Called between steps, components and frames."""

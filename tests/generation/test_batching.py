@@ -182,6 +182,18 @@ class TogetherTest(BatchCase):
         self.assert_all_right(self.queued(*[{}] * 6))
         self.assertEqual([line.split(": ")[1][0] for line in self.new_log.splitlines() if TOGETHER in line], ["4", "2"])
 
+    def test_with_batch_wait_ms_the_first_waits_for_another(self) -> None:
+        self.addCleanup(self.load_batching)
+        self.load_batching(Options=["max_batch:2", "batch_wait_ms:10000"])
+        start = [functools.partial(self.backend.start, **self.fields(number)) for number in range(2)]
+        self.assert_all_right([self.backend.queue(call) for call in start])
+        self.assertIn(f"2 {TOGETHER}", self.new_log)
+
+    def test_batch_wait_ms_without_max_batch_is_told(self) -> None:
+        self.addCleanup(self.load_batching)
+        result = self.backend.load(SHAPES_MODEL, Options=["batch_wait_ms:50"])
+        self.assertIn("batch_wait_ms:50 has nothing to do without max_batch", result.message)
+
     def test_max_batch_out_of_range_fails_the_load(self) -> None:
         for value in ("0", "65", "two", "1.5"):
             result = self.backend.load(SHAPES_MODEL, Options=[f"max_batch:{value}"])
