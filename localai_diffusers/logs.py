@@ -19,6 +19,7 @@ _NOISE = (
     ("transformers.utils.import_utils", "requires torchvision"),
     # torchao's wheel carries kernels for one kind of GPU each; a scheme that lacks its kernels is refused by name.
     ("torchao", "Failed to load"),
+    ("torchao.kernel.intmm", "Detected no triton"),
     # Of torchao's own use of torch, told once at its import.
     ("torch.utils._pytree", "is an Enum subclass"),
 )

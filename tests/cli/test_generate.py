@@ -42,6 +42,11 @@ def _strayed(picture: Image.Image, prompt: str) -> float:
     return float((numpy.linalg.norm(pixels - first - share * way, axis=-1) > 60).mean())
 
 
+def _interruptible() -> None:
+    """In the child: what a shell starts in the background ignores Ctrl-C, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class BeforeAnythingLoads(unittest.TestCase):
     """No server is started: each answer comes at once."""
 
@@ -212,7 +217,9 @@ class Generating(unittest.TestCase):
         asked += ["--steps", "900", "--size", "256x256", "--addr", f"127.0.0.1:{self.backend.port}"]
         environment = {**os.environ, "PYTHONPATH": str(HOME)}
         with tempfile.TemporaryDirectory() as folder:
-            process = subprocess.Popen(asked, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                asked, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible
+            )
             assert process.stderr is not None
             self.assertIn("loaded", process.stderr.readline())
             before = self.steps()
@@ -252,7 +259,14 @@ class Generating(unittest.TestCase):
         address = f"127.0.0.1:{free_port()}"
         asked = [sys.executable, "-m", "localai_diffusers", "serve", str(SHAPES_MODEL), "--addr", address]
         environment = {**os.environ, "PYTHONPATH": str(HOME)}
-        process = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            asked,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=_interruptible,
+        )
         assert process.stdout is not None
         self.assertIn(f"is served at {address}", process.stdout.readline())
         target = self.folder / "served.png"
