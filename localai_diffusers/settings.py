@@ -75,6 +75,7 @@ class Settings:
     metrics_addr: str = ""
     auth_token: str = ""
     device: str = ""
+    auto: bool = True
     metadata: str = "default"
     max_queue: int = 64
     max_pixels: int = 4096 * 4096
@@ -147,6 +148,12 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
     Variable("LOCALAI_DIFFUSERS_DEVICE", "device", str.strip, "Device for every model: cpu, cuda, cuda:1, xpu, mps."),
+    Variable(
+        "LOCALAI_DIFFUSERS_AUTO",
+        "auto",
+        _flag,
+        "0 turns `options: auto:` off where a model's YAML does not say it: nothing is chosen by size and machine.",
+    ),
     Variable(
         "LOCALAI_DIFFUSERS_METADATA",
         "metadata",

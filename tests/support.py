@@ -29,6 +29,10 @@ import backend_pb2_grpc  # noqa: E402
 SHAPES_MODEL = HOME / "examples" / "shapes-model"
 
 
+# So that a model computes in the same dtype on every machine, by one thread.
+_THE_SAME_ANYWHERE = {"LOCALAI_DIFFUSERS_AUTO": "0", "OMP_NUM_THREADS": "1"}
+
+
 def free_port() -> int:
     """A port that nothing listens on right now."""
     with socket.socket() as probe:
@@ -47,7 +51,7 @@ class Backend:
         self.folder = Path(self._temporary.name)  # goes with this object
         self.port = free_port()
         self.log_file = self.folder / "stderr.log"
-        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", **environ}
+        self.environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(home), **_THE_SAME_ANYWHERE, **environ}
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, str(home / "backend.py"), "--addr", f"127.0.0.1:{self.port}"],
@@ -166,14 +170,15 @@ def spec_of(model: str | Path, **fields: Any) -> Any:
 
 
 def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
-    """A LoadedModel, through the rooms that LoadModel goes through. Raises what they raise."""
+    """A LoadedModel, through the rooms that LoadModel goes through, on every machine in the same dtype unless
+    ``settings`` are given. Raises what they raise."""
     import torch
 
     from localai_diffusers.loading import pipelines
     from localai_diffusers.settings import Settings
 
     torch.set_num_threads(1)
-    return pipelines.prepare(spec_of(model, **fields), settings or Settings(), new_job())()
+    return pipelines.prepare(spec_of(model, **fields), settings or Settings(auto=False), new_job())()
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
         schedulers.check(spec.scheduler, base_facts.scheduler_config)
     dtype_spec = spec if spec.dtype else _with_dtype(spec)
     quantized = _words(spec, fit)
-    where = placement.plan(dtype_spec, facts or base_facts, settings, quantized)
+    where = placement.plan(dtype_spec, facts or base_facts, settings, quantized, frozenset({"none"}))
     quantizers.check(quantized, _classes(), where.device, where.offload)
     cls = loader.resolve_pipeline_class(class_name=_PIPELINE)
     skeletons = Skeletons(cls, base_facts, quantized=_QUANTIZED)

@@ -14,7 +14,7 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.loading.placing import placement, switches
+from localai_diffusers.loading.placing import memory_plan, placement, switches
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.options import OPTIONS
@@ -26,6 +26,7 @@ _PLANS = {"context": "_cp_plan", "ring": "_cp_plan", "tensor": "_tp_plan"}
 # What was never tried together, moves or wraps weights that are shared out, or lets a rank decide by its own share.
 _ALONE = (
     "device_map",
+    "text_encoder_offload",
     "max_batch",
     "quantization",
     "cache",
@@ -76,7 +77,7 @@ def _by_size(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, weight_bytes:
     """By TensorParallelSize, where nothing speaks against it; else ``balanced`` serves, also where a model does not
     fit into one GPU: every rank loads the whole before it is shared out."""
     free = placement.free_memory(where.device) if where.device_map else None
-    if spec.gpus < 2 or spec.options.device_map or free is None or free < placement.with_room(weight_bytes):
+    if spec.gpus < 2 or spec.options.device_map or free is None or free < memory_plan.with_room(weight_bytes):
         return None
     ways = (Shares(way, spec.gpus) for way in ("tensor", "context"))
     return next((one for one in ways if not next(_reasons(spec, facts, where, one), "")), None)

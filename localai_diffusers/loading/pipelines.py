@@ -181,7 +181,9 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     quantized, told = quantization.chosen(spec, facts, Skeletons(cls, facts, choice.parts), absent)
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts, quantized))
     ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
-    where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized), cls, facts)
+    where = placement.as_the_code_casts(
+        placement.plan(spec, facts, settings, quantized, placement.ways_of(cls)), cls, facts
+    )
     quantization.check(facts, where, spec)
     _check_cache(spec, cls, facts)
     size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)

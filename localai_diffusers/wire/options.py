@@ -308,13 +308,22 @@ class Options:
         "",
         "cpu_offload",
     )
+    text_encoder_offload: bool = placement(
+        switch, "text encoders wait on the host once the prompt is read: their room is free for the steps", False
+    )
+    auto: bool | None = placement(
+        switch,
+        "false: nothing is chosen by the model's size and this machine (half precision, offload, tiling, bf16 on a CPU "
+        "that has it) where nothing is said",
+        None,
+    )
     device_map: str = placement(one_of("balanced"), "balanced spreads the components over several GPUs", "")
     parallel: Mapping[str, int] = placement(
         ranks,
         "context=2, ring=2 or tensor=2: as many GPUs of this host compute each picture together, a process each",
         {},
     )
-    vae_tiling: bool = placement(switch, "decode in tiles: less memory", False)
+    vae_tiling: bool | None = placement(switch, "decode in tiles: less memory", None)
     vae_slicing: bool = placement(switch, "decode one picture at a time: less memory", False)
     attention_slicing: bool = placement(switch, "attention in slices: less memory, slower", False)
     attention_backend: str = placement(text, "diffusers attention backend, e.g. native, flash, sage", "")

@@ -59,7 +59,7 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     quantized, kept = quantization.chosen(spec, facts, Skeletons(cls, facts, parts), components.left_out(spec, cls))
     told += kept
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts, quantized))
-    where = _with_manager(placement.plan(spec, facts, settings, quantized))
+    where = _with_manager(placement.plan(spec, facts, settings, quantized, frozenset({"none", "model"})))
     quantization.check(facts, where, spec)
     asked = "" if _ROOT in spec.pipeline_type else spec.pipeline_type
     job.check()

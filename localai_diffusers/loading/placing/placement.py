@@ -11,15 +11,13 @@ from typing import Any
 import diffusers_dynamic_loader as loader
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading.placing import quantizers
+from localai_diffusers.loading.placing import encoder_offload, memory_plan, quantizers
+from localai_diffusers.loading.placing.memory_plan import Choice, Weights
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
-
-# Weights that just fit leave no room for activations: what must stay free beside them.
-_ROOM_FACTOR, _ROOM_BYTES = 1.2, 2 * 2**30
 
 DTYPES: Mapping[str, str] = {
     "bf16": "bfloat16",
@@ -58,7 +56,7 @@ _ITEM_SIZES = {
 @dataclass(frozen=True)
 class DevicePlan:
     """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it,
-    and the words by which components are ``quantized``."""
+    the words by which components are ``quantized``, and whether the VAE decodes in tiles (``tiling``)."""
 
     device: str
     dtype: str
@@ -67,6 +65,7 @@ class DevicePlan:
     device_map: str | None = None
     notes: tuple[str, ...] = ()
     quantized: Mapping[str, str] = field(default_factory=dict)
+    tiling: bool = False
 
     @property
     def kind(self) -> str:
@@ -89,26 +88,107 @@ class DevicePlan:
         return {"default": default} | {name: getattr(torch, dtype) for name, dtype in self.component_dtypes.items()}
 
 
+# Ways to offload that a model may take where nothing says otherwise.
+ALL_WAYS = frozenset(memory_plan.LADDER)
+
+
 def plan(
-    spec: LoadSpec, facts: ModelFacts, settings: Settings, quantized: Mapping[str, str] | None = None
+    spec: LoadSpec,
+    facts: ModelFacts,
+    settings: Settings,
+    quantized: Mapping[str, str] | None = None,
+    ways: frozenset[str] = ALL_WAYS,
 ) -> DevicePlan:
     """The device, dtype and offload of this load, with components ``quantized`` by these words.
 
-    Raises LoadError naming the option or field for a device that is not there, an unknown dtype or offload mode.
+    ``ways``: those to offload that the pipeline can take, of which one is chosen where the YAML names none. Raises
+    LoadError naming the option or field for a device that is not there, an unknown dtype or offload mode.
     """
     notes: list[str] = []
-    stored_dtype, words = _stored_dtype(facts), quantized or {}
-    device = choose_device(spec, settings, lambda: _needed_bytes(facts, spec, stored_dtype, words), notes)
+    words = quantized or {}
+    fit = _Fit(spec, facts, settings, words, ways)
+    device = choose_device(spec, settings, fit.least_bytes, notes)
     _check_names(spec)
-    dtype = choose_dtype(spec, facts, device, stored_dtype)
+    chosen = fit.choice(device)
+    notes += [chosen.why] if chosen.why else []
+    dtype = _half_dtype(facts) if chosen.halved else choose_dtype(spec, facts, device, settings)
     differing = {
         name: numbers.dtype
         for name, numbers in _numbers(facts).items()
         if numbers.dtype and numbers.dtype != dtype and not spec.dtype
     }
-    offload = _offload(spec, settings, device, notes)
+    offload = _offload(spec, device, fit, notes) or chosen.offload
     device_map = _device_map(spec, device, notes)
-    return DevicePlan(device, dtype, differing, "none" if device_map else offload, device_map, tuple(notes), words)
+    mode = "none" if device_map else offload
+    tiling = chosen.tiling and spec.options.vae_tiling is None
+    return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling)
+
+
+def ways_of(cls: type) -> frozenset[str]:
+    """The ways to offload that a pipeline class can take: whole components wait where it says in which order they
+    work."""
+    in_order = getattr(cls, "model_cpu_offload_seq", None)
+    return ALL_WAYS if in_order else ALL_WAYS - {"model", "text_encoders"}
+
+
+def is_automatic(spec: LoadSpec, settings: Settings) -> bool:
+    """Whether what the YAML leaves open follows from the model's size and this machine."""
+    return settings.auto if spec.options.auto is None else spec.options.auto
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a model's weights fit into a device."""
+
+    spec: LoadSpec
+    facts: ModelFacts
+    settings: Settings
+    quantized: Mapping[str, str]
+    pipeline_ways: frozenset[str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the way to offload is ours to choose."""
+        spec, options = self.spec, self.spec.options
+        said = options.offload or options.text_encoder_offload or options.device_map or options.parallel
+        return is_automatic(spec, self.settings) and not (said or spec.low_vram or spec.gpus > 1)
+
+    @property
+    def ways(self) -> frozenset[str]:
+        if self.settings.disable_cpu_offload:
+            return frozenset({"none"})
+        known = [quantizers.SCHEMES[word].backend.offloads for word in self.quantized.values()]
+        # A graph of a block does not know that the block's layers wait elsewhere.
+        compiled = [ALL_WAYS - {"group"}] if self.spec.options.compile is not None else []
+        return self.pipeline_ways.intersection(*known, *compiled)
+
+    def weights(self, dtype: str) -> Weights:
+        encoders = {name for name, (library, _) in self.facts.components.items() if _is_encoder(name, library)}
+        return Weights(component_bytes(self.facts, self.spec, dtype, self.quantized), frozenset(encoders))
+
+    def least_bytes(self) -> float:
+        """What an accelerator must have free for this model to run there, with room for what it computes."""
+        stored = stored_dtype(self.facts)
+        dtype = DTYPES.get(self.spec.dtype) or ("float16" if self.spec.f16 or self._can_halve else stored)
+        weights = self.weights(dtype)
+        ways = self.ways if self.is_open else {"none"}
+        return min(memory_plan.LADDER[way](weights) for way in ways)
+
+    @property
+    def _can_halve(self) -> bool:
+        return self.is_open and not self.spec.dtype and not self.spec.f16 and stored_dtype(self.facts) == "float32"
+
+    def choice(self, device: str) -> Choice:
+        """What the sizes decide on ``device``: nothing on a CPU, and where the YAML said it."""
+        free = free_memory(device) if self.is_open and device != "cpu" else None
+        if free is None:
+            return Choice()
+        weights = self.weights(choose_dtype(self.spec, self.facts, device, self.settings))
+        return memory_plan.choose(weights, free, device, self.ways, self._can_halve)
+
+
+def _is_encoder(name: str, library: str) -> bool:
+    return library == "transformers" and name.startswith("text_encoder")
 
 
 def _check_names(spec: LoadSpec) -> None:
@@ -166,8 +246,9 @@ def preferred_variant(spec: LoadSpec, facts: ModelFacts) -> str | None:
 # --- device ----------------------------------------------------------------------------------------------------
 
 
-def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[], int], notes: list[str]) -> str:
-    """``options: device:``, else the environment, else what CUDA says, else the accelerator if the weights fit."""
+def choose_device(spec: LoadSpec, settings: Settings, least_bytes: Callable[[], float], notes: list[str]) -> str:
+    """``options: device:``, else the environment, else what CUDA says, else the accelerator if it has ``least_bytes``
+    free."""
     asked = spec.options.device or settings.device
     if asked:
         return _checked_device(asked, spec.main_gpu)
@@ -183,7 +264,7 @@ def choose_device(spec: LoadSpec, settings: Settings, needed_bytes: Callable[[],
     if accelerator == "cpu":
         return "cpu"
     device = _checked_device(accelerator, spec.main_gpu)
-    needed, free = with_room(needed_bytes()), free_memory(device)
+    needed, free = least_bytes(), free_memory(device)
     if free is None or needed <= free or spec.low_vram:
         return device
     notes.append(
@@ -228,11 +309,6 @@ def _checked_device(name: str, main_gpu: int | None) -> str:
     return f"{device.type}:{index}"
 
 
-def with_room(weight_bytes: int) -> float:
-    """Bytes that weights need of an accelerator together with what they compute."""
-    return weight_bytes * _ROOM_FACTOR + _ROOM_BYTES
-
-
 def free_memory(device: str) -> int | None:
     """Free bytes of an accelerator, None where torch cannot tell (MPS shares the host's memory)."""
     import torch
@@ -243,43 +319,49 @@ def free_memory(device: str) -> int | None:
     return module.mem_get_info(torch.device(device))[0]
 
 
-def _needed_bytes(facts: ModelFacts, spec: LoadSpec, stored_dtype: str, quantized: Mapping[str, str]) -> int:
-    """Bytes of the weights in the dtype that they will have on an accelerator."""
-    dtype = DTYPES.get(spec.dtype) or ("float16" if spec.f16 else stored_dtype)
-    return weight_bytes(facts, spec, dtype, quantized)
-
-
-def weight_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str, quantized: Mapping[str, str]) -> int:
-    """Bytes of the model's own weights in ``dtype``, a torch name; of a quantized component about what it will be."""
-    total = 0.0
+def component_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str, quantized: Mapping[str, str]) -> dict[str, int]:
+    """Bytes of the model's own weights in ``dtype``, a torch name, by component; of a quantized one about what it will
+    be."""
+    sizes: dict[str, int] = {}
     for weights in facts.chosen_files(preferred_variant(spec, facts)):
         word = quantized.get(weights.component)
         size = quantizers.SCHEMES[word].size if word else _ITEM_SIZES[dtype]
-        total += weights.size * size / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype])
-    return int(total)
+        bytes_then = int(weights.size * size / _ITEM_SIZES.get(weights.dtype, _ITEM_SIZES[dtype]))
+        sizes[weights.component] = sizes.get(weights.component, 0) + bytes_then
+    return sizes
+
+
+def weight_bytes(facts: ModelFacts, spec: LoadSpec, dtype: str, quantized: Mapping[str, str]) -> int:
+    """The sum of :func:`component_bytes`."""
+    return sum(component_bytes(facts, spec, dtype, quantized).values())
 
 
 # --- dtype ---------------------------------------------------------------------------------------------------------
 
 
-def choose_dtype(spec: LoadSpec, facts: ModelFacts, device: str, stored_dtype: str) -> str:
+def choose_dtype(spec: LoadSpec, facts: ModelFacts, device: str, settings: Settings) -> str:
     """The torch name of the dtype: what is asked for, else by F16Memory, else the weights' own on an accelerator.
 
-    fp16 on a CPU is ten times slower than fp32, so there f16 means bf16 where the CPU has it, else fp32.
+    fp16 on a CPU is ten times slower than fp32, so there half precision is bf16 where the CPU has it, which is twice as
+    fast and takes half the memory, and else fp32. Weights that are stored in half precision have none to lose.
     """
+    stored = stored_dtype(facts)
     if spec.dtype:
         if spec.dtype not in DTYPES:
             raise LoadError(f"torch_dtype (or DType) {spec.dtype!r} is unknown: use one of {', '.join(DTYPES)} or auto")
         return DTYPES[spec.dtype]
     if device == "cpu":
-        return "bfloat16" if spec.f16 and _cpu_has_bf16() else "float32"
-    if not spec.f16:
-        return stored_dtype
+        in_half = spec.f16 or (is_automatic(spec, settings) and stored != "float32")
+        return "bfloat16" if in_half and _cpu_has_bf16() else "float32"
+    return _half_dtype(facts) if spec.f16 else stored
+
+
+def _half_dtype(facts: ModelFacts) -> str:
     half = next((numbers.half for numbers in _numbers(facts).values() if numbers.half), "")
     return half or ("bfloat16" if facts.is_flow_matching else "float16")
 
 
-def _stored_dtype(facts: ModelFacts) -> str:
+def stored_dtype(facts: ModelFacts) -> str:
     """The dtype of the denoiser's stored weights (else of the largest file), by torch name; fp32 if unknown."""
     denoiser = [weights for weights in facts.files if weights.component == facts.denoiser and weights.dtype]
     known = denoiser or [weights for weights in facts.files if weights.dtype]
@@ -301,14 +383,34 @@ def _cpu_has_bf16() -> bool:
 # --- offload and several GPUs ------------------------------------------------------------------------------------
 
 
-def _offload(spec: LoadSpec, settings: Settings, device: str, notes: list[str]) -> str:
-    asked = spec.options.offload
-    mode = asked or ("model" if spec.low_vram and not settings.disable_cpu_offload else "none")
-    if mode != "none" and device == "cpu":
-        if asked:
-            notes.append(f"option offload:{mode} has nothing to do on a CPU and is ignored")
+def _offload(spec: LoadSpec, device: str, fit: _Fit, notes: list[str]) -> str:
+    """What the YAML says of it, "" where it says nothing."""
+    options = spec.options
+    if options.text_encoder_offload:
+        _check_encoders(spec, fit)
+    said = f"offload:{options.offload}" if options.offload else "text_encoder_offload" * options.text_encoder_offload
+    mode = "text_encoders" if options.text_encoder_offload else options.offload
+    if mode not in ("", "none") and device == "cpu":
+        notes.append(f"option {said} has nothing to do on a CPU and is ignored")
         return "none"
-    return mode
+    if mode or not spec.low_vram:
+        return mode
+    if device == "cpu" or fit.settings.disable_cpu_offload:
+        return "none"
+    if not is_automatic(spec, fit.settings):
+        return "model"
+    return memory_plan.sparing(fit.weights(choose_dtype(spec, fit.facts, device, fit.settings)), fit.ways)
+
+
+def _check_encoders(spec: LoadSpec, fit: _Fit) -> None:
+    """Raise LoadError where text encoders cannot wait on the host by themselves."""
+    option, more = "option text_encoder_offload", spec.options.offload or ("low_vram" if spec.low_vram else "")
+    if more not in ("", "none"):
+        raise LoadError(f"{option} is part of what {more} does: leave it out")
+    if spec.options.device_map or spec.gpus > 1:
+        raise LoadError(f"{option} and several GPUs exclude each other: leave it out")
+    if not fit.weights("float32").encoders or "text_encoders" not in fit.pipeline_ways:
+        raise LoadError(f"{option}: this model has no text encoder that could wait by itself: leave the option out")
 
 
 def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
@@ -339,8 +441,13 @@ def place(pipeline: Any, where: DevicePlan) -> None:
     """Move the pipeline to its device, or set its offload up. Nothing may call ``.to()`` after an offload."""
     if where.device_map:
         return
+    if where.tiling and hasattr(getattr(pipeline, "vae", None), "enable_tiling"):
+        pipeline.vae.enable_tiling()
     if where.offload == "none":
         pipeline.to(where.device)
+    elif where.offload == "text_encoders":
+        pipeline.to(where.device)
+        encoder_offload.put_on(pipeline, where.device)
     elif where.offload == "model":
         pipeline.enable_model_cpu_offload(device=where.device)
     elif where.offload == "sequential":

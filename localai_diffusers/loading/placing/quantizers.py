@@ -107,9 +107,10 @@ def _compiled(*names: str) -> str:
 
 # Of the ways to offload, sequential makes each weight anew as a plain one, and group sets `.data`, which a wrapped
 # tensor does not follow: diffusers exchanges torchao's as a whole, and no other's.
-TORCHAO = Backend("torchao", "0.15.0", frozenset({"none", "model", "group"}))
-BITSANDBYTES = Backend("bitsandbytes", "0.46.1", frozenset({"none", "model"}))
-QUANTO = Backend("optimum-quanto", "0.2.6", frozenset({"none", "model"}))
+_BY_COMPONENT = frozenset({"none", "text_encoders", "model"})
+TORCHAO = Backend("torchao", "0.15.0", _BY_COMPONENT | {"group"})
+BITSANDBYTES = Backend("bitsandbytes", "0.46.1", _BY_COMPONENT)
+QUANTO = Backend("optimum-quanto", "0.2.6", _BY_COMPONENT)
 
 SCHEMES: Mapping[str, Scheme] = {
     "int8": Scheme(TORCHAO, 1, _torchao("Int8WeightOnlyConfig")),

@@ -57,8 +57,11 @@ def _with_channels_last(model: Any) -> None:
 
 
 @switch
-def vae_tiling(pipeline: Any, _value: bool) -> None:
-    pipeline.vae.enable_tiling()
+def vae_tiling(pipeline: Any, value: bool) -> None:
+    if value:
+        pipeline.vae.enable_tiling()
+    else:
+        pipeline.vae.disable_tiling()
 
 
 @switch

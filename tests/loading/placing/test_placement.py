@@ -96,9 +96,12 @@ class DeviceTest(unittest.TestCase):
         with on_gpu(free=24 * GIB):
             self.assertEqual(plan(facts(size=10 * GIB), **anywhere()).device, "cuda:0")
             self.assertEqual(plan(facts(size=40 * GIB), **anywhere(LowVRAM=True)).device, "cuda:0")
-            found = plan(facts(size=40 * GIB), **anywhere())
+            self.assertEqual(plan(facts(size=40 * GIB), **anywhere()).device, "cuda:0")
+            found = plan(facts(size=40 * GIB), **anywhere(Options=["auto:false"]))
         self.assertEqual(found.device, "cpu")
         self.assertIn("this model runs on the CPU", found.notes[0])
+        with on_gpu(free=GIB):  # another process has the rest
+            self.assertEqual(plan(facts(size=GIB), **anywhere()).device, "cpu")
 
     def test_weights_count_in_the_dtype_that_they_will_have(self) -> None:
         """20 GiB of fp32 are 10 GiB in bf16."""
@@ -106,7 +109,7 @@ class DeviceTest(unittest.TestCase):
             self.assertEqual(
                 plan(facts(size=20 * GIB, dtype="F32"), **anywhere(Options=["torch_dtype:bf16"])).device, "cuda:0"
             )
-            self.assertEqual(plan(facts(size=20 * GIB, dtype="F32"), **anywhere()).device, "cpu")
+            self.assertEqual(plan(facts(size=20 * GIB, dtype="F32"), **anywhere(Options=["auto:false"])).device, "cpu")
 
 
 class DtypeTest(unittest.TestCase):
@@ -120,8 +123,7 @@ class DtypeTest(unittest.TestCase):
             with self.assertRaisesRegex(LoadError, f"{name}.* is unknown"):
                 plan(Options=[f"torch_dtype:{name}"])
 
-    def test_unset_is_fp32_on_a_cpu_and_the_weights_own_on_an_accelerator(self) -> None:
-        self.assertEqual(plan().dtype, "float32")
+    def test_unset_is_the_weights_own_on_an_accelerator(self) -> None:
         with on_gpu():
             self.assertEqual(plan(**anywhere(CUDA=True)).dtype, "float16")
             self.assertEqual(plan(facts(dtype="BF16"), **anywhere(CUDA=True)).dtype, "bfloat16")
@@ -146,12 +148,28 @@ class DtypeTest(unittest.TestCase):
             with mock.patch.object(placement, "_cpu_has_bf16", lambda has=has: has):
                 self.assertEqual(plan(F16Memory=True).dtype, expected)
 
+    def test_weights_in_half_precision_stay_so_on_a_cpu_that_computes_in_bf16(self) -> None:
+        """The shapes model's are fp16; a picture of it in bf16 is right (test_automatic.py)."""
+        fp32 = facts(dtype="F32")
+        for has, model, said, expected in (
+            (True, None, [], "bfloat16"),
+            (False, None, [], "float32"),
+            (True, fp32, [], "float32"),
+            (True, None, ["auto:false"], "float32"),
+            (True, None, ["torch_dtype:fp32"], "float32"),
+        ):
+            with mock.patch.object(placement, "_cpu_has_bf16", lambda has=has: has):
+                self.assertEqual(plan(model, Options=said).dtype, expected)
+        with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
+            self.assertEqual(plan(settings=Settings(auto=False)).dtype, "float32")
+            self.assertEqual(plan(settings=Settings(auto=False), Options=["auto:true"]).dtype, "bfloat16")
+
     def test_the_wan_vae_stays_in_fp32(self) -> None:
         wan = folder_facts(checkpoint("WanPipeline"))
         with on_gpu():
             found = plan(wan, **anywhere(CUDA=True, F16Memory=True))
         self.assertEqual((found.dtype, found.component_dtypes), ("bfloat16", {"vae": "float32"}))
-        self.assertEqual(plan(wan).component_dtypes, {})
+        self.assertEqual(plan(wan, Settings(auto=False)).component_dtypes, {})
 
     def test_a_component_that_the_pipelines_code_hands_bf16_is_in_bf16(self) -> None:
         where = load(checkpoint("ZImageOmniPipeline")).where
@@ -188,9 +206,11 @@ class VariantTest(unittest.TestCase):
 
 
 class OffloadTest(unittest.TestCase):
-    def test_low_vram_means_model_offload_on_an_accelerator(self) -> None:
+    def test_low_vram_means_offload_on_an_accelerator(self) -> None:
+        """By layers where one component is more than half of the weights, so that the peak is halved."""
         with on_gpu():
-            self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True)).offload, "model")
+            self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True)).offload, "group")
+            self.assertEqual(plan(**anywhere(CUDA=True, LowVRAM=True, Options=["auto:false"])).offload, "model")
             self.assertEqual(plan(**anywhere(CUDA=True)).offload, "none")
             self.assertEqual(
                 plan(settings=Settings(disable_cpu_offload=True), **anywhere(CUDA=True, LowVRAM=True)).offload, "none"
@@ -207,6 +227,33 @@ class OffloadTest(unittest.TestCase):
         with self.assertRaisesRegex(InvalidRequest, "offload:disk"):
             plan(Options=["offload:disk"])
         self.assertIn("offload:model", plan(Options=["offload:model"]).notes[0])
+
+    def test_what_does_not_fit_is_offloaded_where_nothing_is_said(self) -> None:
+        with on_gpu(free=24 * GIB):
+            found = plan(facts(size=40 * GIB), **anywhere(CUDA=True))
+            self.assertEqual((found.device, found.offload, found.tiling), ("cuda:0", "group", True))
+            self.assertRegex(found.notes[0], r"take 40\.0 GiB .* cuda:0 has 24\.0 GiB free, so layers wait")
+            for said in ("offload:none", "auto:false"):
+                self.assertEqual(plan(facts(size=40 * GIB), **anywhere(CUDA=True, Options=[said])).offload, "none")
+            self.assertFalse(plan(facts(size=40 * GIB), **anywhere(CUDA=True, Options=["vae_tiling:false"])).tiling)
+            halved = plan(facts(size=30 * GIB, dtype="F32"), **anywhere(CUDA=True))
+        self.assertEqual((halved.dtype, halved.offload), ("float16", "none"))
+
+    def test_text_encoders_alone_wait_where_that_is_asked_for(self) -> None:
+        flux = folder_facts(checkpoint("FluxPipeline"))
+        alone = ["text_encoder_offload:true"]
+        with on_gpu(cards=2):
+            self.assertEqual(plan(flux, **anywhere(CUDA=True, Options=alone)).offload, "text_encoders")
+            for fields, told in (
+                ({"Options": [*alone, "offload:model"]}, "is part of what model does"),
+                ({"Options": alone, "LowVRAM": True}, "is part of what low_vram does"),
+                ({"Options": [*alone, "device_map:balanced"]}, "several GPUs exclude each other"),
+            ):
+                with self.assertRaisesRegex(LoadError, f"option text_encoder_offload.*{told}"):
+                    plan(flux, **anywhere(CUDA=True, **fields))
+            with self.assertRaisesRegex(LoadError, "no text encoder that could wait"):
+                plan(facts(), **anywhere(CUDA=True, Options=alone))
+        self.assertIn("nothing to do on a CPU", plan(flux, Options=alone).notes[0])
 
     def test_an_offloaded_pipeline_is_never_moved_afterwards(self) -> None:
         """The incumbent undid its offload by .to("cuda")."""
