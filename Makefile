@@ -4,7 +4,7 @@
 # LocalAI calls `make` alone for the install
 .DEFAULT_GOAL := diffusers
 
-.PHONY: help diffusers run demo test test-quick test-processors test-next lint types format coverage tools \
+.PHONY: help diffusers run demo bench test test-quick test-processors test-next lint types format coverage tools \
 	protogen protogen-clean clean
 
 PYTEST = venv/bin/python -m pytest
@@ -21,6 +21,9 @@ run: diffusers ## start the backend
 
 demo: diffusers ## draw with the small model of this repository through a real server: demo.png
 	venv/bin/python -m localai_diffusers demo --output demo.png
+
+bench: tools ## what the server costs beside plain diffusers, in one table: benchmarks/results/overhead.json
+	venv/bin/python benchmarks/overhead.py $(BENCH)
 
 tools:
 	@bash install.sh requirements-test.txt
