@@ -10,9 +10,11 @@ converter of diffusers, CLIP in open_clip's layout. All of it runs on tensors wi
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from localai_diffusers.checkpoint import headers, layouts
@@ -151,13 +153,31 @@ def target(component: str, cls: type[Any], root: str, subfolder: str) -> Target:
 
 def of_config(component: str, cls: type[Any], config: Any) -> Target:
     """The component of class ``cls`` by its config; nothing is allocated."""
+    of_transformers = cls.__module__.startswith("transformers.")
+    written = config.to_json_string(use_diff=False) if of_transformers else json.dumps(config, default=str)
+    return Target(component, cls, config, *_made_of(_Form(cls, written, config)))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A class and its config; two are equal whose configs are ``written`` alike."""
+
+    cls: type[Any]
+    written: str
+    config: Any = field(compare=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _made_of(form: _Form) -> tuple[Mapping[str, tuple[int, ...]], tuple[frozenset[str], ...]]:
+    """Shapes by name, and groups of tied names. Kept: the same models are loaded again and again."""
     import torch
 
     with torch.device("meta"):
-        model = cls(config) if cls.__module__.startswith("transformers.") else cls.from_config(config)
+        of_transformers = form.cls.__module__.startswith("transformers.")
+        model = form.cls(form.config) if of_transformers else form.cls.from_config(form.config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    return Target(component, cls, config, shapes, tuple(frozenset(pair) for pair in tied.items()))
+    return shapes, tuple(frozenset(pair) for pair in tied.items())
 
 
 # --- fitting -------------------------------------------------------------------------------------------------------

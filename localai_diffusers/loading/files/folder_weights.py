@@ -104,11 +104,14 @@ def component(place: Place, allow_pickle: bool) -> tuple[Replacement | None, str
         return None, ""
     paths = [weights.path for weights in place.files]
     found = component_file.contents_of(paths, allow_pickle)
+    own = not wanted.is_transformers and _are_its_own(found, wanted)
+    if own and len(found.keys) == len(wanted.shapes):
+        return None, ""
     fit = fitting.fit(wanted, found)
-    by_library = _is_named_as_it_is(paths)
-    if not wanted.is_transformers and _are_its_own(found, wanted):
+    if own:
         assert fit is not None
         return None, _note(found, fit, place.name)
+    by_library = _is_named_as_it_is(paths)
     if fit is not None and fit.is_complete:
         by_library = by_library and wanted.is_transformers and fit.is_known_to_library
         return None if by_library else components.of_fit(fit), _note(found, fit, place.name)

@@ -444,7 +444,8 @@ def place(pipeline: Any, where: DevicePlan) -> None:
     if where.tiling and hasattr(getattr(pipeline, "vae", None), "enable_tiling"):
         pipeline.vae.enable_tiling()
     if where.offload == "none":
-        pipeline.to(where.device)
+        if where.device != "cpu":  # where all has been read to
+            pipeline.to(where.device)
     elif where.offload == "text_encoders":
         pipeline.to(where.device)
         encoder_offload.put_on(pipeline, where.device)
