@@ -19,6 +19,7 @@ from localai_diffusers.loading.adapters.adapters import Adapters
 from localai_diffusers.loading.placing import caches, placement, quantizers, switches
 from localai_diffusers.loading.placing.cache_use import BlockCache
 from localai_diffusers.loading.placing.placement import DevicePlan
+from localai_diffusers.loading.placing.prompt_cache import PromptCache
 from localai_diffusers.loading.words import Words
 from localai_diffusers.pipeline import tasks
 from localai_diffusers.pipeline.as_loaded import AsLoaded
@@ -64,6 +65,7 @@ class LoadedModel:
     settings: Settings
     notes: tuple[str, ...] = ()
     cache: BlockCache | None = None
+    prompt_cache: PromptCache | None = None
     faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
     told: set[str] = field(default_factory=set)  # notes that are told once a load
     _siblings: dict[type, Any] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class LoadedModel:
             self._as_loaded.clear()  # those hooks are the components' own now
         if cls not in self._as_loaded:
             self._as_loaded[cls] = AsLoaded(pipeline)
+        if self.prompt_cache is not None:
+            self.prompt_cache.put_on(pipeline)
         self._active = pipeline
         return pipeline
 
@@ -173,7 +177,8 @@ def finish(
     said += _distilled_note(spec, pipeline, defaults) + _idle_wait(spec)
     for note in said:
         log.warning("%s: %s", spec.identity, note)
-    model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said), cache)
+    kept = PromptCache(spec.options.prompt_cache) if spec.options.prompt_cache else None
+    model = LoadedModel(spec, pipeline, where, defaults, settings, tuple(said), cache, kept)
     model.profile_as(type(pipeline))
     return model
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,27 @@ def switch_with(*names: str) -> Callable[[Any], Mapping[str, Any] | None]:
         if not isinstance(said, dict) or said.keys() - set(names):
             raise ValueError(f"true or false, or a JSON object of {', '.join(names)}")
         return said
+
+    return parse
+
+
+_UNITS = {"": 1, "B": 1} | {
+    name + end: size for name, size in (("K", 2**10), ("M", 2**20), ("G", 2**30)) for end in ("", "B")
+}
+
+
+def byte_count(usual: int) -> Callable[[Any], int]:
+    """``64MB``, a number of bytes, or ``true`` for the ``usual`` number; 0 is off."""
+
+    def parse(value: Any) -> int:
+        said = typed(value)
+        if isinstance(said, bool):
+            return usual if said else 0
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?B?)", str(said).strip().upper())
+        unit = found and _UNITS.get(found[2])
+        if not found or unit is None:
+            raise ValueError("true, or a number of bytes, KB, MB or GB: 64MB")
+        return int(float(found[1]) * unit)
 
     return parse
 
@@ -310,6 +332,11 @@ class Options:
     )
     text_encoder_offload: bool = placement(
         switch, "text encoders wait on the host once the prompt is read: their room is free for the steps", False
+    )
+    prompt_cache: int = placement(
+        byte_count(2**26),
+        "bytes for prompts that are kept as the text encoders read them, and not read again: true is 64MB (KB, MB, GB)",
+        0,
     )
     auto: bool | None = placement(
         switch,

@@ -23,7 +23,7 @@ from localai_diffusers.loading.files import folder_weights, sources
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular_call
-from localai_diffusers.loading.placing import heap, placement, quantizers
+from localai_diffusers.loading.placing import heap, placement, prompt_cache, quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -61,6 +61,7 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, parts, quantized))
     where = _with_manager(placement.plan(spec, facts, settings, quantized, frozenset({"none", "model"})))
     quantization.check(facts, where, spec)
+    prompt_cache.check(spec.options, facts)
     asked = "" if _ROOT in spec.pipeline_type else spec.pipeline_type
     job.check()
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from localai_diffusers.loading.placing.switches import denoisers
 
+_NAME = "text_encoder"
+
 
 def put_on(pipeline: Any, device: str) -> None:
     """Let each text encoder of ``pipeline``, whose other parts are on ``device``, come there when it is called, and
@@ -35,4 +37,9 @@ def text_encoders(pipeline: Any) -> list[Any]:
     from transformers import PreTrainedModel
 
     parts = pipeline.components.items()
-    return [part for name, part in parts if name.startswith("text_encoder") and isinstance(part, PreTrainedModel)]
+    return [part for name, part in parts if name.startswith(_NAME) and isinstance(part, PreTrainedModel)]
+
+
+def is_text_encoder(name: str, kind: tuple[str, str]) -> bool:
+    """The same, asked of a component's name, library and class."""
+    return kind[0] == "transformers" and name.startswith(_NAME)

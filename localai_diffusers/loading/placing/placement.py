@@ -163,8 +163,9 @@ class _Fit:
         return self.pipeline_ways.intersection(*known, *compiled)
 
     def weights(self, dtype: str) -> Weights:
-        encoders = {name for name, (library, _) in self.facts.components.items() if _is_encoder(name, library)}
-        return Weights(component_bytes(self.facts, self.spec, dtype, self.quantized), frozenset(encoders))
+        parts = self.facts.components.items()
+        encoders = frozenset(name for name, kind in parts if encoder_offload.is_text_encoder(name, kind))
+        return Weights(component_bytes(self.facts, self.spec, dtype, self.quantized), encoders)
 
     def least_bytes(self) -> float:
         """What an accelerator must have free for this model to run there, with room for what it computes."""
@@ -185,10 +186,6 @@ class _Fit:
             return Choice()
         weights = self.weights(choose_dtype(self.spec, self.facts, device, self.settings))
         return memory_plan.choose(weights, free, device, self.ways, self._can_halve)
-
-
-def _is_encoder(name: str, library: str) -> bool:
-    return library == "transformers" and name.startswith("text_encoder")
 
 
 def _check_names(spec: LoadSpec) -> None:

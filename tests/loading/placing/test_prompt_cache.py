@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""`options: prompt_cache:`: a prompt that was read before is not read again, and the picture is the one without it."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+import torch
+
+from localai_diffusers.errors import InvalidRequest, LoadError
+from localai_diffusers.loading.placing.encoder_offload import text_encoders
+from localai_diffusers.loading.placing.prompt_cache import PromptCache
+from tests.support import SHAPES_MODEL, generate, load, offloaded, spec_of
+from tests.zoo import checkpoint
+
+KEPT = ["prompt_cache:64MB"]
+FIELDS = {"width": 32, "height": 32, "step": 2, "seed": 1}
+
+
+class Counted:
+    """How often the text encoders of a model have run: their embeddings tell."""
+
+    def __init__(self, model: Any) -> None:
+        self.runs = 0
+        for encoder in text_encoders(model.pipeline):
+            for layer in encoder.modules():
+                if isinstance(layer, torch.nn.Embedding):
+                    layer.register_forward_hook(self._count)
+
+    def _count(self, *_call: Any) -> None:
+        self.runs += 1
+
+
+def pixels(model: Any, prompt: str = "a red cat", **fields: Any) -> bytes:
+    return generate(model, prompt, **{**FIELDS, **fields})[0].tobytes()
+
+
+class HitTest(unittest.TestCase):
+    def test_a_prompt_that_was_read_is_not_read_again(self) -> None:
+        """Encoders of one kind and of several, pooled or not, of CLIP and of T5."""
+        for name in ("StableDiffusionXLPipeline", "FluxPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline"):
+            with self.subTest(name):
+                plain, kept = load(checkpoint(name)), load(checkpoint(name), Options=KEPT)
+                counted = Counted(kept)
+                first = pixels(kept, negative_prompt="a blue dog")
+                runs = counted.runs
+                self.assertGreater(runs, 0)
+                self.assertEqual(
+                    pixels(kept, negative_prompt="a blue dog", seed=2),
+                    pixels(plain, negative_prompt="a blue dog", seed=2),
+                )
+                self.assertEqual(pixels(kept, negative_prompt="a blue dog"), first)
+                self.assertEqual(counted.runs, runs, "zero calls at a hit")
+
+    def test_all_that_enters_counts(self) -> None:
+        plain, kept = load(SHAPES_MODEL), load(SHAPES_MODEL, Options=KEPT)
+        for prompt, fields in (
+            ("a red circle", {}),
+            ("a green circle", {}),
+            ("a green circle", {"negative_prompt": "a red circle"}),
+        ):
+            self.assertEqual(pixels(kept, prompt, **fields), pixels(plain, prompt, **fields), (prompt, fields))
+
+    def test_the_scale_of_a_lora_on_the_encoder_counts(self) -> None:
+        from peft import LoraConfig
+
+        kept = load(SHAPES_MODEL, Options=KEPT)
+        encoder = kept.pipeline.text_encoder
+        encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="gaussian"))
+        layers = [part for part in encoder.modules() if hasattr(part, "lora_B")]
+        for layer in layers:
+            torch.nn.init.ones_(layer.lora_B["default"].weight)
+        kept.prompt_cache.put_on(kept.pipeline)
+        ids = torch.arange(8)[None]
+        first = encoder(ids).last_hidden_state
+        for layer in layers:
+            layer.set_scale("default", 0.0)
+        self.assertFalse(torch.equal(encoder(ids).last_hidden_state, first))
+        self.assertEqual((kept.prompt_cache.hits, kept.prompt_cache.misses), (0, 2))
+
+    def test_an_encoder_that_waits_on_the_host_stays_there(self) -> None:
+        with offloaded("model"):
+            kept = load(checkpoint("StableDiffusionXLPipeline"), Options=KEPT)
+            counted = Counted(kept)
+            first = pixels(kept)
+            runs = counted.runs
+            self.assertEqual(pixels(kept), first)
+        self.assertEqual(counted.runs, runs)
+
+    def test_what_a_pipeline_writes_into_its_prompt_is_not_kept(self) -> None:
+        kept = load(SHAPES_MODEL, Options=KEPT)
+        ids = torch.arange(8)[None]
+        for _ in range(3):
+            found = kept.pipeline.text_encoder(ids).last_hidden_state
+            self.assertFalse(torch.equal(found, torch.zeros_like(found)))
+            found.zero_()
+
+
+class BoundTest(unittest.TestCase):
+    def test_the_oldest_in_use_goes_first(self) -> None:
+        cache = PromptCache(3 * 400)
+        for key in "abc":
+            cache.keep(key, (torch.zeros(100), None))
+        cache.find("a")
+        cache.keep("d", (torch.zeros(100), None))
+        self.assertEqual([cache.find(key) is not None for key in "abcd"], [True, False, True, True])
+        self.assertEqual(cache.bytes, 1200)
+        cache.keep("e", torch.zeros(1000))
+        self.assertEqual((cache.find("e"), cache.bytes), (None, 1200))
+
+    def test_the_bytes_may_be_written_as_people_write_them(self) -> None:
+        for said, expected in (("64MB", 2**26), ("1.5 gb", 3 * 2**29), ("512k", 2**19), ("true", 2**26), ("0", 0)):
+            self.assertEqual(spec_of(SHAPES_MODEL, Options=[f"prompt_cache:{said}"]).options.prompt_cache, expected)
+        with self.assertRaisesRegex(InvalidRequest, "prompt_cache:much must be true, or a number of bytes"):
+            spec_of(SHAPES_MODEL, Options=["prompt_cache:much"])
+
+    def test_a_model_that_reads_no_prompt_refuses_it(self) -> None:
+        with self.assertRaisesRegex(LoadError, "option prompt_cache: this model has no text encoder"):
+            load(checkpoint("DDPMPipeline"), Options=KEPT)
+
+
+if __name__ == "__main__":
+    unittest.main()
