@@ -170,15 +170,17 @@ def spec_of(model: str | Path, **fields: Any) -> Any:
 
 
 def load(model: str | Path, settings: Any = None, **fields: Any) -> Any:
-    """A LoadedModel, through the rooms that LoadModel goes through, on every machine in the same dtype unless
-    ``settings`` are given. Raises what they raise."""
+    """A LoadedModel, through the rooms that LoadModel goes through, on every machine in the same dtype. Raises
+    what they raise."""
+    from dataclasses import replace
+
     import torch
 
     from localai_diffusers.loading import pipelines
     from localai_diffusers.settings import Settings
 
     torch.set_num_threads(1)
-    return pipelines.prepare(spec_of(model, **fields), settings or Settings(auto=False), new_job())()
+    return pipelines.prepare(spec_of(model, **fields), replace(settings or Settings(), auto=False), new_job())()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from localai_diffusers.cli import model_yaml, server
+from localai_diffusers.cli import like, model_yaml, server
 from localai_diffusers.cli.terminal import WRONG, Fault, say, tell
 from localai_diffusers.wire.values import parse_value
 
@@ -51,6 +51,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="unset: random")
     parser.add_argument("--frames", type=_positive)
     parser.add_argument("--fps", type=_positive)
+    parser.add_argument(
+        "--like", default="", metavar="FILE", help="make it again: what it says of itself is the default"
+    )
     parser.add_argument("--set", "--option", action="append", default=[], type=_pair, metavar="KEY=VALUE")
     parser.add_argument("--lenient", action="store_true", help="what nothing takes is a note, not an error")
     parser.add_argument("--as-localai", action="store_true", help="unset is 512x512 and 15 steps, as the core sends")
@@ -82,14 +85,17 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    options = _with_words(options)
-    model = model_yaml.read(options.model)
+    recipe = like.of_file(options.like) if options.like else None
+    options = _with_words(like.with_recipe(options, recipe) if recipe else options)
+    model = _model(options, recipe)
     if model.faults:
         raise Fault(f"{options.model}: {'; '.join(model.faults)}", WRONG)
     _check_files(options)
     fields = model_fields(model, options)
     with server.connected(options.addr, options.verbose) as stub, tempfile.TemporaryDirectory() as folder:
         facts = server.load(stub, fields)
+        if recipe:
+            options = _as_far_as_taken(options, facts)
         if not options.lenient:
             _refuse_ignored(options, facts)
         target = _target(options, facts.get("makes", ""))
@@ -114,9 +120,23 @@ def _with_words(options: argparse.Namespace) -> argparse.Namespace:
     prompt = options.prompt or (words.pop(0) if words else "")
     if words:
         raise Fault(f"{words[0]!r} is one word too many: a prompt of several words stands in quotes", WRONG)
-    if not model:
+    if not model and not options.like:
         raise Fault("which model? generate MODEL_OR_YAML PROMPT", WRONG)
     return argparse.Namespace(**{**vars(options), "model": model, "prompt": prompt})
+
+
+def _model(options: argparse.Namespace, recipe: like.Recipe | None) -> model_yaml.NamedModel:
+    """What is loaded: what was said, else what made the file that it is to be like."""
+    if recipe is not None and not options.model:
+        return model_yaml.NamedModel(recipe.load or {})
+    return model_yaml.read(options.model)
+
+
+def _as_far_as_taken(options: argparse.Namespace, facts: Mapping[str, Any]) -> argparse.Namespace:
+    """Without the figures of a file that are no arguments of what made it."""
+    takes, known = facts.get("takes"), vars(options)
+    unasked = {name: None for name in ("size", "steps", "frames") if takes is not None and name not in takes}
+    return argparse.Namespace(**{**known, **unasked})
 
 
 def _check_files(options: argparse.Namespace) -> None:

@@ -32,11 +32,11 @@ def parameters_text(
     notes: Iterable[str] = (),
 ) -> str:
     """Steps, scheduler, guidance, seed, size, model and pipeline, the LoRAs, versions, and the ``notes`` of the load
-    and the generation; with LOCALAI_DIFFUSERS_METADATA=full the prompts too.
+    and the generation; with LOCALAI_DIFFUSERS_METADATA=full the prompts too, and what was loaded, as JSON.
 
     Outputs are served to others, so prompts are left out by default and files are named without their path.
     """
-    said = [*model.notes, *notes]
+    said, is_full = [*model.notes, *notes], model.settings.metadata == "full"
     facts = {
         "Steps": _used("num_inference_steps", profile, call),
         "Sampler": profile.subject.components.get("scheduler"),
@@ -44,14 +44,18 @@ def parameters_text(
         "True CFG scale": call.arguments.get("true_cfg_scale"),
         "Seed": call.seed,
         "Size": f"{size[0]}x{size[1]}" if size else None,
+        "Frames": call.arguments.get("num_frames"),
+        "FPS": request.fps,
+        "Pictures": _pictures(request) or None,
         **_of_the_load(model),
         "Pipeline": profile.name,
         "Device": f"{model.where.device} {model.where.dtype}",
         "Versions": _versions(),
-        "Notes": "; ".join(said if model.settings.metadata == "full" else _public(said)) or None,
+        "Notes": "; ".join(said if is_full else _public(said)) or None,
+        "Load": model.spec.asked if is_full else None,
     }
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in facts.items() if value is not None)
-    if model.settings.metadata != "full":
+    if not is_full:
         return line
     words = {**model.defaults.options, **request.params}  # what an empty text leaves in place
     unwanted = request.negative_prompt or words.get("negative_prompt")
@@ -67,6 +71,11 @@ def _of_the_load(model: LoadedModel) -> dict[str, str | None]:
         "LoRA": ", ".join(loras) or None,
         "ControlNet": ", ".join(map(_base, model.spec.controlnets)) or None,
     }
+
+
+def _pictures(request: GenerationRequest) -> int:
+    """How many pictures and clips it was made from."""
+    return len(request.images) + sum(one is not None for one in (request.last_image, request.mask, request.video))
 
 
 def _base(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.wire.options import Options, option_of
-from localai_diffusers.wire.proto import value_of
+from localai_diffusers.wire.proto import as_text, value_of
 from localai_diffusers.wire.quantization import quantization
 from localai_diffusers.wire.values import parse_json, parse_value
 
@@ -40,7 +40,8 @@ class LoadSpec:
 
     ``options``: those of the table. ``call_arguments``: the others, typed by what they look like, and
     ``argument_texts`` what was written for them (a prompt of 007 is no number). ``lenient``: those that are only noted
-    where nothing takes them, as all are with ``hands_no_options``.
+    where nothing takes them, as all are with ``hands_no_options``. ``asked``: the message as JSON, to load the same
+    again, without the environment, which may hold secrets.
     """
 
     identity: str
@@ -71,6 +72,7 @@ class LoadSpec:
     default_frames: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: str = field(default="", compare=False, repr=False)
 
 
 def from_model_options(request: Any) -> LoadSpec:
@@ -122,6 +124,7 @@ def from_model_options(request: Any) -> LoadSpec:
         default_frames=legacy.frames,
         environment=dict(value_of(request, "EnvVars", {})),
         notes=notes,
+        asked=as_text(request, without=("EnvVars",)),
     )
 
 

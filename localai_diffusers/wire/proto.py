@@ -7,8 +7,10 @@ In LocalAI's tree and images the core's file is compiled. A field is read or set
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from google.protobuf.json_format import MessageToDict
 
 FACTS_KEY = "x-model-facts-bin"  # trailing metadata of a load: what was loaded, as JSON
 
@@ -26,3 +28,11 @@ def made(kind: Any, **fields: Any) -> Any:
 def as_json(facts: Mapping[str, Any]) -> bytes:
     """``Result.metadata``: JSON bytes."""
     return json.dumps(facts, ensure_ascii=False).encode()
+
+
+def as_text(message: Any, without: Collection[str] = ()) -> str:
+    """The fields of a message that are set, by their own names, as JSON; "" for what is no message."""
+    if not hasattr(message, "DESCRIPTOR"):
+        return ""
+    said = MessageToDict(message, preserving_proto_field_name=True)
+    return json.dumps({name: value for name, value in said.items() if name not in without}, ensure_ascii=False)

@@ -18,8 +18,9 @@ from unittest import mock
 
 import numpy
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from localai_diffusers.cli import demo, server
+from localai_diffusers.cli import demo, like, server
 from tests import shapes_judge, zoo
 from tests.cli.kit import Said, command
 from tests.support import HOME, SHAPES_MODEL, Backend, free_port
@@ -79,6 +80,36 @@ class BeforeAnythingLoads(unittest.TestCase):
                 self.assertEqual((said.code, said.out, said.err.count("\n")), (2, "", 1), said.err)
                 self.assertIn(told, said.err)
                 self.assertTrue(said.err.startswith("error: "))
+
+
+class Like(unittest.TestCase):
+    """What is said of a file before anything loads."""
+
+    def said(self, text: str | None, *arguments: str) -> Said:
+        with tempfile.TemporaryDirectory() as folder:
+            path, info = Path(folder, "made.png"), PngInfo()
+            if text is not None:
+                info.add_text("parameters", text)
+            Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+            with mock.patch.object(server, "connected", side_effect=AssertionError("it loads")):
+                return command("generate", "--like", str(path), *arguments)
+
+    def test_what_the_file_does_not_hold_is_asked_for(self) -> None:
+        public = 'Steps: 3, Seed: 5, Size: 8x8, Model: shapes-model, Versions: "diffusers 0.1"'
+        for text, arguments, told in (
+            (None, (), "does not say how it was made"),
+            ("a cat", (), "does not say how it was made"),
+            (public, (), "names its model 'shapes-model' without its place"),
+            (public, (str(SHAPES_MODEL),), "does not hold its prompt"),
+        ):
+            said = self.said(text, *arguments)
+            self.assertIn(told, said.err)
+            self.assertNotEqual(said.code, 0)
+
+    def test_the_text_is_read_as_it_was_written(self) -> None:
+        found = like.read('a: b, "c"\nand more\nNegative prompt: fog\nrain\nSteps: 3, LoRA: "a 0.5, b 1", Seed: 5')
+        self.assertEqual(found.facts, {"Steps": "3", "LoRA": "a 0.5, b 1", "Seed": "5"})
+        self.assertEqual((found.prompt, found.negative), ('a: b, "c"\nand more', "fog\nrain"))
 
 
 class Commands(unittest.TestCase):
@@ -206,6 +237,32 @@ class Generating(unittest.TestCase):
         said = self.generate(*mesh, model=str(zoo.checkpoint("ShapEPipeline")))
         self.assertIn("mesh.glb: ", said.out, said.err)
         self.assertEqual((self.folder / "mesh.glb").read_bytes()[:4], b"glTF")
+
+    def test_like_a_file_makes_it_again(self) -> None:
+        """With the scheduler, the options and the negative words that it was made with; what is said comes first."""
+        first, again = self.folder / "first.png", self.folder / "again.png"
+        said = self.generate(
+            *("--steps", "3", "--seed", "5", "--size", "48x64", "--negative", "fog", "--scheduler", "euler_a"),
+            *("--guidance", "4", "--set", "guidance_rescale=0.5", "-o", str(first)),
+        )
+        self.assertEqual(said.code, 0, said.err)
+        like = ("generate", "--like", str(first), "--addr", f"127.0.0.1:{self.backend.port}")
+        said = command(*like, "-o", str(again))
+        self.assertEqual(said.code, 0, said.err)
+        self.assertEqual(*map(Path.read_bytes, (first, again)))
+        command(*like, "--seed", "6", "-o", str(again))
+        self.assertIn("Seed: 6, Size: 48x64", self.parameters(again))
+
+    def test_like_a_file_that_was_made_from_a_picture_asks_for_it(self) -> None:
+        source, first, again = (self.folder / f"{name}.png" for name in ("source", "edited", "edited-again"))
+        Image.new("RGB", (64, 64), "yellow").save(source)
+        self.generate("--image", str(source), "--steps", "3", "-o", str(first))
+        like = ("generate", "--like", str(first), "--addr", f"127.0.0.1:{self.backend.port}", "-o", str(again))
+        said = command(*like)
+        self.assertEqual(said.code, 2)
+        self.assertIn("was made from 1 picture(s), which it does not hold", said.err)
+        self.assertEqual(command(*like, "--image", str(source)).code, 0)
+        self.assertEqual(*map(Path.read_bytes, (first, again)))
 
     def test_the_load_says_what_the_model_makes_and_takes(self) -> None:
         facts = server.load(self.backend.stub, {"Model": str(SHAPES_MODEL)})

@@ -11,7 +11,6 @@ import torch
 from accelerate.hooks import UserCpuOffloadHook
 
 from localai_diffusers.loading.placing import placement
-from localai_diffusers.settings import Settings
 from tests.shapes_judge import judge
 from tests.support import SHAPES_MODEL, generate, load, offloaded
 from tests.zoo import checkpoint
@@ -23,7 +22,7 @@ class HalfPrecisionTest(unittest.TestCase):
     def test_pictures_in_bf16_are_right(self) -> None:
         """All 42 prompts are, by levels of 0.8 on average from those in fp32; here three."""
         with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
-            model = load(SHAPES_MODEL, Settings(), Options=["guidance_scale:3"])
+            model = load(SHAPES_MODEL, Options=["auto:true", "guidance_scale:3"])
         self.assertEqual({part.dtype for part in (model.pipeline.unet, model.pipeline.vae)}, {torch.bfloat16})
         for prompt in (PROMPT, "a green square on a white background", "a yellow triangle on a black background"):
             self.assertEqual(judge(generate(model, prompt, width=64, height=64, step=15, seed=3)[0]).prompt(), prompt)
