@@ -328,6 +328,11 @@ def make_server(address: str, settings: Settings, servicer: BackendServicer) -> 
         ],
     )
     backend_pb2_grpc.add_BackendServicer_to_server(servicer, server)
+    if settings.reflection:
+        from grpc_reflection.v1alpha import reflection
+
+        names = (backend_pb2.DESCRIPTOR.services_by_name["Backend"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
     port = server.add_insecure_port(address)
     if port == 0:
         raise RuntimeError(f"cannot bind {address}")

@@ -74,6 +74,7 @@ class Settings:
     log_format: str = "text"
     metrics_addr: str = ""
     auth_token: str = ""
+    reflection: bool = False
     device: str = ""
     auto: bool = True
     metadata: str = "default"
@@ -147,6 +148,12 @@ VARIABLES: tuple[Variable, ...] = (
         "Prometheus endpoint: host:port, host:first-last, host:0 for any free port, or a port of loopback.",
     ),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
+    Variable(
+        "LOCALAI_DIFFUSERS_REFLECTION",
+        "reflection",
+        _flag,
+        "1 lets clients such as grpcurl ask which RPCs there are, with the token if there is one.",
+    ),
     Variable("LOCALAI_DIFFUSERS_DEVICE", "device", str.strip, "Device for every model: cpu, cuda, cuda:1, xpu, mps."),
     Variable(
         "LOCALAI_DIFFUSERS_AUTO",

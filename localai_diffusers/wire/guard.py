@@ -62,13 +62,26 @@ class TokenInterceptor(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         given = dict(details.invocation_metadata).get("authorization", "")
         given = given if isinstance(given, bytes) else str(given).encode()
+        handler = continuation(details)
         if hmac.compare_digest(given, self._expected):
-            return continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_refuse_token)
+            return handler
+        return _of_its_kind(handler, _refuse_token)
 
 
 def _refuse_token(_request: Any, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid token")
+
+
+def _of_its_kind(handler: grpc.RpcMethodHandler | None, behavior: Callable[..., Any]) -> grpc.RpcMethodHandler:
+    """A handler for calls of the same kind, unary or streams, that does ``behavior``: one of another kind would read
+    the call's messages wrongly. Of a call that nothing handles, a unary one."""
+    if handler is not None and handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(behavior)
+    if handler is not None and handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(behavior)
+    if handler is not None and handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(behavior)
+    return grpc.unary_unary_rpc_method_handler(behavior)
 
 
 class IdentityInterceptor(grpc.ServerInterceptor):
@@ -81,10 +94,13 @@ class IdentityInterceptor(grpc.ServerInterceptor):
         self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         handler = continuation(details)
-        if handler is None or handler.unary_unary is None or details.method == _LOAD_METHOD:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._guarded(handler.unary_unary),
+        if handler is None or handler.request_streaming or details.method == _LOAD_METHOD:
+            return handler  # a stream of requests names no model before it is read
+        kind = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return kind(
+            self._guarded(handler.unary_stream or handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )

@@ -27,6 +27,7 @@ class SettingsTest(unittest.TestCase):
             "LOCALAI_DIFFUSERS_METRICS_ADDR": "0.0.0.0:9100",
             "SAFETENSORS": "0",
             "CLIPSKIP": "0",
+            "LOCALAI_DIFFUSERS_AUTO": "0",
             "LOCALAI_BACKEND_PARENT_WATCH": "0",
         }
         default = Settings()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import unittest
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ def serving(settings: Settings, loaded: str = "") -> Iterator[backend_pb2_grpc.B
     server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield backend_pb2_grpc.BackendStub(channel)
+            stub = backend_pb2_grpc.BackendStub(channel)
+            stub.channel = channel
+            yield stub
     finally:
         server.stop(0).wait(5)
         engine.shutdown(5)
@@ -45,6 +48,18 @@ def serving(settings: Settings, loaded: str = "") -> Iterator[backend_pb2_grpc.B
 
 def alone(**fields: Any) -> Settings:
     return Settings(parent_watch=False, **fields)
+
+
+def _services() -> Iterator[Any]:
+    """A request of reflection: which services there are."""
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+
+def _silence() -> Iterator[Any]:
+    threading.Event().wait(15)
+    yield from ()
 
 
 class TokenTest(unittest.TestCase):
@@ -69,6 +84,31 @@ class TokenTest(unittest.TestCase):
             with self.assertRaises(grpc.RpcError) as caught:
                 stub.GenerateImage(backend_pb2.GenerateImageRequest(), timeout=10)
             self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
+
+    def test_a_stream_needs_the_token_too(self) -> None:
+        """A stream of requests, and one whose first request does not come."""
+        with serving(alone(auth_token="secret", reflection=True)) as stub:
+            for asked in (_services(), _silence()):
+                self.assertEqual(self.reflected(stub, asked), "UNAUTHENTICATED")
+            self.assertEqual(self.reflected(stub, _services(), ("authorization", "Bearer secret")), "")
+
+    def test_reflection_is_there_where_it_is_asked_for(self) -> None:
+        for asked, code in ((False, "UNIMPLEMENTED"), (True, "")):
+            with serving(alone(reflection=asked)) as stub:
+                self.assertEqual(self.reflected(stub, _services()), code)
+
+    def reflected(self, stub: backend_pb2_grpc.BackendStub, asked: Iterator[Any], *metadata: tuple[str, str]) -> str:
+        """How the stream of reflection ends, "" where its first answer names our service."""
+        from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+        answers = reflection_pb2_grpc.ServerReflectionStub(stub.channel).ServerReflectionInfo(
+            asked, metadata=metadata, timeout=20
+        )
+        try:
+            self.assertIn("backend.Backend", str(next(answers)))
+        except grpc.RpcError as error:
+            return error.code().name
+        return ""
 
     def test_without_a_token_in_the_environment_anyone_may_call(self) -> None:
         with serving(alone()) as stub:
