@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import io
 import json
 import os
 import socket
@@ -246,6 +247,18 @@ def call_of(model: Any, request: Any, defaults: Any = None, settings: Any = None
 def arguments_of(model: Any, prompt: str = "", **fields: Any) -> dict[str, Any]:
     """What GenerateImage would call the loaded pipeline (or its sibling for the task) with."""
     return dict(call_of(model, image_request(prompt, model.settings, **fields)).arguments)
+
+
+def repainting(path: Path, source: Any, mask: Any) -> str:
+    """The path of a file as the core writes it for inpainting: the pictures ``source`` and ``mask`` in its JSON."""
+
+    def text(picture: Any) -> str:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    path.write_text(json.dumps({"image": text(source), "mask_image": text(mask)}))
+    return str(path)
 
 
 class FolderCase(unittest.TestCase):

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Opt-in (``options: max_batch:``): queued requests of equal shape run as one call of the pipeline.
 
-Each keeps its own prompt and seed and is answered by itself. A member that was cancelled is left out of the answer; if
-the call fails, or memory is too short for all at once, every member runs alone, so that one bad member does not spoil
-the others.
-
-No signature tells whether a pipeline gives each its own picture: some pad short prompts to the longest without a mask,
-or mix up what they batch by themselves. So a model's first call is compared with one member's picture made alone.
+Each keeps its own prompt, seed, source and mask, and is answered by itself. A member that was cancelled is left out of
+the answer; if the call fails, or memory is too short for all at once, every member runs alone, so that one bad member
+does not spoil the others.
 """
 
 from __future__ import annotations
@@ -18,15 +15,17 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from localai_diffusers import privacy
-from localai_diffusers.errors import Cancelled
-from localai_diffusers.generation import generation, pipeline_call
+from localai_diffusers.errors import BackendError, Cancelled
+from localai_diffusers.generation import generation, merging, pipeline_call
 from localai_diffusers.generation.arguments import call_arguments
 from localai_diffusers.generation.arguments.call_arguments import Call
 from localai_diffusers.generation.prompts import prompts, readings
 from localai_diffusers.loading.loaded_model import LoadedModel
 from localai_diffusers.media.payloads import Payload, payload_from_output
 from localai_diffusers.pipeline import tasks
-from localai_diffusers.pipeline.signatures import takes_list
+from localai_diffusers.pipeline.inputs import inputs_of
+from localai_diffusers.pipeline.roles import Role, role_of
+from localai_diffusers.pipeline.signatures import parameters_of, takes_list
 from localai_diffusers.wire.intake import Intake
 from localai_diffusers.wire.requests import GenerationRequest
 from localai_diffusers.work.engine import release_memory
@@ -34,17 +33,16 @@ from localai_diffusers.work.jobs import Batch, Job, JobGroup
 
 log = logging.getLogger(__name__)
 
-_LISTED = ("prompt", "negative_prompt", "generator")
-# How far a batched picture may be from the one made alone, in levels of 255 on average: matrices of another shape are
-# summed in another order, which in 16 bits adds up over the steps. Another prompt's picture is tens of levels away.
-_NEAR, _NEAR_IN_HALF = 0.5, 5.0
-
 
 class _Key(NamedTuple):
-    """What must be equal in the requests of one call."""
+    """What must be equal in the requests of one call. ``cls``: the class that they run as. ``sizes``: of the source
+    and the mask."""
 
     model: int
     identity: str
+    cls: type
+    sizes: tuple[tuple[int, int], ...]
+    is_masked: bool
     width: int | None
     height: int | None
     steps: int | None
@@ -56,15 +54,22 @@ class _Key(NamedTuple):
 def batch_for(model: LoadedModel | None, request: GenerationRequest, identity: str = "") -> Batch | None:
     """How ``request`` may run with its neighbors, None where it may not.
 
-    It may where the model's options allow it, the request is text alone, and the loaded class makes a picture of that
-    and takes lists of prompts and of generators. ``identity``: the model that the request names.
+    It may where the model's options allow it, the request is a text, with or without one picture to repaint and its
+    mask, and the class that runs makes a picture of that and takes a list of each. ``identity``: the model that the
+    request names.
     """
     limit = 1 if model is None else model.spec.options.max_batch
-    if model is None or limit < 2 or not _is_text_alone(request) or not _takes_lists(model, request):
+    if model is None or limit < 2 or not _is_plain(request) or _is_made_by_hand(model):
+        return None
+    cls = _class_for(model, request)
+    if cls is None or not _takes_lists(cls, request):
         return None
     key = _Key(
         id(model),
         identity,
+        cls,
+        tuple(picture.size for picture in (*request.images, request.mask) if picture is not None),
+        request.mask is not None,
         request.width,
         request.height,
         request.steps,
@@ -75,22 +80,36 @@ def batch_for(model: LoadedModel | None, request: GenerationRequest, identity: s
     return Batch(key, limit, request, _run, model.spec.options.batch_wait_ms / 1000)
 
 
-def _is_text_alone(request: GenerationRequest) -> bool:
-    media = (request.images, request.video, request.audio, request.last_image, request.mask)
-    return request.rpc == "GenerateImage" and not any(media) and not request.params
+def _is_plain(request: GenerationRequest) -> bool:
+    """Whether it is a text, or that with one picture and perhaps its mask."""
+    others = (request.video, request.audio, request.last_image, request.animation, request.params)
+    return request.rpc == "GenerateImage" and len(request.images) <= 1 and not any(others)
 
 
-def _takes_lists(model: LoadedModel, request: GenerationRequest) -> bool:
-    profile, parameters = model.profile, model.profile.parameters
-    # These embed one prompt at a time, or bring a picture of their own.
-    by_hand = model.settings.compel or model.settings.sd_embed or model.spec.options.ip_adapter
+def _is_made_by_hand(model: LoadedModel) -> bool:
+    """Whether prompts are embedded one at a time, a picture is brought for an adapter, or each makes several."""
     several = any(name in model.defaults.options for name in call_arguments.COUNTS)
-    return (
-        not (by_hand or several)
-        and all(name in parameters and takes_list(parameters[name]) for name in ("prompt", "generator"))
-        and tasks.makes(profile.cls, "image")
-        and tasks.wanted_task(request, profile.cls) is None
-    )
+    return bool(model.settings.compel or model.settings.sd_embed or model.spec.options.ip_adapter or several)
+
+
+def _class_for(model: LoadedModel, request: GenerationRequest) -> type | None:
+    """The class that the request runs as; None where there is none, which it is told when its turn comes."""
+    try:
+        return tasks.class_for(request, model.pipeline, model.defaults.options)
+    except BackendError:
+        return None
+
+
+def _takes_lists(cls: type, request: GenerationRequest) -> bool:
+    """Whether the class makes pictures, and takes a list of all that each request has of its own. Of sources alone:
+    several references are for one picture."""
+    parameters, takes, main = parameters_of(cls), inputs_of(cls), inputs_of(cls).images[:1]
+    names = ["prompt", "generator"]
+    if request.images:
+        if not main or role_of(main[0], cls) is not Role.SOURCE or (request.mask is not None and not takes.masks):
+            return False
+        names += [*main, *(takes.masks[:1] if request.mask is not None else ())]
+    return tasks.makes(cls, "image") and all(name in parameters and takes_list(parameters[name]) for name in names)
 
 
 def _run(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> bool:
@@ -108,7 +127,8 @@ def _run(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> bool:
 
 def _written(model: LoadedModel, call: Call, image: Any, job: Job[Any]) -> generation.Outcome:
     payload = Payload("image", images=(image,))
-    return generation.write(model, _request(job), model.profile, call, payload, job)
+    payload = payload if call.repaint is None else call.repaint.finished(payload)
+    return generation.write(model, _request(job), model.profile_as(_key(job).cls), call, payload, job)
 
 
 def _each_alone(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> None:
@@ -127,24 +147,40 @@ def _each_alone(jobs: Sequence[Job[Any]], model: LoadedModel | None) -> None:
 def _together(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[tuple[Call, Any]]:
     """Each job's call and its picture, of one call for all; [] where that fails: then each job tells its own error."""
     try:
-        pipeline = model.pipeline_as(type(model.pipeline))
-        limits = Intake(model.settings)
-        calls = [call_arguments.build(_request(job), model.profile, model.defaults, limits) for job in jobs]
-        calls = [_plain(call, pipeline) for call in calls]
-        same = _are_the_same(calls)
-        if not model.faithful.get(same, True):
-            return []
         texts = [text for job in jobs for text in generation.texts_of(_request(job))]
         with privacy.confidential(texts), readings.watched() as read:
-            made = list(zip(calls, _images(model, pipeline, _merged(calls), JobGroup(jobs)), strict=True))
-            made = [(replace(call, notes=call.notes + read.notes(call.arguments)), image) for call, image in made]
-            return made if same in model.faithful or _is_faithful(model, made, JobGroup(jobs)) else []
+            made = _made(model, _calls(jobs, model), _key(jobs[0]).cls, JobGroup(jobs))
+            return [(replace(call, notes=call.notes + read.notes(call.arguments)), image) for call, image in made]
     except Cancelled:
         return []
     except Exception as error:  # noqa: BLE001 - whatever it is, alone it is told to the one it is about
         log.warning("%d requests as one call failed (%s): each runs alone", len(jobs), type(error).__name__)
     release_memory()  # the error and its frames, which hold the call's tensors, are gone here
     return []
+
+
+def _calls(jobs: Sequence[Job[Any]], model: LoadedModel) -> list[Call]:
+    """Each job's own call."""
+    profile, limits = model.profile_as(_key(jobs[0]).cls), Intake(model.settings)
+    calls = [call_arguments.build(_request(job), profile, model.defaults, limits) for job in jobs]
+    return [_plain(call, profile.pipeline) for call in calls]
+
+
+def _made(model: LoadedModel, calls: list[Call], cls: type, group: JobGroup) -> list[tuple[Call, Any]]:
+    """The calls with their pictures; [] where they cannot be one call, or a picture is not what it is alone."""
+    pipeline = model.pipeline_as(cls)
+    kind = merging.likeness(calls, pipeline)
+    whole = merging.merged(calls, cls) if model.faithful.get(kind, True) else None
+    if whole is None:
+        return []
+    made = list(zip(calls, _images(model, pipeline, whole, group), strict=True))
+    if kind in model.faithful:
+        return made
+
+    def alone(call: Call) -> Any:
+        return _images(model, pipeline, call, group)[0]
+
+    return made if merging.is_faithful(model, pipeline, kind, made, alone) else []
 
 
 def _plain(call: Call, pipeline: Any) -> Call:
@@ -158,55 +194,17 @@ def _images(model: LoadedModel, pipeline: Any, call: Call, group: JobGroup) -> S
         return payload_from_output(pipeline_call.call_pipeline(pipeline, call, group), sampling_rate=None).images
 
 
-def _is_faithful(model: LoadedModel, made: list[tuple[Call, Any]], group: JobGroup) -> bool:
-    """Whether the member with the shortest prompt, which padding would change, has the picture that it has alone.
-
-    What is found is kept for the model, unless it says nothing: prompts of the same length have no padding.
-    """
-    import numpy as np
-
-    lengths = [_token_counts(model.pipeline, call) for call, _picture in made]
-    call, together = min(zip(lengths, made, strict=True), key=lambda pair: sum(pair[0]))[1]
-    alone = _images(model, model.pipeline, call, group)[0]
-    both = [np.asarray(picture.convert("RGB"), np.float32) for picture in (together, alone)]
-    near = both[0].shape == both[1].shape and float(np.abs(both[0] - both[1]).mean()) < _nearness(model)
-    calls = [pair[0] for pair in made]
-    if not near or _are_the_same(calls) or len(set(lengths)) > 1:
-        model.faithful[_are_the_same(calls)] = near
-    if not near:
-        log.warning("%s changes pictures in a batch: requests run alone", type(model.pipeline).__name__)
-    return near
-
-
-def _token_counts(pipeline: Any, call: Call) -> tuple[int, ...]:
-    """Tokens of the prompts for each tokenizer: they tell what is padded, and words do not (Chinese has no spaces)."""
-    parts = pipeline.components.items()
-    tokenizers = [part for name, part in parts if name.startswith("tokenizer") and callable(part)]
-    texts = [str(call.arguments.get(name) or "") for name in ("prompt", "negative_prompt")]
-    return tuple(len(tokenizer(text)["input_ids"]) for tokenizer in tokenizers for text in texts)
-
-
-def _nearness(model: LoadedModel) -> float:
-    return _NEAR if str(model.where.dtype).endswith("float32") else _NEAR_IN_HALF
-
-
-def _are_the_same(calls: list[Call]) -> bool:
-    """Whether the prompts are, so that none is padded."""
-    return len({(call.arguments.get("prompt"), call.arguments.get("negative_prompt")) for call in calls}) == 1
-
-
-def _merged(calls: list[Call]) -> Call:
-    """One call with the prompts and generators of all; the other arguments are the same in each."""
-    listed = {name: [call.arguments[name] for call in calls] for name in _LISTED if name in calls[0].arguments}
-    return replace(calls[0], arguments={**calls[0].arguments, **listed}, notes=())
-
-
 def _request(job: Job[Any]) -> GenerationRequest:
     assert job.batch is not None  # only such jobs come here
     return job.batch.item
 
 
+def _key(job: Job[Any]) -> _Key:
+    assert job.batch is not None and isinstance(job.batch.key, _Key)
+    return job.batch.key
+
+
 def _is_for(model: LoadedModel, job: Job[Any]) -> bool:
     """Whether ``model`` is the one that was loaded when the job came, and that its request names; alone, it is told."""
-    assert job.batch is not None and isinstance(job.batch.key, _Key)
-    return job.batch.key.model == id(model) and job.batch.key.identity in ("", model.spec.identity)
+    key = _key(job)
+    return key.model == id(model) and key.identity in ("", model.spec.identity)

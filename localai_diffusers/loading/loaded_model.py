@@ -7,7 +7,7 @@ import contextlib
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     cache: BlockCache | None = None
     prompt_cache: PromptCache | None = None
-    faithful: dict[bool, bool] = field(default_factory=dict)  # whether batches of equal (True), other prompts are right
+    faithful: dict[Hashable, bool] = field(default_factory=dict)  # whether a kind of batch gives each its own picture
     told: set[str] = field(default_factory=set)  # notes that are told once a load
     _siblings: dict[type, Any] = field(default_factory=dict)
     _profiles: dict[type, PipelineProfile] = field(default_factory=dict)

@@ -382,7 +382,11 @@ class Options:
         None,
     )
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
-    max_batch: int = placement(whole(1, MAX_BATCH), "queued requests of equal shape that may run as one call (1)", 1)
+    max_batch: int = placement(
+        whole(1, MAX_BATCH),
+        "queued requests of equal shape, of a text or of one picture to repaint, that may run as one call (1)",
+        1,
+    )
     batch_wait_ms: int = placement(
         whole(0, MAX_BATCH_WAIT_MS),
         "milliseconds that a request waits for others to run with, where max_batch lets it and nothing else waits (0)",

@@ -21,7 +21,8 @@ import backend_pb2
 from tests import adapter_files, zoo
 from tests.every_pipeline.test_zoo_server import options_of
 from tests.gated import CODE, GatedBackend, ServerCase, pixels
-from tests.support import SHAPES_MODEL
+from tests.shapes_judge import judge
+from tests.support import SHAPES_MODEL, repainting
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -136,6 +137,42 @@ class TogetherTest(BatchCase):
         for number in range(2):
             alone = self.backend.picture("alone.png", PROMPTS[number], seed=number + 1)
             self.assert_near(alone, self.backend.folder / f"{number}.png")
+
+    def test_each_picture_to_repaint_stays_its_own(self) -> None:
+        """At a strength that leaves shape and ground as they are, though the prompt is that of another."""
+        self.addCleanup(self.load_batching)
+        self.load_batching(Options=["max_batch:4", "strength:0.05"])
+        sources = [self.backend.picture(**self.fields(number, name=f"source{number}.png")) for number in range(4)]
+        for call in self.queued(*[{"src": str(path), "prompt": PROMPTS[0]} for path in sources]):
+            self.assertTrue(call.result().success)
+        self.assertIn(f"4 {TOGETHER}", self.new_log)
+        for number, source in enumerate(sources):
+            seen, wanted = (judge(Image.open(path)) for path in (self.backend.folder / f"{number}.png", source))
+            self.assertEqual((seen.shape, seen.background), (wanted.shape, wanted.background))
+
+    def test_each_masked_picture_is_repainted_by_its_own_prompt_where_its_own_mask_says(self) -> None:
+        self.addCleanup(self.load_batching)
+        self.load_batching()
+        pairs = [self.masked(number) for number in range(3)]
+        calls = self.queued(*[{"src": path} for path in pairs])
+        for number, call in enumerate(calls):
+            self.assertTrue(call.result().success)
+            alone = self.backend.picture("alone.png", PROMPTS[number], seed=number + 1, src=pairs[number])
+            self.assert_near(alone, self.backend.folder / f"{number}.png")
+        self.assertIn(f"3 {TOGETHER}", self.new_log)
+
+    def masked(self, number: int) -> str:
+        """Path of an inpainting request: a picture of the model, of which one of three strips is white in the mask."""
+        picture = self.backend.picture(f"source{number}.png", PROMPTS[number + 1], seed=number + 2)
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 20 * number, 64, 20 * number + 20))
+        return repainting(self.backend.folder / f"pair{number}.json", Image.open(picture), mask)
+
+    def test_requests_with_tags_of_loras_run_together_without_them(self) -> None:
+        calls = self.queued(*[{"prompt": f"{text} <lora:style:0.5>"} for text in PROMPTS[:2]])
+        self.assert_all_right(calls)
+        self.assertIn(f"2 {TOGETHER}", self.new_log)
+        self.assertIn("<lora:…>", calls[1].result().message)
 
     def test_of_a_pipeline_that_changes_pictures_in_a_batch_each_request_runs_alone(self) -> None:
         """The panorama batches its views by itself, and mixes them with the prompts."""

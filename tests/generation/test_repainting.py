@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import tempfile
 import unittest
 from dataclasses import replace
@@ -20,7 +17,17 @@ from localai_diffusers.errors import InvalidRequest
 from localai_diffusers.generation import generation
 from localai_diffusers.media import videos
 from tests.composites import laid_over
-from tests.support import SHAPES_MODEL, FolderCase, arguments_of, generate, image_request, load, new_job, zoo_model
+from tests.support import (
+    SHAPES_MODEL,
+    FolderCase,
+    arguments_of,
+    generate,
+    image_request,
+    load,
+    new_job,
+    repainting,
+    zoo_model,
+)
 from tests.zoo import ENTRIES, call, checkpoint
 
 # Of as many families as have one, with the side of what one value of the mask stands for in the model.
@@ -53,14 +60,7 @@ class RepaintingCase(FolderCase):
         return generate(model, "a cat", **request)
 
     def inpainting_json(self, source: Image.Image, mask: Image.Image) -> dict[str, Any]:
-        def text(picture: Image.Image) -> str:
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            return base64.b64encode(buffer.getvalue()).decode()
-
-        path = Path(tempfile.mkdtemp(dir=self.folder)) / "inpaint"
-        path.write_text(json.dumps({"image": text(source), "mask_image": text(mask)}))
-        return {"src": str(path)}
+        return {"src": repainting(Path(tempfile.mkdtemp(dir=self.folder)) / "inpaint", source, mask)}
 
 
 class FamiliesTest(RepaintingCase):
