@@ -39,7 +39,7 @@ from localai_diffusers.discovery.errors import (
     UnknownTaskError,
     UnreachableHubError,
 )
-from localai_diffusers.discovery.hub import ModelFacts, inspect_model
+from localai_diffusers.discovery.hub import NamedPipeline, inspect_model
 from localai_diffusers.discovery.load import load_diffusers_pipeline, pick_device
 from localai_diffusers.discovery.registry import (
     PipelineRegistry,
@@ -64,7 +64,7 @@ __all__ = [
     "GatedModelError",
     "HubError",
     "MissingModelError",
-    "ModelFacts",
+    "NamedPipeline",
     "TASKS",
     "Task",
     "Traits",

@@ -6,7 +6,7 @@ Reads configs and headers only, never weights, so that a load can be refused bef
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import re
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from localai_diffusers.checkpoint import headers
+from localai_diffusers.discovery.index import INDEX_FILE, MODULAR_INDEX_FILE, Index, json_object, read_index
 from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 
 log = logging.getLogger(__name__)
 
-INDEX_FILE = "model_index.json"
-MODULAR_INDEX_FILE = "modular_model_index.json"
 _BLOCKS_FILE = "modular_config.json"  # names the code of a modular pipeline's own blocks
 SAFE_SUFFIXES = (".safetensors", ".gguf")
 PICKLE_SUFFIXES = headers.PICKLE_SUFFIXES
@@ -219,11 +218,10 @@ def folder_facts(path: Path, subfolder: str = "", brought: bool = False) -> Mode
 
 def indexed_facts(path: Path) -> ModelFacts:
     """Facts of a folder's index alone, weights or not. Raises LoadError for a folder without one."""
-    if (path / INDEX_FILE).is_file():
-        return _indexed_facts(path, read_json(path / INDEX_FILE))
-    if (path / MODULAR_INDEX_FILE).is_file():
-        facts = _indexed_facts(path, read_json(path / MODULAR_INDEX_FILE))
-        return replace(facts, is_modular=True, remote_code=facts.remote_code or _has_own_blocks(path))
+    with _downloaded_again():
+        index = read_index(path)
+    if index is not None:
+        return _indexed_facts(path, index)
     if _has_own_blocks(path):  # nothing but code: what it needs it says itself
         return ModelFacts(path, "ModularPipeline", is_modular=True, remote_code=True)
     raise LoadError(f"{path} is no diffusers pipeline: it has no {INDEX_FILE}. {_what_it_seems(path)}")
@@ -296,41 +294,32 @@ def variant_of(file_name: str) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; LoadError for anything else."""
+    with _downloaded_again():
+        return json_object(path)
+
+
+@contextlib.contextmanager
+def _downloaded_again() -> Iterator[None]:
+    """A file that cannot be read as a LoadError with the way out."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))  # no byte order mark: diffusers refuses one
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path} is not readable JSON ({error}): download the model again") from None
-    if not isinstance(value, dict):
-        raise LoadError(f"{path} holds no JSON object: download the model again")
-    return value
+        yield
+    except ValueError as error:
+        raise LoadError(f"{error}: download the model again") from None
 
 
-def _indexed_facts(path: Path, index: dict[str, Any]) -> ModelFacts:
-    named = {name: _library_and_class(value) for name, value in index.items() if not name.startswith("_")}
-    components = {name: value for name, value in named.items() if value is not None}
-    name = index.get("_class_name")
-    # ["module", "Class"] names a Python file inside the repo, as does a component from a library of that kind.
-    own_code = isinstance(name, list) or any(
-        (path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
-        for part, (library, _class) in components.items()
-    )
-    if isinstance(name, list):
-        name = name[-1] if name else ""
-    if not isinstance(name, str) or not name:
+def _indexed_facts(path: Path, index: Index) -> ModelFacts:
+    if not index.class_name:
         raise LoadError(f"{path / INDEX_FILE} names no pipeline class (_class_name): download the model again")
-    return ModelFacts(path, name, "ModularPipeline" in name, own_code, components, index)
-
-
-def _library_and_class(value: Any) -> tuple[str, str] | None:
-    """Of an entry of an index, None for one that is no component or none that is there.
-
-    A modular index has a third part, which says what a component that was not loaded when it was written should be.
-    """
-    if not isinstance(value, list) or len(value) < 2:
-        return None
-    if value[0] is None and len(value) > 2 and isinstance(value[2], dict):
-        value = value[2].get("type_hint") or value
-    return (str(value[0]), str(value[1])) if len(value) >= 2 and value[0] is not None else None
+    # A component from a library of that kind names a Python file inside the repo.
+    own_code = (
+        index.is_custom
+        or any(
+            (path / f"{library}.py").is_file() or (path / part / f"{library}.py").is_file()
+            for part, (library, _class) in index.components.items()
+        )
+        or (index.is_modular and _has_own_blocks(path))
+    )
+    return ModelFacts(path, index.class_name, index.is_modular, own_code, index.components, index.entries)
 
 
 def _weight_files(path: Path, components: Mapping[str, tuple[str, str]]) -> Iterator[WeightFile]:

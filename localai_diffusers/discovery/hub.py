@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -13,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from localai_diffusers.discovery.errors import GatedModelError, HubError, MissingModelError, UnreachableHubError
-from localai_diffusers.discovery.source import read_text
+from localai_diffusers.discovery.index import INDEX_FILE, MODULAR_INDEX_FILE, Index, index_of, read_index
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What a folder, a repo or a checkpoint says of itself.
+class NamedPipeline:
+    """Which pipeline a folder, a repo or a checkpoint says it is.
 
     `class_name` is the class of its `model_index.json` ("" when none is named); `modular` marks one that
     runs as a ModularPipeline, `custom` one whose class is code in the repo; `source` is `folder`, `file`,
@@ -42,7 +41,7 @@ def inspect_model(
     revision: str | None = None,
     cache_dir: str | None = None,
     local_files_only: bool = False,
-) -> ModelFacts:
+) -> NamedPipeline:
     """Find out which pipeline class a model names; nothing but small JSON files is read.
 
     A local folder is read from `model_index.json` or `modular_model_index.json`. For a repo id the Hub is
@@ -51,79 +50,73 @@ def inspect_model(
     UnreachableHubError.
     """
     if os.path.isdir(model_id):
-        return _facts_of_folder(model_id, model_id, "folder")
+        return _named_in_folder(model_id, model_id, "folder")
     if os.path.isfile(model_id):
-        return ModelFacts(model_id, "file", note="a single file names no class")
+        return NamedPipeline(model_id, "file", note="a single file names no class")
     if model_id.startswith(("/", "./", "../", "~")):
         raise MissingModelError(f"'{model_id}' does not exist on this machine")
     try:
         if local_files_only:
             raise UnreachableHubError(f"'{model_id}' is not in the local cache, and local_files_only is set")
-        return _facts_of_repo(model_id, token, revision, cache_dir)
+        return _named_in_repo(model_id, token, revision, cache_dir)
     except HubError as error:
-        cached = _facts_in_cache(model_id, revision, cache_dir)
+        cached = _named_in_cache(model_id, revision, cache_dir)
         if cached is None:
             raise
         log.info("%s: using the cached copy (%s)", model_id, type(error).__name__)
         return cached
 
 
-def _facts_of_folder(folder: str, model_id: str, source: str) -> ModelFacts:
-    for file, modular in (("model_index.json", False), ("modular_model_index.json", True)):
-        path = os.path.join(folder, file)
-        if os.path.isfile(path):
-            try:
-                index = json.loads(read_text(path))
-            except ValueError as error:
-                raise ValueError(f"'{path}' is no valid JSON: {error}") from error
-            return _facts_of_index(model_id, source, index.get("_class_name"), modular)
-    return ModelFacts(model_id, source, note="it has no model_index.json")
+def _named_in_folder(folder: str, model_id: str, source: str) -> NamedPipeline:
+    index = read_index(folder)
+    if index is None:
+        return NamedPipeline(model_id, source, note=f"it has no {INDEX_FILE}")
+    return _named_in_index(model_id, source, index)
 
 
-def _facts_of_index(model_id: str, source: str, named: Any, modular: bool = False) -> ModelFacts:
-    """Facts from a `_class_name`: a string, or [module, class] where the class is code in the repo."""
-    if isinstance(named, (list, tuple)) and named:
-        return ModelFacts(model_id, source, str(named[-1]), custom=True)
-    # diffusers reads Flax folders as their PyTorch class as well
-    name = str(named or "").removeprefix("Flax")
-    note = "" if name else "its model_index.json names no class"
-    return ModelFacts(model_id, source, name, modular=modular or "ModularPipeline" in name, note=note)
+def _named_in_index(model_id: str, source: str, index: Index) -> NamedPipeline:
+    note = "" if index.class_name else f"its {INDEX_FILE} names no class"
+    return NamedPipeline(
+        model_id, source, index.class_name, modular=index.is_modular, custom=index.is_custom, note=note
+    )
 
 
-def _facts_of_repo(model_id: str, token: str | bool | None, revision: str | None, cache_dir: str | None) -> ModelFacts:
+def _named_in_repo(
+    model_id: str, token: str | bool | None, revision: str | None, cache_dir: str | None
+) -> NamedPipeline:
     hub = huggingface_hub()
     with _told_clearly(model_id):
         info = hub.model_info(model_id, token=token, revision=revision, timeout=10)
     config = (getattr(info, "config", None) or {}).get("diffusers") or {}
     tag = getattr(info, "pipeline_tag", None) or ""
     files = {sibling.rfilename for sibling in getattr(info, "siblings", None) or ()}
-    facts = _facts_of_index(model_id, "hub", config.get("_class_name"))
-    for file in ("model_index.json", "modular_model_index.json"):
+    facts = _named_in_index(model_id, "hub", index_of(config))
+    for file in (INDEX_FILE, MODULAR_INDEX_FILE):
         if not facts.class_name and file in files:
-            facts = _facts_of_file(hub, model_id, file, token=token, revision=revision, cache_dir=cache_dir)
+            facts = _named_in_file(hub, model_id, file, token=token, revision=revision, cache_dir=cache_dir)
     if not facts.class_name and "modular_config.json" in files:  # the code of a modular pipeline's blocks, and no index
-        facts = ModelFacts(model_id, "hub", "ModularPipeline", modular=True, custom=True)
+        facts = NamedPipeline(model_id, "hub", "ModularPipeline", modular=True, custom=True)
     note = "" if facts.class_name else f"the Hub names no class for it (pipeline tag: '{tag or 'none'}')"
-    return ModelFacts(model_id, "hub", facts.class_name, tag, facts.modular, facts.custom, note)
+    return NamedPipeline(model_id, "hub", facts.class_name, tag, facts.modular, facts.custom, note)
 
 
-def _facts_of_file(hub: Any, model_id: str, file: str, **where: Any) -> ModelFacts:
+def _named_in_file(hub: Any, model_id: str, file: str, **where: Any) -> NamedPipeline:
     with _told_clearly(model_id):
         path = hub.hf_hub_download(model_id, file, **where)
-    return _facts_of_folder(os.path.dirname(path), model_id, "hub")
+    return _named_in_folder(os.path.dirname(path), model_id, "hub")
 
 
-def _facts_in_cache(model_id: str, revision: str | None, cache_dir: str | None) -> ModelFacts | None:
+def _named_in_cache(model_id: str, revision: str | None, cache_dir: str | None) -> NamedPipeline | None:
     try:
         hub = huggingface_hub()
         paths = [
             hub.try_to_load_from_cache(model_id, file, cache_dir=cache_dir, revision=revision)
-            for file in ("model_index.json", "modular_model_index.json")
+            for file in (INDEX_FILE, MODULAR_INDEX_FILE)
         ]
     except (HubError, ValueError):
         return None
     found = next((path for path in paths if isinstance(path, str)), None)
-    return _facts_of_folder(os.path.dirname(found), model_id, "cache") if found else None
+    return _named_in_folder(os.path.dirname(found), model_id, "cache") if found else None
 
 
 def huggingface_hub() -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,9 @@ from localai_diffusers.discovery.aliases import known_alias
 from localai_diffusers.discovery.deprecated_packages import expose_deprecated
 from localai_diffusers.discovery.errors import HubError, MissingModelError
 from localai_diffusers.discovery.hub import hub_error_within, hub_options, huggingface_hub, inspect_model
+from localai_diffusers.discovery.index import INDEX_FILE, read_index
 from localai_diffusers.discovery.resolve import class_for, resolve_checkpoint_class, resolve_pipeline_class
-from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS, read_text
+from localai_diffusers.discovery.source import AUTO_PREFIX, ROOT_CLASS
 from localai_diffusers.discovery.tasks import pipeline_tasks
 
 # The dtype of stored weights -> the one that they compute in; 8-bit floats are storage only, and become bf16.
@@ -125,16 +125,15 @@ def _load_pretrained(
 
 def _component_classes(model_id: str, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Library and class of each component in a model's index; empty where no index can be read."""
-    path = os.path.join(model_id, "model_index.json")
+    folder = model_id
     if not os.path.isdir(model_id):
         try:
-            path = huggingface_hub().hf_hub_download(model_id, "model_index.json", **hub_options(kwargs))
+            path = huggingface_hub().hf_hub_download(model_id, INDEX_FILE, **hub_options(kwargs))
         except Exception:  # from_pretrained meets the same trouble and tells it better
             return set()
-    if not os.path.isfile(path):
-        return set()
-    rows = [row for row in json.loads(read_text(path)).values() if isinstance(row, list) and len(row) == 2]
-    return {(row[0], row[1]) for row in rows if all(isinstance(name, str) for name in row)}
+        folder = os.path.dirname(path)
+    index = read_index(folder)
+    return set() if index is None else set(index.components.values())
 
 
 def _load_single_file(class_name: str | None, task: str | None, model_id: str, kwargs: Mapping[str, Any]) -> Any:

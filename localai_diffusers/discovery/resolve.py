@@ -12,7 +12,7 @@ from typing import Any
 
 from localai_diffusers.discovery.aliases import alias_index, get_task_aliases, known_alias
 from localai_diffusers.discovery.errors import HubError
-from localai_diffusers.discovery.hub import ModelFacts, hub_options, inspect_model
+from localai_diffusers.discovery.hub import NamedPipeline, hub_options, inspect_model
 from localai_diffusers.discovery.names import known_name, lower_names, unknown_pipeline
 from localai_diffusers.discovery.registry import get_available_pipelines, get_pipeline_registry, import_class
 from localai_diffusers.discovery.siblings import find_sibling
@@ -46,7 +46,7 @@ def resolve_pipeline_class(class_name: str | None = None, task: str | None = Non
         try:
             facts = inspect_model(model_id)
         except HubError as error:
-            facts = ModelFacts(model_id, "unknown", note=str(error))
+            facts = NamedPipeline(model_id, "unknown", note=str(error))
     return class_for(alias, facts)
 
 
@@ -62,7 +62,7 @@ def resolve_pipeline_type(text: str, model_id: str | None = None) -> type:
     raise unknown_pipeline(text)
 
 
-def class_for(alias: str, facts: ModelFacts | None) -> type:
+def class_for(alias: str, facts: NamedPipeline | None) -> type:
     """The class for an alias of `get_task_aliases()` ("": none), a model, or both."""
     registry = get_pipeline_registry()
     if facts is None:
@@ -85,7 +85,7 @@ def class_for(alias: str, facts: ModelFacts | None) -> type:
     return registry[ROOT_CLASS]
 
 
-def _class_named_by(facts: ModelFacts) -> type:
+def _class_named_by(facts: NamedPipeline) -> type:
     """The class that a model names, modular ones included."""
     registry = get_pipeline_registry()
     if facts.class_name in registry:

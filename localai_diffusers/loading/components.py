@@ -21,6 +21,7 @@ from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile
+from localai_diffusers.discovery.index import INDEX_FILE
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing import quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
@@ -178,7 +179,7 @@ def _place(spec: LoadSpec, name: str, wish: Wish) -> tuple[Path, Path | None]:
     path = artifacts.fetch(spec, location, wish.field, wanted)
     if path.is_file():
         return path, None
-    is_pipeline = (path / model_files.INDEX_FILE).is_file()
+    is_pipeline = (path / INDEX_FILE).is_file()
     subfolder = wish.subfolder or (name if is_pipeline else "")
     folder = path / subfolder
     if not folder.is_dir() or not folder.resolve().is_relative_to(path.resolve()):

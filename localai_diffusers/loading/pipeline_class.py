@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 import diffusers_dynamic_loader as loader
-from localai_diffusers.checkpoint import model_files
 from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.discovery.index import INDEX_FILE
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.components import BROUGHT
 from localai_diffusers.loading.files import custom_code
@@ -70,7 +70,7 @@ def _own_class(facts: ModelFacts, is_named: bool) -> type | None:
         if facts.remote_code or is_named:
             return None
         raise LoadError(
-            f"{facts.path / model_files.INDEX_FILE} names a class that this diffusers does not have (pipeline_type: "
+            f"{facts.path / INDEX_FILE} names a class that this diffusers does not have (pipeline_type: "
             f"can name one that it has): {error}"
         ) from None
 
@@ -265,7 +265,7 @@ def check_components(cls: type, facts: ModelFacts, replaced: Collection[str]) ->
         library, class_name = facts.components[name]
         if not _has_own_module(facts, name, library) and not _is_known(library, class_name):
             raise LoadError(
-                f"{facts.path / model_files.INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
+                f"{facts.path / INDEX_FILE} names the class {class_name} of {library!r} for {name}, which "
                 "is none of the installed diffusers or transformers: upgrade them, or correct the entry"
             )
         _check_files(facts, name)
@@ -294,7 +294,7 @@ def _check_complete(cls: type, facts: ModelFacts, replaced: Collection[str]) -> 
     if missing and not getattr(cls, "_load_connected_pipes", False):
         raise LoadError(
             f"{facts.path} lacks {', '.join(sorted(missing))}, which {cls.__name__} needs: its "
-            f"{model_files.INDEX_FILE} names {', '.join(sorted(facts.components))}"
+            f"{INDEX_FILE} names {', '.join(sorted(facts.components))}"
         )
 
 

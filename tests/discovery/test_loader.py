@@ -542,7 +542,7 @@ class FolderTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "no model_index.json"):
             loader.load_diffusers_pipeline(model_id=str(self.folder))
         (self.folder / "model_index.json").write_text("{")
-        with self.assertRaisesRegex(ValueError, "no valid JSON"):
+        with self.assertRaisesRegex(ValueError, "is not readable JSON"):
             loader.load_diffusers_pipeline(model_id=str(self.folder))
         with self.assertRaisesRegex(loader.MissingModelError, "does not exist"):
             loader.load_diffusers_pipeline(model_id="/nowhere/at/all")

@@ -22,6 +22,7 @@ from localai_diffusers.checkpoint import artifacts, component_file, fitting, mod
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit
 from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.discovery.index import INDEX_FILE
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components
 from localai_diffusers.loading.components import Replacement
@@ -72,7 +73,7 @@ def _net(spec: LoadSpec, name: str, settings: Settings) -> Net:
             f"{_FIELD} {name!r} has no config.json that names its class: give the folder or repo of a diffusers "
             "ControlNet, or a single .safetensors file"
         )
-    if (path / model_files.INDEX_FILE).is_file():
+    if (path / INDEX_FILE).is_file():
         raise LoadError(f"{_FIELD} {name!r} is a whole pipeline ({class_name}): give its controlnet folder")
     artifacts.check_weights(path, spec, settings)
     if path.is_dir():

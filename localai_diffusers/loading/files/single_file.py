@@ -23,6 +23,7 @@ from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.contents import Contents
 from localai_diffusers.checkpoint.fitting import Fit, Target
 from localai_diffusers.checkpoint.model_files import Location, ModelFacts
+from localai_diffusers.discovery.index import INDEX_FILE
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading import components, pipeline_class
 from localai_diffusers.loading.files import sources
@@ -125,7 +126,7 @@ def _base(spec: LoadSpec, named: str) -> _Rest:
     location = artifacts.find(spec, named, _FIELD)
     if location.kind not in ("folder", "repo"):
         raise LoadError(f"{_FIELD} {named!r} must be a pipeline's folder or a Hub repo, not a file")
-    root = artifacts.fetch(spec, location, _FIELD, [model_files.INDEX_FILE, *artifacts.CONFIG_PATTERNS])
+    root = artifacts.fetch(spec, location, _FIELD, [INDEX_FILE, *artifacts.CONFIG_PATTERNS])
     root = root / spec.options.subfolder if spec.options.subfolder else root
     facts = model_files.indexed_facts(root)
     if not facts.denoiser:
@@ -139,7 +140,7 @@ def _configs(spec: LoadSpec, named: str) -> _Rest | None:
     if location.kind not in ("folder", "repo"):
         raise LoadError(f"{_CONFIG} {named!r} must be a folder of configs or a Hub repo, not a file")
     root = artifacts.fetch(spec, location, _CONFIG, artifacts.CONFIG_PATTERNS)
-    if not (root / model_files.INDEX_FILE).is_file():
+    if not (root / INDEX_FILE).is_file():
         return None
     return _Rest(Location("folder", path=root), root, model_files.indexed_facts(root), has_weights=False)
 
