@@ -8,6 +8,7 @@ that before there is a pipeline (``inputs_of``, ``tasks``).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +26,10 @@ class PipelineProfile:
 
     ``multiple``: what width and height must be multiples of, in pixels; ``tile``: the side of an upscaler's tiles, None
     where no row tells; ``frame_multiple``: the f of a video VAE that takes f*n + 1 frames, None of any other.
-    ``sides``, ``frames``, ``calls`` and ``fields``: the rows of quirks that change its sizes, its calls, and what a
-    sound request's fields mean to it. ``inversion``: parameters of its ``invert`` where it edits pictures that way,
-    else none. ``least_steps`` and ``most_steps`` are those of its scheduler, None for any number. ``sampling_rate`` in
-    Hz and ``frame_rate`` a second of what it makes, None where nothing tells.
+    ``sides``, ``frames``, ``calls``, ``forms`` and ``fields``: the rows of quirks that change its sizes, its calls, the
+    form of its pictures, and what a sound request's fields mean to it. ``inversion``: parameters of its ``invert``
+    where it edits pictures that way, else none. ``least_steps`` and ``most_steps`` are those of its scheduler, None for
+    any number. ``sampling_rate`` in Hz and ``frame_rate`` a second of what it makes, None where nothing tells.
     """
 
     subject: Subject
@@ -42,6 +43,7 @@ class PipelineProfile:
     frame_multiple: int | None
     frames: tuple[quirks.FrameEffect, ...]
     calls: tuple[quirks.CallEffect, ...]
+    forms: Mapping[str, quirks.FormEffect]
     fields: tuple[quirks.FieldEffect, ...]
     upscales: bool
     makes_video: bool
@@ -107,6 +109,7 @@ def profile_of(pipeline: Any) -> PipelineProfile:
         frame_multiple=sizes.frame_multiple(pipeline),
         frames=quirks.effects_of(quirks.FRAMES, subject),
         calls=quirks.effects_of(quirks.CALLS, subject),
+        forms={name: form for forms in quirks.effects_of(quirks.FORMS, subject) for name, form in forms.items()},
         fields=quirks.effects_of(quirks.FIELDS, subject),
         upscales=tasks.upscales(cls),
         makes_video=tasks.makes_video(cls),

@@ -6,6 +6,7 @@ and configs), an effect, the reason, a class that it is true of, and when it may
 one table; who has a use for the kind asks :func:`effects_of` with the table and the subject:
 
 - ``CALLS``: (the call's arguments, subject) -> a :class:`Change` of them, None for none; in this order, at the end.
+- ``FORMS``: by parameter: (the pictures of a request) -> the one value in which it takes them, however many.
 - ``FIELDS``: (a sound request's fields, subject) -> the fields that this model means by them.
 - ``GUIDANCE``: fields of the profile's GuidanceStyle that are otherwise.
 - ``TILES``: subject -> the side in source pixels of the tiles that an upscaler takes.
@@ -29,6 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
 from localai_diffusers.pipeline.sizes import config_value, frame_multiple, size_multiple
@@ -248,6 +250,22 @@ def _black_is_repainted(arguments: Arguments, subject: Subject) -> Change | None
     return Change({"mask_image": ImageChops.invert(mask)}) if hasattr(mask, "getextrema") else None
 
 
+def _transparent(arguments: Arguments, subject: Subject) -> Change | None:
+    pictures = {name: arguments.get(name) for name in image_parameters(subject.parameters)}
+    return Change({name: _with_alpha(value) for name, value in pictures.items() if value is not None})
+
+
+def _with_alpha(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_alpha(part) for part in value]
+    return value.convert("RGBA") if is_picture(value) else value
+
+
+def _mask_in_levels(arguments: Arguments, subject: Subject) -> Change | None:
+    mask = arguments.get("mask_video")
+    return None if mask is None else Change({"mask_video": mask * 255.0})
+
+
 def _knows_no_bin(subject: Subject) -> bool:
     """Whether the call moves sizes to a family's published ones and knows none for this model: its code names the
     sample sizes that it does know, or its module has a table of them."""
@@ -438,12 +456,54 @@ CALLS: tuple[Quirk[CallEffect], ...] = (
         "never: the class is deprecated",
     ),
     Quirk(
+        "transparency_for_an_autoencoder_of_four_channels",
+        lambda subject: 4 in (subject.config("vae", "input_channels"), subject.config("vae", "in_channels")),
+        _transparent,
+        "Qwen-Image-Layered's autoencoder reads colors and transparency, which most pictures are without.",
+        "QwenImageLayeredPipeline",
+        "the pipeline converts what it is given",
+    ),
+    Quirk(
+        "mask_of_easyanimate_in_levels",
+        lambda subject: takes("mask_video")(subject) and has("EasyAnimateTransformer3DModel")(subject),
+        _mask_in_levels,
+        "The call compares its mask with 255, where all others take 0 to 1.",
+        "EasyAnimateInpaintPipeline",
+        "it takes what its mask_processor gives",
+    ),
+    Quirk(
         "tags_of_omnigen",
         takes("input_images"),
         _tagged,
         "The tokenizer insists that the prompt speaks of each picture.",
         "OmniGenPipeline",
         "never: the model was trained so",
+    ),
+)
+
+# --- the form of pictures ------------------------------------------------------------------------------------------
+
+FormEffect = Callable[[list[Any]], Any]
+
+
+def _grid(pictures: list[Any]) -> list[list[Any]]:
+    """Pictures as the rows of an example and a query, whose last cell is to be made: an odd count is read as pairs of
+    before and after, and the query."""
+    if len(pictures) % 2 == 0:
+        return [[*pictures, None]]
+    return [
+        [*pictures[index : index + 2], *[None] * (index + 2 > len(pictures))] for index in range(0, len(pictures), 2)
+    ]
+
+
+FORMS: tuple[Quirk[Mapping[str, FormEffect]], ...] = (
+    Quirk(
+        "examples_of_visualcloze",
+        takes("task_prompt"),
+        {"image": _grid},
+        "They are examples of a task that the prompt describes, and a query, in rows; the signature says Tensor.",
+        "VisualClozePipeline",
+        "never: it is how the method works",
     ),
 )
 
@@ -713,6 +773,7 @@ GUARDS: tuple[Quirk[Arguments], ...] = (
 
 TABLES: tuple[tuple[Quirk[Any], ...], ...] = (
     CALLS,
+    FORMS,
     FIELDS,
     GUIDANCE,
     MULTIPLES,

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import diffusers
+import torch
 from PIL import Image
 
 from localai_diffusers.pipeline import quirks
@@ -162,6 +163,22 @@ class CallsTest(unittest.TestCase):
     def test_depth_as_array(self) -> None:
         self.assertEqual(self.changed("depth_as_array"), {"output_type": "np"})
         self.assertEqual(self.changed("depth_as_array", output_type="latent"), {})
+
+    def test_transparency_for_an_autoencoder_of_four_channels(self) -> None:
+        row, picture = "transparency_for_an_autoencoder_of_four_channels", Image.new("RGB", (8, 8))
+        self.assertEqual(self.changed(row, image=picture)["image"].mode, "RGBA")
+        self.assertEqual([part.mode for part in self.changed(row, image=[picture, picture])["image"]], ["RGBA"] * 2)
+        self.assertEqual(self.changed(row), {})
+
+    def test_mask_of_easyanimate_in_levels(self) -> None:
+        mask = self.changed("mask_of_easyanimate_in_levels", mask_video=torch.ones(1, 1, 2, 4, 4))["mask_video"]
+        self.assertEqual(float(mask.max()), 255)
+        self.assertEqual(self.changed("mask_of_easyanimate_in_levels"), {})
+
+    def test_examples_of_visualcloze(self) -> None:
+        rows = ROWS["examples_of_visualcloze"].effect["image"]
+        self.assertEqual([rows(list(text)) for text in ("a", "ab")], [[["a", None]], [["a", "b", None]]])
+        self.assertEqual(rows(list("abcde")), [["a", "b"], ["c", "d"], ["e", None]])
 
     def test_tags_of_omnigen(self) -> None:
         pictures, tag = [Image.new("RGB", (8, 8))] * 2, "<img><|image_{}|></img>"

@@ -63,7 +63,7 @@ def _pictures(request: GenerationRequest, profile: PipelineProfile, said: Mappin
         if (
             name == names[-1]
             and len(images) > 1
-            and (takes_list(parameters[name]) or media_forms.is_grid(profile))
+            and (takes_list(parameters[name]) or name in profile.forms)
             and not (name == names[0] and "strength" in parameters)  # repainted: a list would be a batch of several
         ):
             found[name], images = images, []

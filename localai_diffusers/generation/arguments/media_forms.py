@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.generation.arguments.asked import Asked, Part
-from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.pipeline.signatures import (
     VIDEO,
@@ -31,64 +30,32 @@ def in_form(asked: Asked, media: Mapping[str, Any]) -> Part:
     profile = asked.profile
     parameters, images, videos = profile.parameters, profile.inputs.images, profile.inputs.videos
     found: dict[str, Any] = {}
-    alpha = _takes_alpha(profile)
     for name in (*images, *videos):
         value = media.get(name)
         if value is None or isinstance(value, str):
             continue
-        if alpha and name in images:
-            value = found[name] = _with_alpha(value)
         shape = unpacked_shape(profile.cls.__call__, name)
         if takes_only_tensor(parameters[name]) and (name in videos or len(shape) == 5):
-            found[name] = _tensor(value, shape, is_mask=name in profile.inputs.video_masks)
-        elif name in images and is_grid(profile):
-            found[name] = _grid(value)
+            found[name] = _tensor(value, shape, mode="L" if name in profile.inputs.video_masks else "RGB")
+        elif name in profile.forms:
+            found[name] = profile.forms[name](value if isinstance(value, list) else [value])
         elif (takes_only_list(parameters[name]) or name.endswith("images")) and not isinstance(value, list):
             found[name] = [value]
     return Part(found)
 
 
-def _takes_alpha(profile: PipelineProfile) -> bool:
-    """Whether the autoencoder reads colors and transparency (Qwen-Image-Layered), which a picture without must be
-    given."""
-    return 4 in (profile.config("vae", "input_channels"), profile.config("vae", "in_channels"))
-
-
-def _with_alpha(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_alpha(part) for part in value]
-    return value.convert("RGBA") if is_picture(value) else value
-
-
-def _tensor(frames: Any, shape: Sequence[str], is_mask: bool) -> Any:
+def _tensor(frames: Any, shape: Sequence[str], mode: str) -> Any:
     """Frames as (1, frames, channels, height, width) in 0 to 1, the layout of diffusers' VideoProcessor; channels first
-    where the call takes the shape apart so. A mask is one channel of 0 to 255 (EasyAnimate compares it with 255)."""
+    where the call takes the shape apart so. ``mode`` L: one channel, as masks have."""
     import numpy
     import torch
 
     pictures = frames if isinstance(frames, list) else [frames]
     pixels = numpy.stack(
-        [numpy.asarray(picture.convert("L" if is_mask else "RGB"), numpy.float32) for picture in pictures]
+        [numpy.atleast_3d(numpy.asarray(picture.convert(mode), numpy.float32)) for picture in pictures]
     )
-    tensor = torch.from_numpy(pixels[..., None] if is_mask else pixels / 255.0).permute(0, 3, 1, 2)[None]
+    tensor = torch.from_numpy(pixels / 255.0).permute(0, 3, 1, 2)[None]
     return tensor.transpose(1, 2).contiguous() if shape[1:2] and shape[1].startswith("channel") else tensor
-
-
-def is_grid(profile: PipelineProfile) -> bool:
-    """Whether the pictures are examples of a task that the prompt describes, and a query (VisualCloze)."""
-    return "task_prompt" in profile.parameters
-
-
-def _grid(value: Any) -> list[list[Any]]:
-    """Pictures as the rows of an example and a query, whose last cell is to be made: an odd count is read as pairs of
-    before and after, and the query."""
-    pictures = value if isinstance(value, list) else [value]
-    if len(pictures) % 2 == 0:
-        return [[*pictures, None]]
-    return [
-        [pictures[index], pictures[index + 1] if index + 1 < len(pictures) else None]
-        for index in range(0, len(pictures), 2)
-    ]
 
 
 def conditions(

@@ -11,12 +11,14 @@ from localai_diffusers.patches import inversion_words
 from localai_diffusers.pipeline.signatures import parameters_of
 
 _INSTRUCTION = "complex_human_instruction"
+_GEMMA = ("Gemma2*",)
+# Flux's main text is T5's: compel's is the one that the embeddings are of.
 FAMILIES: tuple[Family, ...] = (
-    Family(*SD, "CompelForSD"),
-    Family(*XL, "CompelForSDXL"),
-    Family(*FLUX, "CompelForFlux"),
-    Family(("Gemma2",), ("prompt_attention_mask", "complex_human_instruction"), (), "CompelForSana"),
-    Family(("Gemma2",), ("prompt_attention_mask", "system_prompt"), (), "CompelForLumina2"),
+    Family(*SD, "CompelForSD", skips=True),
+    Family(*XL, "CompelForSDXL", style="tokenizer_2", skips=True),
+    Family(*FLUX, "CompelForFlux", main="tokenizer_2", style="tokenizer"),
+    Family(_GEMMA, ("prompt_attention_mask", "complex_human_instruction"), (), "CompelForSana"),
+    Family(_GEMMA, ("prompt_attention_mask", "system_prompt"), (), "CompelForLumina2"),
 )
 
 
@@ -31,7 +33,7 @@ def embeddings(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> t
     made = encoder(**texts)
     embeds = made.embeds
     if clip_skip := arguments.get("clip_skip"):  # of the prompt alone, as diffusers does
-        if family.function in ("CompelForSD", "CompelForSDXL"):
+        if family.skips:
             embeds = _skipping(encoder, clip_skip)(**texts).embeds
         else:
             notes += (f"clip_skip {clip_skip} has no effect with COMPEL on this model",)
@@ -56,26 +58,19 @@ def _negative(arguments: Mapping[str, Any], pipeline: Any) -> str | None:
 
 
 def _texts(family: Family, arguments: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
-    """What compel's wrapper takes: new words are written out for the tokenizer that reads each text.
+    """What compel's wrapper takes: new words are written out for the tokenizer that reads each text. Of two, diffusers'
+    ``prompt`` is the first tokenizer's and ``prompt_2`` the second's."""
+    prompt, negative = arguments["prompt"], _negative(arguments, pipeline)
+    second = None if negative is None else arguments.get("negative_prompt_2") or negative
+    texts = {"tokenizer": (prompt, negative), "tokenizer_2": (arguments.get("prompt_2") or prompt, second)}
 
-    compel's main prompt is the one that the embeddings are of: CLIP's first for SDXL, T5's for Flux, where diffusers'
-    ``prompt`` is CLIP's and ``prompt_2`` is T5's.
-    """
-    first, negative = arguments["prompt"], _negative(arguments, pipeline)
-    main = _read(first, pipeline, "tokenizer"), _read(negative, pipeline, "tokenizer")
-    if family.function not in ("CompelForSDXL", "CompelForFlux"):
-        return {"prompt": main[0], "negative_prompt": main[1]}
-    second = arguments.get("prompt_2") or first
-    other = None if negative is None else arguments.get("negative_prompt_2") or negative
-    style = _read(second, pipeline, "tokenizer_2"), _read(other, pipeline, "tokenizer_2")
-    if family.function == "CompelForFlux":
-        main, style = style, main
-    return {
-        "main_prompt": main[0],
-        "style_prompt": style[0],
-        "negative_prompt": main[1],
-        "negative_style_prompt": style[1],
-    }
+    def read(tokenizer: str) -> list[str | None]:
+        return [_read(text, pipeline, tokenizer) for text in texts[tokenizer]]
+
+    if not family.style:
+        return dict(zip(("prompt", "negative_prompt"), read(family.main), strict=True))
+    names = ("main_prompt", "negative_prompt", "style_prompt", "negative_style_prompt")
+    return dict(zip(names, read(family.main) + read(family.style), strict=True))
 
 
 def _read(text: str | None, pipeline: Any, tokenizer: str) -> str | None:

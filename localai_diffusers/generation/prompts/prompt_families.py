@@ -3,20 +3,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 TEXTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
 
 
 class Family(NamedTuple):
-    """A function of a prompt library: what the text encoders' class names begin with, what the signature must have and
-    may not have, and the function's name."""
+    """A function of a prompt library: patterns of the text encoders' class names, what the signature must have and may
+    not have, and the function's name.
+
+    ``main`` and ``style``: the tokenizers that read compel's texts of these names, "" for one that it does not take;
+    ``skips``: whether compel's encoders may leave out their last layers.
+    """
 
     encoders: tuple[str, ...]
     takes: tuple[str, ...]
     lacks: tuple[str, ...]
     function: str
+    main: str = "tokenizer"
+    style: str = ""
+    skips: bool = False
+
+    def fits(self, encoders: Sequence[str], parameters: Container[str]) -> bool:
+        """Whether it is for a pipeline of text encoders of these classes that takes these parameters."""
+        return (
+            len(encoders) == len(self.encoders)
+            and all(map(fnmatchcase, encoders, self.encoders))
+            and all(name in parameters for name in self.takes)
+            and not any(name in parameters for name in self.lacks)
+        )
 
 
 # The families that both libraries know: encoders, what the signature has, what it lacks.

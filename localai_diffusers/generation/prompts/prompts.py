@@ -57,18 +57,7 @@ def plain(arguments: Mapping[str, Any], pipeline: Any) -> tuple[Mapping[str, Any
 def _family(families: tuple[Family, ...], pipeline: Any) -> Family | None:
     components, parameters = getattr(pipeline, "components", {}), parameters_of(pipeline)
     names = [type(components[name]).__name__ for name in _ENCODERS if components.get(name) is not None]
-    for family in families:
-        fits = len(names) == len(family.encoders) and all(
-            name == own or (own == "Gemma2" and name.startswith(own))
-            for name, own in zip(names, family.encoders, strict=True)
-        )
-        if (
-            fits
-            and all(name in parameters for name in family.takes)
-            and not any(name in parameters for name in family.lacks)
-        ):
-            return family
-    return None
+    return next((family for family in families if family.fits(names, parameters)), None)
 
 
 def _attempt(
