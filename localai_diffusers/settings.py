@@ -138,7 +138,10 @@ VARIABLES: tuple[Variable, ...] = (
         "Least number of gRPC threads. Jobs on the pipeline are serialized whatever it says.",
     ),
     Variable(
-        "LOCALAI_DIFFUSERS_LOG_LEVEL", "log_level", _choice(*LOG_LEVELS, upper=True), "Level of the log on stderr."
+        "LOCALAI_DIFFUSERS_LOG_LEVEL",
+        "log_level",
+        _choice(*LOG_LEVELS, upper=True),
+        "Level of the log on stderr; above INFO a terminal has no bars of progress either.",
     ),
     Variable("LOCALAI_DIFFUSERS_LOG_FORMAT", "log_format", _choice("text", "json"), "Lines of the log: text or json."),
     Variable(

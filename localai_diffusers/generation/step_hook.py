@@ -8,12 +8,11 @@ hook before every component runs, which reaches those that have neither.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from localai_diffusers.pipeline.signatures import parameters_of
-from localai_diffusers.work.progress import step_bar
+from localai_diffusers.work.progress import are_drawn, step_bar
 
 if TYPE_CHECKING:
     from localai_diffusers.work.jobs import Control
@@ -29,7 +28,7 @@ def watched(pipeline: Any, job: Control) -> Iterator[dict[str, Any]]:
     previous = vars(pipeline).get("progress_bar")
     object.__setattr__(pipeline, "progress_bar", lambda iterable=None, total=None, **_: step_bar(job, iterable, total))
     if hasattr(pipeline, "set_progress_bar_config"):  # some draw further bars of their own by it (AnyFlow's chunks)
-        pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
+        pipeline.set_progress_bar_config(disable=not are_drawn())
     handles = [module.register_forward_pre_hook(lambda *_: job.check()) for module in _stoppable(pipeline)]
     try:
         yield _callbacks(parameters_of(pipeline), job)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Progress of a job: bars that ask it at each step whether to go on, and say how far it is.
 
-On a terminal the bar is tqdm's; elsewhere it is a plain log line now and then, because the core tails stderr line by
-line and a carriage return would make one enormous line of it.
+On a terminal the bar is tqdm's, unless the log level leaves progress out; elsewhere it is a plain log line now and
+then, because the core tails stderr line by line and a carriage return would make one enormous line of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 5.0
 
 
+def are_drawn() -> bool:
+    """Whether there are bars: on a terminal, and where progress is told at all."""
+    return sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+
+
 @functools.cache
 def _bar_class() -> type:
     """tqdm with our checks in it; made on first use, for tqdm comes with the libraries that load late."""
@@ -39,7 +44,7 @@ def _bar_class() -> type:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._logged_at = self._began_at = time.monotonic()
             self._count = 0
-            kwargs["disable"] = not sys.stderr.isatty()
+            kwargs["disable"] = not are_drawn()
             super().__init__(*args, **kwargs)
 
         def __iter__(self) -> Iterator[Any]:

@@ -126,14 +126,24 @@ class LinesTest(unittest.TestCase):
         self.assertEqual([line.partition(",")[0] for line in self.lines("shapes", 5, 60)], ["5/5"])
 
     def test_on_a_terminal_it_is_a_bar(self) -> None:
+        self.assertIn("3/3", self.drawn_at(logging.INFO))
+
+    def test_a_log_level_without_progress_has_no_bar(self) -> None:
+        self.assertNotIn("3/3", self.drawn_at(logging.ERROR))
+
+    def drawn_at(self, level: int) -> str:
+        """What a run writes to a terminal at that log level."""
+
         class Terminal(io.StringIO):
             def isatty(self) -> bool:
                 return True
 
-        terminal = Terminal()
+        terminal, logger = Terminal(), logging.getLogger("localai_diffusers.work.progress")
+        self.addCleanup(logger.setLevel, logger.level)
+        logger.setLevel(level)
         with mock.patch.object(sys, "stderr", terminal):
             run("shapes", CountingJob(None), steps=3)
-        self.assertIn("3/3", terminal.getvalue())
+        return terminal.getvalue()
 
 
 class LoadingTest(unittest.TestCase):

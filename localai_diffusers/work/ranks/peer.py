@@ -30,9 +30,11 @@ class Peer:
 def serve(_index: int, pipe: connection.Connection, place: Place, log_format: str) -> None:
     """Do what comes through ``pipe``, until rank 0 closes it or dies. ``_index`` is what torch's launcher passes."""
     import torch
+    from tqdm import tqdm
 
     _end_with_parent(place.folder)
-    logs.configure("ERROR", log_format)
+    logs.configure("ERROR", log_format)  # nor are bars drawn at this level
+    tqdm.set_lock(threading.RLock())  # its own lock is for several processes: a semaphore, which would outlast this one
     if place.kind != "cpu":
         torch.accelerator.set_device_index(place.number)
     peer = Peer(place)

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Any
+from unittest import mock
 
 from localai_diffusers.work.jobs import Control
+from localai_diffusers.work.progress import step_bar
 from localai_diffusers.work.ranks import group
 from localai_diffusers.work.ranks.peer import Peer
 
@@ -42,6 +45,17 @@ def failing_peer(_peer: Peer, _control: Control, *_: Any) -> None:
 
 def stuck_peer(_peer: Peer, _control: Control, *_: Any) -> None:
     time.sleep(60)
+
+
+def drawing_peer(_peer: Peer, _control: Control) -> None:
+    """A bar on what seems to be a terminal: an error where it is drawn, or leaves a semaphore."""
+    from tqdm import tqdm
+    from tqdm.std import TqdmDefaultWriteLock
+
+    with mock.patch.object(sys.stderr, "isatty", return_value=True):
+        bar = step_bar(None, range(2))
+    assert bar.disable, "it is drawn"
+    assert not isinstance(tqdm.get_lock(), TqdmDefaultWriteLock), "its lock is a semaphore"
 
 
 def main() -> None:

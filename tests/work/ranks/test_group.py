@@ -49,6 +49,11 @@ class RanksTest(unittest.TestCase):
         noise = torch.rand(4, generator=torch.Generator().manual_seed(7))
         torch.testing.assert_close(run(), 3 * 2 * (VALUES + noise))
 
+    def test_a_peer_draws_no_bar_and_leaves_no_semaphore(self) -> None:
+        own = ranks()
+        own.ask(stand_in.drawing_peer)
+        own.answers(lambda: None)  # or a LoadError with what is wrong
+
     def test_a_cancel_stops_all_ranks_at_the_same_step_and_the_next_call_runs(self) -> None:
         job: Job[Any] = Job(lambda _job: None, "GenerateImage")
         own = ranks()
