@@ -32,9 +32,9 @@ from localai_diffusers.wire.load_spec import LoadSpec
 
 log = logging.getLogger(__name__)
 
-COMPONENT = "controlnet"
+COMPONENT, _ADAPTER = "controlnet", "adapter"
 # The component of nets that are no ControlNets and stand in their place, by the class's name (T2I-Adapters).
-_OTHER_COMPONENTS = {"T2IAdapter": "adapter", "MultiAdapter": "adapter"}
+_OTHER_COMPONENTS = {"T2IAdapter": _ADAPTER, "MultiAdapter": _ADAPTER}
 _FIELD = "ControlNet"
 _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 # The text width that a U-Net attends to tells its family; for the error message alone.
@@ -197,7 +197,7 @@ def _candidates(cls: type, facts: ModelFacts, component: str) -> Iterator[type]:
 
 def _with_adapters() -> list[str]:
     """Names of the classes that take T2I-Adapters."""
-    return [name for name in loader.get_available_pipelines() if name.endswith("AdapterPipeline")]
+    return [name for name in loader.get_available_pipelines() if _ADAPTER in loader.pipeline_traits(name).components]
 
 
 def _stem(name: str) -> str:
