@@ -173,12 +173,14 @@ def _made(model: LoadedModel, calls: list[Call], cls: type, group: JobGroup) -> 
     whole = merging.merged(calls, cls) if model.faithful.get(kind, True) else None
     if whole is None:
         return []
-    made = list(zip(calls, _images(model, pipeline, whole, group), strict=True))
+    images, uncached = _images(model, pipeline, whole, group)
+    told = [replace(call, notes=call.notes + tuple(uncached)) for call in calls]
+    made = list(zip(told, images, strict=True))
     if kind in model.faithful:
         return made
 
     def alone(call: Call) -> Any:
-        return _images(model, pipeline, call, group)[0]
+        return _images(model, pipeline, call, group)[0][0]
 
     return made if merging.is_faithful(model, pipeline, kind, made, alone) else []
 
@@ -189,9 +191,11 @@ def _plain(call: Call, pipeline: Any) -> Call:
     return replace(call, arguments=arguments, notes=call.notes + notes)
 
 
-def _images(model: LoadedModel, pipeline: Any, call: Call, group: JobGroup) -> Sequence[Any]:
-    with model.cached(pipeline):
-        return payload_from_output(pipeline_call.call_pipeline(pipeline, call, group), sampling_rate=None).images
+def _images(model: LoadedModel, pipeline: Any, call: Call, group: JobGroup) -> tuple[Sequence[Any], list[str]]:
+    """The pictures, and what is to be told about the denoiser's cache."""
+    with model.cached(pipeline) as uncached:
+        output = pipeline_call.call_pipeline(pipeline, call, group)
+    return payload_from_output(output, sampling_rate=None).images, uncached
 
 
 def _request(job: Job[Any]) -> GenerationRequest:

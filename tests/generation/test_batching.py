@@ -18,11 +18,14 @@ import numpy as np
 from PIL import Image
 
 import backend_pb2
+from localai_diffusers.generation import batching
+from localai_diffusers.wire import requests
 from tests import adapter_files, zoo
 from tests.every_pipeline.test_zoo_server import options_of
 from tests.gated import CODE, GatedBackend, ServerCase, pixels
 from tests.shapes_judge import judge
-from tests.support import SHAPES_MODEL, repainting
+from tests.support import SHAPES_MODEL, FolderCase, load, new_job, repainting
+from tests.zoo import checkpoint
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -236,6 +239,23 @@ class TogetherTest(BatchCase):
             result = self.backend.load(SHAPES_MODEL, Options=[f"max_batch:{value}"])
             self.assertFalse(result.success)
             self.assertIn(f"max_batch:{value}", result.message)
+
+
+class CacheTest(FolderCase):
+    def test_each_is_told_that_the_cache_is_off_for_all(self) -> None:
+        """FLUX's image-to-image opens no cache context."""
+        model = load(checkpoint("FluxPipeline"), Options=["cache:taylorseer", "max_batch:2"])
+        source, jobs = self.picture(size=(32, 32)), []
+        for number in range(2):
+            fields = {"src": source, "dst": str(self.folder / f"{number}.png"), "seed": number, "step": 3}
+            message = backend_pb2.GenerateImageRequest(positive_prompt="a cat", width=32, height=32, **fields)
+            job, request = new_job(), requests.from_image_request(message, model.settings)
+            job.batch = batching.batch_for(model, request, model.spec.identity)
+            jobs.append(job)
+        self.assertTrue(jobs[0].batch.run(jobs, model))
+        for job in jobs:
+            job.settle()
+            self.assertIn("cache:taylorseer is off for this request", job.wait(10).message())
 
 
 class FaultsTest(BatchCase):
