@@ -6,10 +6,13 @@ from __future__ import annotations
 import shutil
 import time
 import unittest
+from pathlib import Path
 
 from PIL import Image
 
+import backend_pb2
 from tests.gated import CODE, PROMPT, ServerCase, first_run
+from tests.rpc import RpcCase
 from tests.support import SHAPES_MODEL
 
 
@@ -76,6 +79,34 @@ class RouterTest(ServerCase):
         began = time.monotonic()
         self.assert_right(self.backend.picture(prompt=PROMPT))
         self.assertLess(time.monotonic() - began, 10)
+
+
+class StagingTest(RpcCase):
+    """A worker's inputs are staged without an extension, and what it makes goes to a ``.tmp`` file or a folder."""
+
+    def staged(self) -> Path:
+        source = self.path("localai-input-1")
+        Image.new("RGB", (64, 48), "red").save(source, "JPEG")
+        return source
+
+    def test_a_staged_picture_is_upscaled_into_a_tmp_file(self) -> None:
+        self.load("StableDiffusionUpscalePipeline")
+        source, dst = self.staged(), self.path("localai-output-1.tmp")
+        dst.touch(mode=0o600)
+        self.stub.UpscaleImage(backend_pb2.UpscaleImageRequest(src=str(source), dst=str(dst), scale=2), timeout=60)
+        with Image.open(dst) as image:
+            self.assertEqual((image.format, image.size), ("PNG", (128, 96)))
+
+    def test_the_depth_of_a_staged_picture_is_exported_into_a_tmp_folder(self) -> None:
+        self.load("MarigoldDepthPipeline")
+        source, dst = self.staged(), self.path("localai-output-2.tmp")
+        request = backend_pb2.DepthRequest(src=str(source), dst=str(dst), exports=["png"], include_depth=True)
+        answer = self.stub.Depth(request, timeout=60)
+        self.assertEqual((answer.width, answer.height, len(answer.depth)), (64, 48, 64 * 48))
+        self.assertTrue(dst.is_dir())
+        (made,) = dst.iterdir()
+        with Image.open(made) as image:
+            self.assertEqual((image.format, image.size), ("PNG", (64, 48)))
 
 
 if __name__ == "__main__":

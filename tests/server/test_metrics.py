@@ -58,6 +58,21 @@ class MetricsTest(ServerCase):
             self.assertIn("localai_diffusers_queue_depth", scraped(other))
             self.assertIn("localai_diffusers_queue_depth", scraped(self.backend))
 
+    def test_two_servers_are_scraped_while_both_serve(self) -> None:
+        with GatedBackend(LOCALAI_DIFFUSERS_METRICS_ADDR=f"127.0.0.1:{self.port}-{self.port + 20}") as other:
+            other.load_shapes()
+            both = (self.backend, other)
+            for one in both:
+                one.hold("step")
+            calls = [one.start("held.png", step=2) for one in both]
+            for one in both:
+                one.wait_at("step")
+            for one in both:
+                self.assertRegex(scraped(one), r"localai_diffusers_running\{[^}]*\} 1\.0")
+            for one in both:
+                one.release("step")
+            self.assertTrue(all(call.result().success for call in calls))
+
     def test_a_port_in_use_is_a_warning(self) -> None:
         with Backend(LOCALAI_DIFFUSERS_METRICS_ADDR=f"127.0.0.1:{self.backend.port}") as other:
             self.assertIn("no metrics are served", other.log)
