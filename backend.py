@@ -225,7 +225,11 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
 
             def build_with_environment() -> Any:
                 os.environ.update(spec.environment)  # until the next load, or Free
-                return build()
+                from localai_diffusers.generation import warm_up
+
+                model = build()
+                warm_up.first_call(model, job)
+                return model
 
             return build_with_environment
 

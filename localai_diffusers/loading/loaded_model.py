@@ -171,6 +171,8 @@ def finish(
     if spec.scheduler:
         said += _set_scheduler(pipeline, spec.scheduler)
     _bound_tokenizers(pipeline)
+    if spec.options.compile is not None:
+        switches.keep_compiled(spec.model_path)
     said += switches.switch_on(pipeline, spec.options)
     cache = caches.enabled(pipeline, spec.options)
     placement.place(pipeline, where)

@@ -30,7 +30,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from localai_diffusers.media.images import is_picture
 from localai_diffusers.pipeline.kept import kept
 from localai_diffusers.pipeline.signatures import Parameters, image_parameters, parameters_of
 from localai_diffusers.pipeline.sizes import config_value, frame_multiple, size_multiple
@@ -258,6 +257,8 @@ def _transparent(arguments: Arguments, subject: Subject) -> Change | None:
 def _with_alpha(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_alpha(part) for part in value]
+    from localai_diffusers.media.images import is_picture
+
     return value.convert("RGBA") if is_picture(value) else value
 
 

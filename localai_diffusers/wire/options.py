@@ -330,6 +330,19 @@ class Options:
         "",
         "cpu_offload",
     )
+    group_offload: Mapping[str, Any] | None = placement(
+        switch_with(
+            "offload_type",
+            "num_blocks_per_group",
+            "non_blocking",
+            "use_stream",
+            "record_stream",
+            "low_cpu_mem_usage",
+            "offload_to_disk_path",
+        ),
+        "offload:group with diffusers' own arguments, as JSON; offload_to_disk_path keeps the layers on the disk",
+        None,
+    )
     text_encoder_offload: bool = placement(
         switch, "text encoders wait on the host once the prompt is read: their room is free for the steps", False
     )
@@ -359,6 +372,9 @@ class Options:
         "torch.compile of the denoiser's repeated blocks (else of the whole): true, or its arguments as JSON; first "
         "pictures take long",
         None,
+    )
+    warmup: bool = placement(
+        switch, "the load ends with a call of two steps at the model's own size, which compiles what is compiled", False
     )
     layerwise_casting: str = placement(
         one_of("fp8", "fp8_e5m2"),

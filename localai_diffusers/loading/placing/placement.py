@@ -56,7 +56,8 @@ _ITEM_SIZES = {
 @dataclass(frozen=True)
 class DevicePlan:
     """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it,
-    the words by which components are ``quantized``, and whether the VAE decodes in tiles (``tiling``)."""
+    the words by which components are ``quantized``, whether the VAE decodes in tiles (``tiling``), and what the YAML
+    says of the offload by ``group``."""
 
     device: str
     dtype: str
@@ -66,6 +67,7 @@ class DevicePlan:
     notes: tuple[str, ...] = ()
     quantized: Mapping[str, str] = field(default_factory=dict)
     tiling: bool = False
+    group: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -121,7 +123,8 @@ def plan(
     device_map = _device_map(spec, device, notes)
     mode = "none" if device_map else offload
     tiling = chosen.tiling and spec.options.vae_tiling is None
-    return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling)
+    group = spec.options.group_offload or {}
+    return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling, group)
 
 
 def ways_of(cls: type) -> frozenset[str]:
@@ -151,7 +154,8 @@ class _Fit:
         """Whether the way to offload is ours to choose."""
         spec, options = self.spec, self.spec.options
         said = options.offload or options.text_encoder_offload or options.device_map or options.parallel
-        return is_automatic(spec, self.settings) and not (said or spec.low_vram or spec.gpus > 1)
+        by_group = options.group_offload is not None
+        return is_automatic(spec, self.settings) and not (said or by_group or spec.low_vram or spec.gpus > 1)
 
     @property
     def ways(self) -> frozenset[str]:
@@ -385,8 +389,9 @@ def _offload(spec: LoadSpec, device: str, fit: _Fit, notes: list[str]) -> str:
     options = spec.options
     if options.text_encoder_offload:
         _check_encoders(spec, fit)
-    said = f"offload:{options.offload}" if options.offload else "text_encoder_offload" * options.text_encoder_offload
-    mode = "text_encoders" if options.text_encoder_offload else options.offload
+    if options.group_offload is not None and options.offload not in ("", "group"):
+        raise LoadError(f"option group_offload and offload:{options.offload} exclude each other: leave one out")
+    said, mode = _said(spec)
     if mode not in ("", "none") and device == "cpu":
         notes.append(f"option {said} has nothing to do on a CPU and is ignored")
         return "none"
@@ -399,9 +404,20 @@ def _offload(spec: LoadSpec, device: str, fit: _Fit, notes: list[str]) -> str:
     return memory_plan.sparing(fit.weights(choose_dtype(spec, fit.facts, device, fit.settings)), fit.ways)
 
 
+def _said(spec: LoadSpec) -> tuple[str, str]:
+    """The option that says how to offload, and the way; "" where none does."""
+    options = spec.options
+    if options.group_offload is not None:
+        return "group_offload", "group"
+    if options.text_encoder_offload:
+        return "text_encoder_offload", "text_encoders"
+    return f"offload:{options.offload}", options.offload
+
+
 def _check_encoders(spec: LoadSpec, fit: _Fit) -> None:
     """Raise LoadError where text encoders cannot wait on the host by themselves."""
     option, more = "option text_encoder_offload", spec.options.offload or ("low_vram" if spec.low_vram else "")
+    more = more or ("group_offload" if spec.options.group_offload is not None else "")
     if more not in ("", "none"):
         raise LoadError(f"{option} is part of what {more} does: leave it out")
     if spec.options.device_map or spec.gpus > 1:
@@ -451,6 +467,12 @@ def place(pipeline: Any, where: DevicePlan) -> None:
     elif where.offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=where.device)
     else:
-        pipeline.enable_group_offload(
-            onload_device=where.device, offload_type="leaf_level", use_stream=where.kind == "cuda"
-        )
+        _offload_by_group(pipeline, where)
+
+
+def _offload_by_group(pipeline: Any, where: DevicePlan) -> None:
+    usual: dict[str, Any] = {"offload_type": "leaf_level", "use_stream": where.kind == "cuda"}
+    try:
+        pipeline.enable_group_offload(onload_device=where.device, **{**usual, **where.group})
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"option group_offload: diffusers refuses it: {error}") from None

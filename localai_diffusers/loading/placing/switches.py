@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,13 @@ def switch_on(pipeline: Any, options: Options) -> list[str]:
         except ValueError as error:
             raise LoadError(f"option {name}:{value} is refused: {error}") from None
     return notes
+
+
+def keep_compiled(model_path: str) -> None:
+    """Let what inductor compiles lie in the cache of the models' folder, where the next process finds it: by default it
+    goes with the machine's temporary files. TORCHINDUCTOR_CACHE_DIR from outside is left alone."""
+    if model_path and os.access(model_path, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(model_path, ".cache", "torchinductor"))
 
 
 def denoisers(pipeline: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from diffusers import DiffusionPipeline
 
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile, folder_facts
 from localai_diffusers.errors import InvalidRequest, LoadError
@@ -238,6 +239,27 @@ class OffloadTest(unittest.TestCase):
             self.assertFalse(plan(facts(size=40 * GIB), **anywhere(CUDA=True, Options=["vae_tiling:false"])).tiling)
             halved = plan(facts(size=30 * GIB, dtype="F32"), **anywhere(CUDA=True))
         self.assertEqual((halved.dtype, halved.offload), ("float16", "none"))
+
+    def test_offload_by_group_takes_the_arguments_of_diffusers(self) -> None:
+        said = '{"offload_type": "block_level", "num_blocks_per_group": 2, "offload_to_disk_path": "/tmp/layers"}'
+        with on_gpu():
+            found = plan(**anywhere(CUDA=True, Options=[f"group_offload:{said}"]))
+            with self.assertRaisesRegex(LoadError, "group_offload and offload:model exclude each other"):
+                plan(**anywhere(CUDA=True, Options=["group_offload:true", "offload:model"]))
+        self.assertEqual(found.offload, "group")
+        pipeline = mock.create_autospec(DiffusionPipeline, instance=True)
+        placement.place(pipeline, found)
+        pipeline.enable_group_offload.assert_called_once_with(
+            onload_device="cuda:0",
+            offload_type="block_level",
+            num_blocks_per_group=2,
+            offload_to_disk_path="/tmp/layers",
+            use_stream=True,
+        )
+        pipeline.enable_group_offload.side_effect = ValueError("no such type")
+        with self.assertRaisesRegex(LoadError, "option group_offload: diffusers refuses it: no such type"):
+            placement.place(pipeline, found)
+        self.assertIn("option group_offload has nothing to do on a CPU", plan(Options=["group_offload:true"]).notes[0])
 
     def test_text_encoders_alone_wait_where_that_is_asked_for(self) -> None:
         flux = folder_facts(checkpoint("FluxPipeline"))

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+from localai_diffusers.generation.warm_up import first_call
 from tests.shapes_judge import judge
-from tests.support import SHAPES_MODEL, generate, load
+from tests.support import SHAPES_MODEL, generate, load, new_job
 from tests.zoo import checkpoint
 
 _COUNTED: list[Any] = []
@@ -48,6 +52,32 @@ class CompileTest(unittest.TestCase):
         generate(loaded, "a dog", width=64, height=64, step=2, seed=2)
         self.assertEqual(len(_COUNTED), first, "a repeated size compiles nothing")
         return first
+
+    def test_after_a_warm_up_the_first_request_compiles_nothing(self) -> None:
+        _COUNTED.clear()
+        torch._dynamo.reset()
+        self.addCleanup(torch._dynamo.reset)
+        model = load(SHAPES_MODEL, Options=['compile:{"backend": "counting"}', "warmup:true"])
+        job = new_job()
+        first_call(model, job)
+        compiled = len(_COUNTED)
+        self.assertGreater(compiled, 0)
+        self.assertEqual((job.step, model.notes), (0, ()))
+        generate(model, PROMPT, step=2, seed=1)
+        self.assertEqual(len(_COUNTED), compiled)
+
+    def test_a_model_that_needs_a_picture_says_that_it_is_not_warm(self) -> None:
+        model = load(checkpoint("StableVideoDiffusionPipeline"), Options=["warmup:true"])
+        first_call(model, new_job())
+        self.assertRegex(model.notes[-1], "option warmup: the first call was refused, so nothing is warm")
+
+    def test_what_is_compiled_lies_where_the_next_process_finds_it(self) -> None:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+            load(SHAPES_MODEL, Options=['compile:{"backend": "counting"}'], ModelPath=folder)
+            self.assertEqual(cache_dir(), os.path.join(folder, ".cache", "torchinductor"))
 
     def test_repeated_blocks(self) -> None:
         self.assertGreater(self.graphs(checkpoint("FluxPipeline")), 0)
