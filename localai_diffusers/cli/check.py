@@ -66,9 +66,9 @@ def _size(count: int) -> str:
 
 
 def _free(device: str) -> str:
-    from localai_diffusers.loading.placing import placement
+    from localai_diffusers.loading.placing import devices
 
-    free = placement.free_memory(device)
+    free = devices.free_memory(device)
     return _size(environment.free_host_memory() if free is None else free)
 
 
@@ -129,7 +129,7 @@ def _without_files(fields: Mapping[str, Any]) -> tuple[Any, str]:
     import diffusers_dynamic_loader as loader
     from localai_diffusers.checkpoint import artifacts
     from localai_diffusers.loading import pipeline_class, schedulers
-    from localai_diffusers.loading.placing import placement
+    from localai_diffusers.loading.placing import devices
     from localai_diffusers.settings import Settings
 
     def look() -> Any:
@@ -139,7 +139,7 @@ def _without_files(fields: Mapping[str, Any]) -> tuple[Any, str]:
             loader.resolve_pipeline_type(named)
         if spec.scheduler:
             schedulers.parse_name(spec.scheduler)
-        placement.choose_device(spec, Settings.from_environ(), lambda: 0, [])
+        devices.choose_device(spec, Settings.from_environ(), lambda: 0, [])
         for field, names in (("LoraAdapter", [name for name, _ in spec.loras]), ("ControlNet", spec.controlnets)):
             for name in names:
                 artifacts.find(spec, name, field)

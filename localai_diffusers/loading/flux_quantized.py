@@ -25,7 +25,7 @@ from localai_diffusers.loading import components, schedulers, words
 from localai_diffusers.loading.adapters import adapters
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
-from localai_diffusers.loading.placing import heap, placement, quantizers
+from localai_diffusers.loading.placing import heap, placement, precision, quantizers
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.quantization import LARGE
@@ -90,7 +90,7 @@ def prepare(spec: LoadSpec, settings: Settings, job: Job[Any]) -> Prepared:
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *noted, *said.notes, *where.notes]
         )
 
-    size = placement.weight_bytes(facts or base_facts, spec, where.dtype, where.quantized)
+    size = precision.weight_bytes(facts or base_facts, spec, where.dtype, where.quantized)
     return Prepared(build, _PIPELINE, where, size, (*spec.notes, *noted, *said.notes, *where.notes))
 
 

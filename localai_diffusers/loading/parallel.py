@@ -14,7 +14,7 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.loaded_model import LoadedModel
-from localai_diffusers.loading.placing import memory_plan, placement, switches
+from localai_diffusers.loading.placing import devices, memory_plan, switches
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.wire.load_spec import LoadSpec
 from localai_diffusers.wire.options import OPTIONS
@@ -76,7 +76,7 @@ def refuse(spec: LoadSpec, kind: str) -> None:
 def _by_size(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, weight_bytes: int) -> Shares | None:
     """By TensorParallelSize, where nothing speaks against it; else ``balanced`` serves, also where a model does not
     fit into one GPU: every rank loads the whole before it is shared out."""
-    free = placement.free_memory(where.device) if where.device_map else None
+    free = devices.free_memory(where.device) if where.device_map else None
     if spec.gpus < 2 or spec.options.device_map or free is None or free < memory_plan.with_room(weight_bytes):
         return None
     ways = (Shares(way, spec.gpus) for way in ("tensor", "context"))
@@ -85,7 +85,7 @@ def _by_size(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, weight_bytes:
 
 def _reasons(spec: LoadSpec, facts: ModelFacts, where: DevicePlan, shares: Shares) -> Iterator[str]:
     """What speaks against it, with the way out."""
-    there = placement.device_count(where.device)
+    there = devices.device_count(where.device)
     if there < shares.count:
         yield f"needs {shares.count} GPUs, and this model has {there} (it runs on {where.device}): drop the option"
     if where.device.partition(":")[2] not in ("", "0"):

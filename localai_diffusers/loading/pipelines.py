@@ -33,7 +33,7 @@ from localai_diffusers.loading.files.single_file import Parts
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular
-from localai_diffusers.loading.placing import caches, heap, placement, prompt_cache
+from localai_diffusers.loading.placing import caches, heap, placement, precision, prompt_cache
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -172,7 +172,7 @@ def _chosen(
 
 def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any]) -> Prepared:
     """Check the rest that can be, and return what builds the model."""
-    variant = placement.preferred_variant(spec, choice.facts)
+    variant = precision.preferred_variant(spec, choice.facts)
     choice = _with_checked_weights(spec, choice, variant, settings)
     cls, facts = choice.cls, choice.facts
     if spec.scheduler:
@@ -187,7 +187,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     quantization.check(facts, where, spec)
     _check_cache(spec, cls, facts)
     prompt_cache.check(spec.options, facts)
-    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
+    size = precision.weight_bytes(facts, spec, where.dtype, where.quantized)
     shares = parallel.plan(spec, facts, where, size)
     if shares:
         where = replace(where, device_map=None, notes=(*where.notes, shares.note))

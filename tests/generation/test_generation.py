@@ -320,9 +320,9 @@ class FamiliesTest(FolderCase):
 
         import diffusers
 
-        from localai_diffusers.loading.placing import placement
+        from localai_diffusers.loading.placing import precision
 
-        with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
+        with mock.patch.object(precision, "_cpu_has_bf16", lambda: True):
             model = load(checkpoint("WanPipeline"), F16Memory=True)
         self.assertEqual(model.pipeline_as(diffusers.WanVideoToVideoPipeline).vae.dtype, torch.float32)
         self.assertEqual(model.pipeline_as(diffusers.WanVideoToVideoPipeline).transformer.dtype, torch.bfloat16)

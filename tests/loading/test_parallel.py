@@ -10,7 +10,7 @@ from unittest import mock
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import InvalidRequest, LoadError
 from localai_diffusers.loading import parallel, pipelines
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import devices
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.work.ranks import group
@@ -23,8 +23,8 @@ def planned(*options: str, components: Any = None, cards: int = 2, where: Any = 
     """What is planned for a Flux model of three attention heads on a machine of two GPUs."""
     facts = mock.Mock(spec=ModelFacts, components=components or FLUX, config=lambda _name: {"num_attention_heads": 6})
     with (
-        mock.patch.object(placement, "device_count", lambda _device: cards),
-        mock.patch.object(placement, "free_memory", lambda _device: 80 * 2**30),
+        mock.patch.object(devices, "device_count", lambda _device: cards),
+        mock.patch.object(devices, "free_memory", lambda _device: 80 * 2**30),
     ):
         spec = spec_of("flux", Options=list(options), **fields)
         return parallel.plan(spec, facts, where or DevicePlan("cuda:0", "bfloat16"), 2**30)

@@ -189,9 +189,9 @@ class LoadTest(ModelCase):
     def test_wans_vae_is_loaded_in_fp32_though_the_rest_is_not(self) -> None:
         from unittest import mock
 
-        from localai_diffusers.loading.placing import placement
+        from localai_diffusers.loading.placing import precision
 
-        with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
+        with mock.patch.object(precision, "_cpu_has_bf16", lambda: True):
             pipeline = load(checkpoint("WanPipeline"), F16Memory=True).pipeline
         self.assertEqual((pipeline.vae.dtype, pipeline.transformer.dtype), (torch.float32, torch.bfloat16))
 

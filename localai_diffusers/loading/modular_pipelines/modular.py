@@ -23,7 +23,7 @@ from localai_diffusers.loading.files import folder_weights, sources
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular_call
-from localai_diffusers.loading.placing import heap, placement, prompt_cache, quantizers
+from localai_diffusers.loading.placing import heap, placement, precision, prompt_cache, quantizers
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -50,7 +50,7 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
     early = words.sort(spec, cls, facts, settings)
     facts, places, parts = _found(spec, facts, pipeline, cls, settings, job)
     allows_pickle = artifacts.allows_pickle(spec, settings)
-    model_files.check_weights(facts, placement.preferred_variant(spec, facts), allows_pickle)
+    model_files.check_weights(facts, precision.preferred_variant(spec, facts), allows_pickle)
     fitted, told = _checked_weights(pipeline, places, allows_pickle)
     parts += fitted
     places = {name: place for name, place in places.items() if name not in {part.component for part in fitted}}
@@ -79,7 +79,7 @@ def prepare(spec: LoadSpec, location: Location, facts: ModelFacts, settings: Set
             spec, pipeline, where, defaults, settings, planned, [*spec.notes, *notes, *told, *where.notes, *said.notes]
         )
 
-    size = placement.weight_bytes(facts, spec, where.dtype, where.quantized)
+    size = precision.weight_bytes(facts, spec, where.dtype, where.quantized)
     return Prepared(build, cls.__name__, where, size, (*spec.notes, *told, *where.notes, *early.notes))
 
 

@@ -18,7 +18,7 @@ from localai_diffusers.discovery.spelling import did_you_mean
 from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing.cache_use import PER_REQUEST, BlockCache, contexts_of
-from localai_diffusers.loading.placing.placement import DTYPES
+from localai_diffusers.loading.placing.precision import DTYPES
 from localai_diffusers.wire.options import Named, Options
 
 

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from accelerate.hooks import UserCpuOffloadHook
 
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import precision
 from tests.shapes_judge import judge
 from tests.support import SHAPES_MODEL, generate, load, offloaded
 from tests.zoo import checkpoint
@@ -21,7 +21,7 @@ PROMPT = "a red circle on a blue background"
 class HalfPrecisionTest(unittest.TestCase):
     def test_pictures_in_bf16_are_right(self) -> None:
         """All 42 prompts are, by levels of 0.8 on average from those in fp32; here three."""
-        with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
+        with mock.patch.object(precision, "_cpu_has_bf16", lambda: True):
             model = load(SHAPES_MODEL, Options=["auto:true", "guidance_scale:3"])
         self.assertEqual({part.dtype for part in (model.pipeline.unet, model.pipeline.vae)}, {torch.bfloat16})
         for prompt in (PROMPT, "a green square on a white background", "a yellow triangle on a black background"):

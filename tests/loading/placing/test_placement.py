@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 
 from localai_diffusers.checkpoint.model_files import ModelFacts, WeightFile, folder_facts
 from localai_diffusers.errors import InvalidRequest, LoadError
-from localai_diffusers.loading.placing import placement
+from localai_diffusers.loading.placing import placement, precision
 from localai_diffusers.loading.placing.placement import DevicePlan
 from localai_diffusers.settings import Settings
 from tests.support import SHAPES_MODEL, load, spec_of
@@ -146,7 +146,7 @@ class DtypeTest(unittest.TestCase):
 
     def test_f16_on_a_cpu_is_bf16_where_the_cpu_has_it(self) -> None:
         for has, expected in ((True, "bfloat16"), (False, "float32")):
-            with mock.patch.object(placement, "_cpu_has_bf16", lambda has=has: has):
+            with mock.patch.object(precision, "_cpu_has_bf16", lambda has=has: has):
                 self.assertEqual(plan(F16Memory=True).dtype, expected)
 
     def test_weights_in_half_precision_stay_so_on_a_cpu_that_computes_in_bf16(self) -> None:
@@ -159,9 +159,9 @@ class DtypeTest(unittest.TestCase):
             (True, None, ["auto:false"], "float32"),
             (True, None, ["torch_dtype:fp32"], "float32"),
         ):
-            with mock.patch.object(placement, "_cpu_has_bf16", lambda has=has: has):
+            with mock.patch.object(precision, "_cpu_has_bf16", lambda has=has: has):
                 self.assertEqual(plan(model, Options=said).dtype, expected)
-        with mock.patch.object(placement, "_cpu_has_bf16", lambda: True):
+        with mock.patch.object(precision, "_cpu_has_bf16", lambda: True):
             self.assertEqual(plan(settings=Settings(auto=False)).dtype, "float32")
             self.assertEqual(plan(settings=Settings(auto=False), Options=["auto:true"]).dtype, "bfloat16")
 
@@ -186,9 +186,9 @@ class DtypeTest(unittest.TestCase):
     def test_sana_takes_its_bf16_variant_where_there_is_one(self) -> None:
         sana = facts({"transformer": "SanaTransformer2DModel"})
         files = (*sana.files, WeightFile("transformer", Path("a.bf16.safetensors"), GIB, "BF16"))
-        self.assertIsNone(placement.preferred_variant(spec_of("a/b"), sana))
+        self.assertIsNone(precision.preferred_variant(spec_of("a/b"), sana))
         with_variant = ModelFacts(sana.path, "X", components=sana.components, files=files)
-        self.assertEqual(placement.preferred_variant(spec_of("a/b"), with_variant), "bf16")
+        self.assertEqual(precision.preferred_variant(spec_of("a/b"), with_variant), "bf16")
 
 
 class VariantTest(unittest.TestCase):
@@ -197,13 +197,13 @@ class VariantTest(unittest.TestCase):
         with_fp16 = ModelFacts(
             plain.path, "X", files=(*plain.files, WeightFile("transformer", Path("a.fp16.safetensors"), GIB, "F16"))
         )
-        self.assertEqual(placement.preferred_variant(spec_of("a/b", F16Memory=True), with_fp16), "fp16")
-        self.assertIsNone(placement.preferred_variant(spec_of("a/b", F16Memory=True), plain))
-        self.assertIsNone(placement.preferred_variant(spec_of("a/b"), with_fp16))
+        self.assertEqual(precision.preferred_variant(spec_of("a/b", F16Memory=True), with_fp16), "fp16")
+        self.assertIsNone(precision.preferred_variant(spec_of("a/b", F16Memory=True), plain))
+        self.assertIsNone(precision.preferred_variant(spec_of("a/b"), with_fp16))
 
     def test_a_variant_that_is_asked_for_must_exist(self) -> None:
         with self.assertRaisesRegex(LoadError, "variant:fp8 has no weight files.*variants none"):
-            placement.preferred_variant(spec_of("a/b", Options=["variant:fp8"]), facts())
+            precision.preferred_variant(spec_of("a/b", Options=["variant:fp8"]), facts())
 
 
 class OffloadTest(unittest.TestCase):
