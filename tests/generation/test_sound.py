@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from localai_diffusers.media import comments
 from tests.rpc import RpcCase
 from tests.support import call_of, zoo_model
 
@@ -75,6 +76,11 @@ class FieldsTest(RpcCase):
         "keyscale": "C major",
         "timesignature": "3",
     }
+
+    def test_temperature_is_guidance_where_there_is_no_temperature(self) -> None:
+        """As LocalAI's documentation says of prompt_influence, which the core sends by that name."""
+        self.load("AudioLDM2Pipeline")
+        self.assertIn("CFG scale: 6.25, ", comments.read(self.sound(duration=0.7, temperature=6.25)) or "")
 
     def test_the_fields_arrive_under_the_pipelines_names_and_types(self) -> None:
         import backend_pb2
