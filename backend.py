@@ -136,8 +136,10 @@ class BackendServicer(backend_pb2_grpc.BackendServicer):
         except Exception as error:  # noqa: BLE001 - the unexpected too: a status would hide the message
             ours = as_ours(error, f"load of {request.Model!r}")
             log.error("load of %r failed: %s", request.Model, ours)
+            frame.answered(errors.status_name(ours))
             return backend_pb2.Result(success=False, message=errors.one_line(ours))
         log.info("%s is loaded as %s in %.1f s", request.Model, model.summary(), frame.seconds)
+        frame.succeeded()
         if self.exporter is not None:
             self.exporter.loaded(frame.seconds)
         # Beside the Result, which has no field for it in every proto; the commands of the terminal read it.
