@@ -6,7 +6,7 @@ from __future__ import annotations
 import unittest
 
 from localai_diffusers.generation.arguments.call_arguments import Call
-from localai_diffusers.generation.batching import _token_counts
+from localai_diffusers.generation.merging import _token_counts
 from tests.support import zoo_model
 
 
