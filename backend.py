@@ -36,7 +36,7 @@ from localai_diffusers.settings import Settings
 from localai_diffusers.wire import calls, guard, health, load_spec, pools, proto, requests
 from localai_diffusers.wire.argument_limits import MAX_BATCH
 from localai_diffusers.wire.intake import Intake, SourceMemory
-from localai_diffusers.work import exporter
+from localai_diffusers.work import exporter, spans
 from localai_diffusers.work.engine import Engine, State, Upkeep
 from localai_diffusers.work.jobs import Job, as_ours
 
@@ -352,6 +352,7 @@ def serve(address: str) -> int:
     except ValueError as error:
         return _fail(str(error))
     logs.configure(settings.log_level, settings.log_format)
+    spans.set_up(settings)
     faulthandler.enable(all_threads=False)  # a crash in native code leaves its stack on stderr
     stop = _stop_signal()
     upkeep = Upkeep(

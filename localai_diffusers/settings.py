@@ -73,6 +73,8 @@ class Settings:
     log_level: str = "INFO"
     log_format: str = "text"
     metrics_addr: str = ""
+    spans_endpoint: str = ""
+    spans_protocol: str = "grpc"
     auth_token: str = ""
     reflection: bool = False
     device: str = ""
@@ -149,6 +151,18 @@ VARIABLES: tuple[Variable, ...] = (
         "metrics_addr",
         _address,
         "Prometheus endpoint: host:port, host:first-last, host:0 for any free port, or a port of loopback.",
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "spans_endpoint",
+        str.strip,
+        "OpenTelemetry's collector, a URL: each RPC is a span. Its SDK's other variables hold too.",
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "spans_protocol",
+        _choice("grpc", "http/protobuf"),
+        "How spans are sent: grpc or http/protobuf.",
     ),
     Variable("LOCALAI_GRPC_AUTH_TOKEN", "auth_token", str, "Bearer token that every RPC must carry.", secret=True),
     Variable(

@@ -6,15 +6,23 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from localai_diffusers.settings import Settings
+
 log = logging.getLogger(__name__)
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVICE = "backend.Backend"
+_settings = Settings()
+
+
+def set_up(settings: Settings) -> None:
+    """Where spans go from now on; nowhere, where no collector is named."""
+    global _settings
+    _settings = settings
+    _tracer.cache_clear()
 
 
 def answered(method: str, status: tuple[int, str], seconds: float, request_id: str, headers: Mapping[str, str]) -> None:
@@ -46,10 +54,10 @@ def answered(method: str, status: tuple[int, str], seconds: float, request_id: s
 
 @functools.cache
 def _tracer() -> Any:
-    """By the SDK's variables; None where they name no collector, and where the packages are not there."""
-    if not any(os.environ.get(name) for name in _ENDPOINTS):
+    """None where no collector is named, and where the packages are not there."""
+    if not _settings.spans_endpoint:
         return None
-    way = "http" if os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").startswith("http") else "grpc"
+    way = _settings.spans_protocol.partition("/")[0]
     try:
         sdk = importlib.import_module("opentelemetry.sdk.trace")
         export = importlib.import_module("opentelemetry.sdk.trace.export")

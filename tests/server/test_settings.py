@@ -25,6 +25,7 @@ class SettingsTest(unittest.TestCase):
             "LOCALAI_DIFFUSERS_METADATA": "OFF",
             "LOCALAI_DIFFUSERS_LOG_FORMAT": "json",
             "LOCALAI_DIFFUSERS_METRICS_ADDR": "0.0.0.0:9100",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "SAFETENSORS": "0",
             "CLIPSKIP": "0",
             "LOCALAI_DIFFUSERS_AUTO": "0",

@@ -13,6 +13,7 @@ from unittest import mock
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from localai_diffusers.settings import Settings
 from localai_diffusers.work import spans
 from tests.support import SHAPES_MODEL, Backend
 
@@ -81,10 +82,9 @@ class SpansTest(unittest.TestCase):
         return {one.key: one.value for one in span.attributes}
 
     def test_without_the_packages_a_warning_says_what_to_install(self) -> None:
-        spans._tracer.cache_clear()
-        self.addCleanup(spans._tracer.cache_clear)
+        spans.set_up(Settings(spans_endpoint="http://127.0.0.1:1"))
+        self.addCleanup(spans.set_up, Settings())
         with (
-            mock.patch.dict("os.environ", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"),
             mock.patch.dict("sys.modules", {"opentelemetry.sdk.trace": None}),
             self.assertLogs(spans.log, "WARNING") as said,
         ):
