@@ -18,6 +18,7 @@ from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing.encoder_offload import is_text_encoder, text_encoders
 from localai_diffusers.wire.options import Options
 
+_CACHE = "past_key_values"
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -55,8 +56,10 @@ class PromptCache:
         return _copied(self._kept[key][0])
 
     def keep(self, key: str, answer: Any) -> None:
-        """Keep a copy of ``answer``; not one that alone is too large."""
+        """Keep a copy of ``answer``; not one that alone is too large, or that holds what cannot be copied."""
         copied = _copied(answer)
+        if not _is_whole(copied):
+            return
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(copied))
         if size > self._most:
             return
@@ -122,11 +125,23 @@ def _parts(value: Any) -> Iterator[bytes]:
 
 
 def _copied(answer: Any) -> Any:
-    """With tensors of its own, for a pipeline may write into them."""
+    """With tensors of its own, for a pipeline may write into them; without the cache of a text that goes on, which no
+    pipeline reads of an encoder and which takes as much again."""
     import torch
     from torch.utils._pytree import tree_map
 
-    return tree_map(lambda part: part.clone() if isinstance(part, torch.Tensor) else part, answer)
+    copied = tree_map(lambda part: part.clone() if isinstance(part, torch.Tensor) else part, answer)
+    if isinstance(copied, dict) and copied.get(_CACHE) is not None:
+        copied[_CACHE] = None
+    return copied
+
+
+def _is_whole(copied: Any) -> bool:
+    """Whether nothing is in it but tensors, which are counted, and what takes no memory."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return all(isinstance(part, (torch.Tensor, *_PLAIN)) for part in tree_leaves(copied))
 
 
 def _tensors(answer: Any) -> list[Any]:

@@ -115,6 +115,23 @@ class BoundTest(unittest.TestCase):
         with self.assertRaisesRegex(InvalidRequest, "prompt_cache:much must be true, or a number of bytes"):
             spec_of(SHAPES_MODEL, Options=["prompt_cache:much"])
 
+    def test_what_an_encoder_keeps_for_a_longer_text_is_not_held(self) -> None:
+        """Gemma and Qwen answer with a cache too, as large as the rest and not counted."""
+        for name in ("SanaPipeline", "ZImagePipeline"):
+            model = load(checkpoint(name), Options=KEPT)
+            before = pixels(model)
+            cache = model.prompt_cache
+            answers = [answer for answer, _size in cache._kept.values()]
+            self.assertTrue(any("past_key_values" in answer for answer in answers), name)
+            self.assertEqual([answer["past_key_values"] for answer in answers], [None] * len(answers))
+            self.assertEqual(pixels(model), before)
+            self.assertGreater(cache.hits, 0)
+
+    def test_an_answer_with_what_cannot_be_copied_is_not_kept(self) -> None:
+        cache = PromptCache(1000)
+        cache.keep("a", (torch.zeros(10), object()))
+        self.assertEqual((cache.find("a"), cache.bytes), (None, 0))
+
     def test_a_model_that_reads_no_prompt_refuses_it(self) -> None:
         with self.assertRaisesRegex(LoadError, "option prompt_cache: this model has no text encoder"):
             load(checkpoint("DDPMPipeline"), Options=KEPT)
