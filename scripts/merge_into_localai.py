@@ -55,13 +55,13 @@ def with_ignores(text: str) -> str:
     )
     if block is None:
         raise NotFound('the block of directory: "/backend/python/diffusers"')
-    head = re.sub(r"(?ms)^ *#[^\n]*\n|^    ignore:\n.*", "", block[0])
+    rest = re.sub(r"(?m)(?:^ +#.*\n)*^    ignore:\n(?:^    (?:- |  ).*\n?)*", "", block[0])
     lines = "".join(f'    - dependency-name: "{name}"\n' for name in _IGNORED)
     reason = (
         "    # torch and torchvision come from an accelerator's own index; diffusers and transformers move in step,\n"
         "    # with the tests (requirements.txt says why).\n"
     )
-    return text[: block.start()] + f"{head}{reason}    ignore:\n{lines}" + text[block.end() :]
+    return text[: block.start()] + f"{rest}{reason}    ignore:\n{lines}" + text[block.end() :]
 
 
 def with_capabilities(text: str) -> str:

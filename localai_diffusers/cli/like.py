@@ -68,13 +68,16 @@ def with_recipe(options: argparse.Namespace, recipe: Recipe) -> argparse.Namespa
             "(LOCALAI_DIFFUSERS_METADATA=full): --like FILE --prompt PROMPT",
             WRONG,
         )
-    if "Pictures" in facts and not (options.image or options.control):
+    given = len(options.image) + len(options.control) + bool(options.mask)
+    if given < int(facts.get("Pictures", 0)):
         raise Fault(
-            f"{options.like} was made from {facts['Pictures']} picture(s), which it does not hold: name them by "
+            f"{options.like} was made from {facts['Pictures']} picture(s), which it does not hold: name all by "
             "--image, --mask and --control",
             WRONG,
         )
     _tell_versions(facts.get("Versions", ""))
+    if model:
+        _tell_unheld(model, facts)
     return argparse.Namespace(
         **{
             **vars(options),
@@ -104,6 +107,13 @@ def _size(text: str) -> tuple[int, int]:
 def _guidance(options: argparse.Namespace, facts: Mapping[str, str]) -> Any:
     """By the call's own value, where the load's options are not in the file."""
     return _unless(options.guidance, facts.get("CFG scale"), float)
+
+
+def _tell_unheld(model: str, facts: Mapping[str, str]) -> None:
+    """A line on what was loaded then and is not loaded again: of a model that is named, its own counts."""
+    made_by = [f"{name} {facts[name]}" for name in ("Sampler", "True CFG scale", "LoRA", "ControlNet") if name in facts]
+    if made_by:
+        tell(f"note: it was made with {'; '.join(made_by)}: what {model} and the arguments say counts")
 
 
 def _tell_versions(made_with: str) -> None:

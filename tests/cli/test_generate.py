@@ -263,6 +263,19 @@ class Generating(unittest.TestCase):
         self.assertIn("was made from 1 picture(s), which it does not hold", said.err)
         self.assertEqual(command(*like, "--image", str(source)).code, 0)
         self.assertEqual(*map(Path.read_bytes, (first, again)))
+        self.generate("--image", str(source), "--mask", str(source), "--steps", "3", "-o", str(first))
+        said = command(*like, "--image", str(source))
+        self.assertIn("was made from 2 picture(s)", said.err, "the mask is one of them")
+        self.assertEqual(command(*like, "--image", str(source), "--mask", str(source)).code, 0)
+        self.assertEqual(*map(Path.read_bytes, (first, again)))
+
+    def test_like_with_a_model_of_ones_own_tells_what_that_leaves_out(self) -> None:
+        first, again = self.folder / "with-ddim.png", self.folder / "with-its-own.png"
+        self.generate("--steps", "2", "--scheduler", "euler_a", "-o", str(first))
+        like = ("--like", str(first), "--addr", f"127.0.0.1:{self.backend.port}", "-o", str(again))
+        said = command("generate", str(SHAPES_MODEL), *like)
+        self.assertEqual(said.code, 0, said.err)
+        self.assertIn("it was made with Sampler EulerAncestralDiscreteScheduler: what", said.err)
 
     def test_the_load_says_what_the_model_makes_and_takes(self) -> None:
         facts = server.load(self.backend.stub, {"Model": str(SHAPES_MODEL)})

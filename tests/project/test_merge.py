@@ -73,6 +73,7 @@ TREE = {
             ignore:
             - dependency-name: "torch"
             - dependency-name: "transformers"
+            open-pull-requests-limit: 3
           - package-ecosystem: "pip"
             directory: "/backend/python/rerankers"
             schedule:
@@ -124,6 +125,7 @@ class MergeTest(FolderCase):
             [one["dependency-name"] for one in blocks[0]["ignore"]],
             ["torch", "torchvision", "diffusers", "transformers"],
         )
+        self.assertEqual(blocks[0]["open-pull-requests-limit"], 3, "what else stands there stays")
         self.assertEqual((len(blocks), blocks[1].get("ignore")), (2, None))
         self.assertIn("MethodGenerateVideo, MethodSoundGeneration, MethodGenerate3D, MethodDepth}", made[CAPABILITIES])
         self.assertIn("UsecaseSoundGeneration, Usecase3D, UsecaseDepth}", made[CAPABILITIES])

@@ -53,6 +53,16 @@ class PatienceTest(unittest.TestCase):
         """Return once the engine's thread waits anew."""
         self.assertTrue(self.clock.waits.acquire(timeout=WAIT))
 
+    def first_and_late_second(self) -> tuple[Job[Any], Job[Any]]:
+        """Two that wait; the second came a second before the first has waited for long enough."""
+        first = self.request()
+        self.idle()
+        self.clock.turn(PATIENCE - 1)
+        self.idle()
+        second = self.request()
+        self.idle()
+        return first, second
+
     def request(self, key: str = "a", limit: int = 3) -> Job[Any]:
         """A request that waits for its like, and says with how many it ran."""
 
@@ -78,12 +88,7 @@ class PatienceTest(unittest.TestCase):
         self.assertEqual(job.wait(WAIT), 1)
 
     def test_those_that_come_meanwhile_run_with_it_and_do_not_prolong_the_wait(self) -> None:
-        first = self.request()
-        self.idle()
-        self.clock.turn(PATIENCE - 1)
-        self.idle()
-        second = self.request()
-        self.idle()
+        first, second = self.first_and_late_second()
         self.clock.turn(1)
         self.assertEqual((first.wait(WAIT), second.wait(WAIT)), (2, 2))
 
@@ -124,12 +129,7 @@ class PatienceTest(unittest.TestCase):
         self.assertEqual((self.engine.waiting, self.engine.state, self.ran), (0, State.READY, []))
 
     def test_of_two_that_wait_the_one_that_is_left_waits_on_for_its_own_time(self) -> None:
-        first = self.request()
-        self.idle()
-        self.clock.turn(PATIENCE - 1)
-        self.idle()
-        second = self.request()
-        self.idle()
+        first, second = self.first_and_late_second()
         first.cancel("left")
         self.idle()
         self.clock.turn(1)

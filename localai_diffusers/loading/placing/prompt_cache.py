@@ -42,9 +42,11 @@ class PromptCache:
     def put_on(self, pipeline: Any) -> None:
         """Let the text encoders of ``pipeline`` be asked here first: outermost, so that one that waits on the host
         stays there. Before each call: diffusers hangs the hooks of an offload up anew after it, and takes this off."""
-        for number, encoder in enumerate(text_encoders(pipeline)):
+        for encoder in text_encoders(pipeline):
             if not isinstance(encoder.forward, _Remembered):
-                encoder.forward = _Remembered(self, str(number), encoder.forward, _lora_layers(encoder))
+                # By identity: siblings have the encoders in another order.
+                encoder.forward = _Remembered(self, str(id(encoder)), encoder.forward)
+            encoder.forward.lora = _lora_layers(encoder)
 
     def find(self, key: str) -> Any:
         """The answer of ``key``, a copy of its own, None where it is not kept."""
@@ -73,12 +75,13 @@ class PromptCache:
 class _Remembered:
     """An encoder's forward that is run only for what is not kept."""
 
-    def __init__(self, cache: PromptCache, name: str, forward: Callable[..., Any], lora: tuple[Any, ...]) -> None:
+    def __init__(self, cache: PromptCache, name: str, forward: Callable[..., Any]) -> None:
         self.__wrapped__ = forward  # pipelines ask for its signature
-        self._cache, self._name, self._lora = cache, name, lora
+        self._cache, self._name = cache, name
+        self.lora: tuple[Any, ...] = ()
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        scales = [(layer.active_adapters, layer.scaling) for layer in self._lora]
+        scales = [(layer.active_adapters, layer.disable_adapters, layer.scaling) for layer in self.lora]
         key = _key([self._name, arguments, sorted(named.items()), repr(scales)])
         if not key:
             return self.__wrapped__(*arguments, **named)

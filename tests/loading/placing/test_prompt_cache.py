@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from PIL import Image
 
 from localai_diffusers.errors import InvalidRequest, LoadError
 from localai_diffusers.loading.placing.encoder_offload import text_encoders
@@ -62,6 +66,28 @@ class HitTest(unittest.TestCase):
         ):
             self.assertEqual(pixels(kept, prompt, **fields), pixels(plain, prompt, **fields), (prompt, fields))
 
+    def test_a_mask_counts(self) -> None:
+        kept = load(SHAPES_MODEL, Options=KEPT)
+        kept.pipeline_as(type(kept.pipeline))
+        ids, encoder = torch.arange(8)[None], kept.pipeline.text_encoder
+        for length in (8, 4, 8):
+            encoder(ids, attention_mask=(torch.arange(8) < length)[None].long())
+        self.assertEqual((kept.prompt_cache.hits, kept.prompt_cache.misses), (1, 2))
+
+    def test_a_picture_that_the_encoder_reads_counts(self) -> None:
+        """Qwen-Image-Edit's encoder is a vision-language model: one prompt, two pictures."""
+        kept = load(checkpoint("QwenImageEditPipeline"), Options=KEPT)
+        counted, runs = Counted(kept), []
+        with tempfile.TemporaryDirectory() as folder:
+            for color in ("red", "blue", "red"):
+                source = Path(folder, f"{color}.png")
+                Image.new("RGB", (64, 64), color).save(source)
+                before = counted.runs
+                pixels(kept, src=str(source))
+                runs.append(counted.runs - before)
+        self.assertEqual((runs[0], runs[2]), (runs[1], 0))
+        self.assertGreater(runs[1], 0)
+
     def test_the_scale_of_a_lora_on_the_encoder_counts(self) -> None:
         from peft import LoraConfig
 
@@ -77,7 +103,22 @@ class HitTest(unittest.TestCase):
         for layer in layers:
             layer.set_scale("default", 0.0)
         self.assertFalse(torch.equal(encoder(ids).last_hidden_state, first))
-        self.assertEqual((kept.prompt_cache.hits, kept.prompt_cache.misses), (0, 2))
+        encoder.disable_adapters()
+        encoder(ids)
+        self.assertEqual((kept.prompt_cache.hits, kept.prompt_cache.misses), (0, 3))
+
+    def test_two_encoders_are_told_apart_whatever_their_order(self) -> None:
+        """A sibling may name them the other way round, and an offload hangs its hooks up anew for each."""
+        kept = load(checkpoint("FluxPipeline"), Options=KEPT)
+        first, second = text_encoders(kept.pipeline)
+        ids = torch.arange(8)[None]
+        kept.prompt_cache.put_on(kept.pipeline)
+        wanted = [tuple(encoder(ids).last_hidden_state.shape) for encoder in (first, second)]
+        for encoder in (first, second):
+            encoder.forward = encoder.forward.__wrapped__
+        turned = mock.Mock(components={"text_encoder": second, "text_encoder_2": first})
+        kept.prompt_cache.put_on(turned)
+        self.assertEqual([tuple(one(ids).last_hidden_state.shape) for one in (first, second)], wanted)
 
     def test_an_encoder_that_waits_on_the_host_stays_there(self) -> None:
         with offloaded("model"):
