@@ -19,7 +19,8 @@ from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing.cache_use import PER_REQUEST, BlockCache, contexts_of
 from localai_diffusers.loading.placing.precision import DTYPES
-from localai_diffusers.wire.options import Named, Options
+from localai_diffusers.wire.option_values import Named
+from localai_diffusers.wire.options import Options
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from localai_diffusers.errors import InvalidRequest, LoadError
-from localai_diffusers.wire.options import Named
+from localai_diffusers.wire.option_values import Named
 from tests.support import generate, load
 from tests.wire.test_load_spec import spec
 from tests.zoo import checkpoint
