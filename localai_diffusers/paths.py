@@ -23,3 +23,8 @@ def resolve(name: str, base: str, field: str) -> str:
     if not target.is_relative_to(root):
         raise LoadError(f"{field} {name!r} leaves the models folder {base}: give a path inside it, or an absolute one")
     return str(root / name) if target.exists() else name
+
+
+def destination(name: str, base: str, field: str) -> Path:
+    """The path of what is to be written, by the same rules: it need not exist yet."""
+    return Path(base, resolve(name, base, field))

@@ -175,7 +175,7 @@ def finish(
         switches.keep_compiled(spec.model_path)
     said += switches.switch_on(pipeline, spec.options)
     cache = caches.enabled(pipeline, spec.options)
-    placement.place(pipeline, where)
+    said += placement.place(pipeline, where)
     said += _distilled_note(spec, pipeline, defaults) + _idle_wait(spec)
     for note in said:
         log.warning("%s: %s", spec.identity, note)

@@ -153,7 +153,7 @@ class Options:
     low_cpu_mem_usage: bool | None = load(switch, "passed to from_pretrained", None)
     disable_mmap: bool | None = load(switch, "passed to from_pretrained", None)
     max_memory: Mapping[str, Any] = load(mapping, "JSON object, passed to from_pretrained with device_map", {})
-    offload_folder: str = load(text, "passed to from_pretrained with device_map", "")
+    offload_folder: str = load(text, "folder under ModelPath, passed to from_pretrained with device_map", "")
 
     device: str = placement(text, "cpu, cuda, cuda:1, xpu, mps", "")
     offload: str = placement(
@@ -172,7 +172,8 @@ class Options:
             "low_cpu_mem_usage",
             "offload_to_disk_path",
         ),
-        "offload:group with diffusers' own arguments, as JSON; offload_to_disk_path keeps the layers on the disk",
+        "offload:group with diffusers' own arguments, as JSON; offload_to_disk_path, a folder under ModelPath, keeps "
+        "the layers on the disk while the model is loaded",
         None,
     )
     text_encoder_offload: bool = placement(
@@ -228,6 +229,9 @@ class Options:
         "pyramid, faster or mag, with parameters as in first_block(threshold=0.08); far fewer blocks are computed, the "
         "picture is a little another, and memory holds what is kept",
         None,
+    )
+    tf32: bool = placement(
+        switch, "fp32 matrices are multiplied in TF32 on an NVIDIA GPU: faster, with 10 bits of each number", False
     )
     fuse_qkv: bool = placement(switch, "fuse the attention projections", False)
     max_batch: int = placement(

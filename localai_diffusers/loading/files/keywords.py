@@ -22,11 +22,12 @@ def of_pipeline(
 ) -> dict[str, Any]:
     """For the pipeline of ``facts``, a folder or a single file."""
     options, is_folder = spec.options, facts.path.is_dir()
+    offload = options.offload_folder
     shared = said(
         revision=options.revision or None,
         local_files_only=options.local_files_only or None,
         max_memory=options.max_memory or None,
-        offload_folder=options.offload_folder or None,
+        offload_folder=str(paths.destination(offload, spec.model_path, "option offload_folder")) if offload else None,
     )
     own = _of_folder(spec, facts, cls, where, variant, settings) if is_folder else _of_file(spec, cls, where, settings)
     return shared | own | absent(spec, facts, cls)

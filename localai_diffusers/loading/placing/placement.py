@@ -9,7 +9,14 @@ from typing import Any
 
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading.placing import devices, encoder_offload, memory_plan, precision, quantizers
+from localai_diffusers.loading.placing import (
+    devices,
+    encoder_offload,
+    group_offload,
+    memory_plan,
+    precision,
+    quantizers,
+)
 from localai_diffusers.loading.placing.memory_plan import Choice, Weights
 from localai_diffusers.pipeline import quirks
 from localai_diffusers.settings import Settings
@@ -19,8 +26,8 @@ from localai_diffusers.wire.load_spec import LoadSpec
 @dataclass(frozen=True)
 class DevicePlan:
     """Where and how: ``device`` as torch names it, ``dtype`` by torch name, ``component_dtypes`` that differ from it,
-    the words by which components are ``quantized``, whether the VAE decodes in tiles (``tiling``), and what the YAML
-    says of the offload by ``group``."""
+    the words by which components are ``quantized``, whether the VAE decodes in tiles (``tiling``), what the YAML says
+    of the offload by ``group``, and whether fp32 matrices are multiplied in TF32 (``tf32``)."""
 
     device: str
     dtype: str
@@ -31,6 +38,7 @@ class DevicePlan:
     quantized: Mapping[str, str] = field(default_factory=dict)
     tiling: bool = False
     group: Mapping[str, Any] = field(default_factory=dict)
+    tf32: bool = False
 
     @property
     def kind(self) -> str:
@@ -86,8 +94,9 @@ def plan(
     device_map = _device_map(spec, device, notes)
     mode = "none" if device_map else offload
     tiling = chosen.tiling and spec.options.vae_tiling is None
-    group = spec.options.group_offload or {}
-    return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling, group)
+    group = group_offload.checked(spec.options.group_offload or {}, spec.model_path)
+    tf32 = _tf32(spec, device, notes)
+    return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling, group, tf32)
 
 
 def ways_of(cls: type) -> frozenset[str]:
@@ -239,13 +248,25 @@ def _device_map(spec: LoadSpec, device: str, notes: list[str]) -> str | None:
     return "balanced"
 
 
+def _tf32(spec: LoadSpec, device: str, notes: list[str]) -> bool:
+    if spec.options.tf32 and not device.startswith("cuda"):
+        notes.append(f"option tf32 has nothing to do on {device}: NVIDIA GPUs have it; it is ignored")
+        return False
+    return spec.options.tf32
+
+
 # --- applying the plan -------------------------------------------------------------------------------------------
 
 
-def place(pipeline: Any, where: DevicePlan) -> None:
-    """Move the pipeline to its device, or set its offload up. Nothing may call ``.to()`` after an offload."""
+def place(pipeline: Any, where: DevicePlan) -> list[str]:
+    """Move the pipeline to its device, or set its offload up; notes on what of it cannot be done. Nothing may call
+    ``.to()`` after an offload."""
+    if where.tf32:
+        import torch
+
+        torch.set_float32_matmul_precision("high")
     if where.device_map:
-        return
+        return []
     if where.tiling and hasattr(getattr(pipeline, "vae", None), "enable_tiling"):
         pipeline.vae.enable_tiling()
     if where.offload == "none":
@@ -259,12 +280,5 @@ def place(pipeline: Any, where: DevicePlan) -> None:
     elif where.offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=where.device)
     else:
-        _offload_by_group(pipeline, where)
-
-
-def _offload_by_group(pipeline: Any, where: DevicePlan) -> None:
-    usual: dict[str, Any] = {"offload_type": "leaf_level", "use_stream": where.kind == "cuda"}
-    try:
-        pipeline.enable_group_offload(onload_device=where.device, **{**usual, **where.group})
-    except (TypeError, ValueError) as error:
-        raise LoadError(f"option group_offload: diffusers refuses it: {error}") from None
+        return group_offload.put_on(pipeline, where.device, where.group)
+    return []

@@ -241,7 +241,7 @@ class OffloadTest(unittest.TestCase):
         self.assertEqual((halved.dtype, halved.offload), ("float16", "none"))
 
     def test_offload_by_group_takes_the_arguments_of_diffusers(self) -> None:
-        said = '{"offload_type": "block_level", "num_blocks_per_group": 2, "offload_to_disk_path": "/tmp/layers"}'
+        said = '{"offload_type": "block_level", "num_blocks_per_group": 2}'
         with on_gpu():
             found = plan(**anywhere(CUDA=True, Options=[f"group_offload:{said}"]))
             with self.assertRaisesRegex(LoadError, "group_offload and offload:model exclude each other"):
@@ -253,13 +253,21 @@ class OffloadTest(unittest.TestCase):
             onload_device="cuda:0",
             offload_type="block_level",
             num_blocks_per_group=2,
-            offload_to_disk_path="/tmp/layers",
             use_stream=True,
         )
         pipeline.enable_group_offload.side_effect = ValueError("no such type")
         with self.assertRaisesRegex(LoadError, "option group_offload: diffusers refuses it: no such type"):
             placement.place(pipeline, found)
         self.assertIn("option group_offload has nothing to do on a CPU", plan(Options=["group_offload:true"]).notes[0])
+
+    def test_tf32_is_switched_on_where_the_device_has_it(self) -> None:
+        with on_gpu():
+            found = plan(**anywhere(CUDA=True, Options=["tf32:true"]))
+        with mock.patch("torch.set_float32_matmul_precision") as precision:
+            placement.place(mock.create_autospec(DiffusionPipeline, instance=True), found)
+            placement.place(mock.create_autospec(DiffusionPipeline, instance=True), plan(Options=["tf32:true"]))
+        precision.assert_called_once_with("high")
+        self.assertIn("option tf32 has nothing to do on cpu", plan(Options=["tf32:true"]).notes[0])
 
     def test_text_encoders_alone_wait_where_that_is_asked_for(self) -> None:
         flux = folder_facts(checkpoint("FluxPipeline"))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Layers that wait on the host or on the disk until it is their turn, by diffusers' group offload.
+
+diffusers names a file by its layers alone and takes one that is there for its own, so that two text encoders of one
+pipeline, or two models after one another, would read each other's weights: every component gets a folder of its own,
+which goes with the pipeline.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from localai_diffusers import paths
+from localai_diffusers.errors import LoadError
+
+_DISK = "offload_to_disk_path"
+_FIELD = "option group_offload"
+
+
+def checked(said: Mapping[str, Any], model_path: str) -> Mapping[str, Any]:
+    """diffusers' arguments as the YAML has them, the folder on the disk under ModelPath or absolute.
+
+    Raises LoadError for a folder that cannot be written.
+    """
+    if not said.get(_DISK):
+        return said
+    named = str(said[_DISK])
+    folder = paths.destination(named, model_path, f"{_FIELD}: {_DISK}")
+    standing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        raise LoadError(
+            f"{_FIELD}: {_DISK} {named!r} cannot be written: name a folder under ModelPath, or an absolute one"
+        )
+    return {**said, _DISK: str(folder)}
+
+
+def put_on(pipeline: Any, device: str, said: Mapping[str, Any]) -> list[str]:
+    """Let the layers of every component of ``pipeline`` come to ``device`` for their turn; notes on what cannot.
+
+    ``said``: diffusers' own arguments, on those that serve most models. Raises LoadError for what diffusers refuses.
+    """
+    arguments = {"offload_type": "leaf_level", "use_stream": device.startswith("cuda"), **said}
+    try:
+        if arguments.get(_DISK):
+            return _on_disk(pipeline, device, arguments)
+        pipeline.enable_group_offload(onload_device=device, **arguments)
+        return []
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{_FIELD}: diffusers refuses it: {error}") from None
+
+
+def _on_disk(pipeline: Any, device: str, arguments: Mapping[str, Any]) -> list[str]:
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    os.makedirs(arguments[_DISK], exist_ok=True)
+    own = tempfile.mkdtemp(prefix="localai-diffusers-", dir=arguments[_DISK])
+    weakref.finalize(pipeline, shutil.rmtree, own, ignore_errors=True)
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    on_host = [name for name, part in parts.items() if _shares_weights(part)]
+    for name, part in parts.items():
+        place = {_DISK: None if name in on_host else os.path.join(own, name)}
+        apply_group_offloading(part, torch.device(device), **{**arguments, **place})
+    if not on_host:
+        return []
+    names = " and ".join(on_host)
+    return [f"{_FIELD}: layers of {names} share weights, which diffusers loses on the disk: they wait on the host"]
+
+
+def _shares_weights(part: Any) -> bool:
+    """Whether two layers have a weight in common: the second one is written when the first has emptied it."""
+    every = [id(weight) for _name, weight in part.named_parameters(remove_duplicate=False)]
+    return len(set(every)) < len(every)

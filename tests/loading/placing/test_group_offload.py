@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Group offload to the disk, on a CPU as the device: what each component computes is what it computes without."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from localai_diffusers.errors import LoadError
+from localai_diffusers.loading.placing import group_offload
+from tests.zoo import checkpoint
+
+# The text encoders of the first have layers of the same names, and one of the second has two layers of one weight.
+CLASSES = ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+
+
+def loaded(name: str) -> Any:
+    return DiffusionPipeline.from_pretrained(str(checkpoint(name)))
+
+
+def read(pipeline: Any) -> Any:
+    """What the text encoders make of a prompt."""
+    given = {name: "a red cat" for name in ("prompt", "prompt_2", "prompt_3") if name in _taken(pipeline)}
+    return pipeline.encode_prompt(**given, device="cpu")
+
+
+def _taken(pipeline: Any) -> Any:
+    return pipeline.encode_prompt.__code__.co_varnames
+
+
+class DiskTest(unittest.TestCase):
+    def setUp(self) -> None:
+        place = tempfile.TemporaryDirectory()
+        self.addCleanup(place.cleanup)
+        self.folder = Path(place.name, "layers")
+
+    def assert_same(self, found: Any, wanted: Any) -> None:
+        import torch
+
+        for mine, plain in zip(found, wanted, strict=True):
+            if plain is not None:
+                torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3)
+
+    def test_each_component_keeps_its_own_weights(self) -> None:
+        for name in CLASSES:
+            for kind in ({}, {"offload_type": "block_level", "num_blocks_per_group": 1}):
+                with self.subTest(name, **kind):
+                    wanted, pipeline = read(loaded(name)), loaded(name)
+                    said = group_offload.checked({"offload_to_disk_path": "layers", **kind}, str(self.folder.parent))
+                    group_offload.put_on(pipeline, "cpu", said)
+                    self.assertTrue(any(self.folder.rglob("*.safetensors")))
+                    self.assert_same(read(pipeline), wanted)
+
+    def test_a_second_model_reads_nothing_of_the_first_and_neither_leaves_files(self) -> None:
+        first, second = loaded(CLASSES[0]), loaded(CLASSES[0])
+        for weight in second.text_encoder.parameters():
+            weight.data *= 1.5
+        wanted = read(second)
+        for pipeline in (first, second):
+            group_offload.put_on(pipeline, "cpu", {"offload_to_disk_path": str(self.folder)})
+        self.assert_same(read(second), wanted)
+        self.assertEqual(len(os.listdir(self.folder)), 2)
+        del first, second, pipeline
+        gc.collect()
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_weights_that_two_layers_share_are_told(self) -> None:
+        (note,) = group_offload.put_on(loaded(CLASSES[1]), "cpu", {"offload_to_disk_path": str(self.folder)})
+        self.assertRegex(note, "text_encoder_3 share weights.*wait on the host")
+
+    def test_a_folder_that_cannot_be_written_is_refused(self) -> None:
+        Path(self.folder).write_bytes(b"a file")
+        for named, told in (("layers", "cannot be written"), ("../else", "leaves the models folder")):
+            with self.assertRaisesRegex(LoadError, f"option group_offload: offload_to_disk_path '{named}' {told}"):
+                group_offload.checked({"offload_to_disk_path": named}, str(self.folder.parent))
+
+
+if __name__ == "__main__":
+    unittest.main()
