@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """pytest's own: which tests `make test-quick` leaves out. What is heavy still runs under both runners.
 
-Heavy are whole folders, files that load dozens of models or start a process for each test, and classes that speak to a
-server that they start (their bases say ``heavy = True``).
+Heavy are whole folders, files that load dozens of models, ask every class or start a process for each test, and classes
+that speak to a server that they start (their bases say ``heavy = True``).
 """
 
 from __future__ import annotations
@@ -16,16 +16,32 @@ _HEAVY = {
     "every_pipeline",
     "cases",
     "server",
+    "checkpoint/test_component_file.py",
     "discovery/test_loader.py",
+    "generation/prompts/test_privacy.py",
     "generation/prompts/test_prompts.py",
+    "generation/test_refusals.py",
+    "generation/test_repainting.py",
     "loading/adapters/test_adapters.py",
     "loading/adapters/test_lora.py",
+    "loading/adapters/test_lora_loads.py",
+    "loading/adapters/test_textual_inversion.py",
     "loading/files/test_single_file.py",
     "loading/modular_pipelines/test_modular.py",
+    "loading/placing/test_prompt_cache.py",
+    "loading/placing/test_speed_options.py",
     "loading/test_components.py",
     "loading/test_parallel.py",
     "loading/test_pipelines.py",
+    "loading/test_quantization.py",
     "loading/test_schedulers.py",
+    "loading/test_words.py",
+    "pipeline/test_argument_values.py",
+    "pipeline/test_media_signatures.py",
+    "pipeline/test_quirks.py",
+    "project/test_performance.py",
+    "wire/test_protos.py",
+    "work/ranks/test_group.py",
 }
 
 
