@@ -61,14 +61,23 @@ class GatedBackend(Backend):
         """Let ``phase`` fail as torch does where a kernel's assertion failed."""
         (self.gates / f"lost-{phase}").touch()
 
+    def fail_at(self, phase: str) -> None:
+        """Let ``phase`` raise; until :meth:`release`."""
+        (self.gates / f"at-{phase}").unlink(missing_ok=True)
+        (self.gates / f"fail-{phase}").touch()
+
+    def came_to(self, phase: str) -> bool:
+        """Whether the work stood before a shut gate of ``phase``, or failed there."""
+        return (self.gates / f"at-{phase}").exists()
+
     def short_of_memory_at(self, phase: str, samples: int) -> None:
         """Let the allocator fail in ``phase`` for more than ``samples`` at once; until :meth:`release`."""
         (self.gates / f"short-{phase}").write_text(str(samples))
 
     def release(self, *phases: str) -> None:
         """Open the gates of these phases, or all."""
-        every = [path.name for kind in ("hold", "short") for path in self.gates.glob(f"{kind}-*")]
-        names = [f"hold-{phase}" for phase in phases] or every
+        kinds = ("hold", "short", "fail")
+        names = [path.name for kind in kinds for phase in phases or "*" for path in self.gates.glob(f"{kind}-{phase}")]
         for name in names:
             (self.gates / name).unlink(missing_ok=True)
 

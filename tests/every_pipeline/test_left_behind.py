@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Every pipeline that casts a component for the length of a call: a call that ends in there leaves it as it was.
 
-The other ends of a request (done, the client left) are walked in test_zoo_server, for the whole zoo.
+In fp16, where they cast. The ends of a request (done, the client left, failed in the decode, refused) are walked in
+test_zoo_server, for the whole zoo in fp32.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import unittest
@@ -19,7 +20,8 @@ from diffusers_dynamic_loader import get_pipeline_registry
 from localai_diffusers.pipeline.signatures import parameters_of
 from localai_diffusers.pipeline.sizes import FRAME_COUNTS
 from tests import STAND_INS, zoo
-from tests.support import HOME, Backend
+from tests.gated import GatedBackend
+from tests.support import HOME
 from tests.zoo import call as zoo_call
 
 # Inputs that only another model can make: no request carries them.
@@ -50,6 +52,7 @@ _LARGE = (
     "ShapEImg2ImgPipeline",
     "ShapEPipeline",
 )
+_REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 _LEFT_AFTER = 0.1  # seconds: in the midst of most of these runs
 # Frames in windows: the nearest whole number of them is made; or beyond the clip's, which stay.
 _WINDOWS = ("HunyuanVideoFramepackPipeline", "WanAnimatePipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline")
@@ -86,7 +89,7 @@ def options_of(entry: Any) -> list[str]:
     ]
 
 
-class ZooBackend(Backend):
+class ZooBackend(GatedBackend):
     """A server whose client waits so many seconds for an answer."""
 
     seconds = 120.0
@@ -99,8 +102,7 @@ class ZooThroughTheServer(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.backend = ZooBackend(
             LOCALAI_DIFFUSERS_ZOO=str(zoo.root().parent),
-            OMP_NUM_THREADS="1",
-            PYTHONPATH=os.pathsep.join((str(HOME), str(STAND_INS))),
+            PYTHONPATH=os.pathsep.join((str(HOME / "tests" / "faults"), str(HOME), str(STAND_INS))),
         )
         write_inputs(cls.backend.folder)
 
@@ -127,6 +129,27 @@ class ZooThroughTheServer(unittest.TestCase):
             self.assertIs(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)  # type: ignore[attr-defined]
         finally:
             self.backend.seconds = ZooBackend.seconds
+
+    def fail(self, name: str) -> None:
+        """The same request with another seed, whose autoencoder fails in its decode, where there is one."""
+        self.backend.fail_at("decode")
+        try:
+            self.run_entry(name, 13, "gif")
+        except grpc.RpcError as error:
+            self.assertIn("the decode fails here", error.details())  # type: ignore[attr-defined]
+        else:
+            made_of = inspect.signature(get_pipeline_registry()[zoo.ENTRIES[name].pipeline].__init__).parameters
+            self.assertNotIn("vae", made_of)
+            self.assertFalse(self.backend.came_to("decode"))
+        finally:
+            self.backend.release("decode")
+
+    def be_refused(self) -> None:
+        """A request whose picture is not there."""
+        with self.assertRaises(grpc.RpcError) as caught:
+            request = backend_pb2.GenerateImageRequest(src="/not/there", dst=str(self.backend.folder / "out"), step=1)
+            self.backend.stub.GenerateImage(request, timeout=self.backend.seconds)
+        self.assertIn(caught.exception.code(), _REFUSALS)
 
 
 def sources_of(backend: ZooBackend, entry: Any) -> list[str]:
@@ -290,8 +313,9 @@ def is_refused(entry: Any) -> bool:
 
 
 def repeats(name: str) -> bool:
-    """Whether the same request is sent again, after that of a client that left: nothing is left behind. Not those of
-    seconds a run, and those of which no request brings a seed (a mesh, a depth map, a sound from a sound)."""
+    """Whether the same request is sent again, after one of a client that left, one that failed in its decode and one
+    that was refused: nothing is left behind. Not those of seconds a run, and those of which no request brings a seed
+    (a mesh, a depth map, a sound from a sound)."""
     entry = zoo.ENTRIES[name]
     seeded = entry.kind not in ("depth", "mesh") and not (entry.kind == "audio" and "audio" in entry.needs)
     return name not in _LARGE and seeded and not is_refused(entry)
@@ -314,8 +338,7 @@ def _test(name: str, is_first_of_family: bool) -> Any:
         if is_refused(entry):
             with self.assertRaises(grpc.RpcError) as caught:
                 self.run_entry(name)
-            codes = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
-            self.assertIn(caught.exception.code(), codes, caught.exception.details())
+            self.assertIn(caught.exception.code(), _REFUSALS, caught.exception.details())
             return
         path, message = self.run_entry(name)
         check_file(self, name, path, message)
@@ -323,6 +346,8 @@ def _test(name: str, is_first_of_family: bool) -> Any:
         if repeats(name):
             first = path if is_picture else self.run_entry(name, 11, "first.gif")[0]
             self.leave(name)
+            self.fail(name)
+            self.be_refused()
             again, _ = self.run_entry(name, 7 if is_picture else 11, "gif")
             self.assertEqual(contents(first), contents(again), "the same seed gives the same output")
         if is_first_of_family:

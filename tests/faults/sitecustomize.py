@@ -4,9 +4,10 @@
 Python imports this module by itself when its folder is on PYTHONPATH (see tests/gated.py); nothing of the
 product knows of it. A gate is shut while the file ``hold-<phase>`` lies in the folder that TEST_GATES
 names; who stands before it leaves the file ``at-<phase>`` and waits. Where ``crash-<phase>`` lies, the
-process dies in native code instead, and where ``lost-<phase>`` does, the accelerator is lost. Where
-``short-<phase>`` lies, memory is short for more samples at once than the number in it: torch's allocator
-fails. The file ``submitted`` has one byte for each job that the engine has put into its queue.
+process dies in native code instead, where ``lost-<phase>`` does, the accelerator is lost, and where
+``fail-<phase>`` does, it raises. Where ``short-<phase>`` lies, memory is short for more samples at once than
+the number in it: torch's allocator fails. The file ``submitted`` has one byte for each job that the engine
+has put into its queue.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from typing import Any
 GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers.pipelines.pipeline_loading_utils": (("load_sub_model", "load"),),
     "diffusers.models.unets.unet_2d_condition": (("UNet2DConditionModel.forward", "step"),),
-    "diffusers.models.autoencoders.autoencoder_kl": (("AutoencoderKL.decode", "decode"),),
     "localai_diffusers.media.images": (("save_image", "encode"),),
     "localai_diffusers.media.videos": (("frame_pixels", "frame"),),
     "localai_diffusers.wire.intake": (("Intake.picture_file", "read"), ("Intake.moving_picture_file", "read")),
@@ -37,6 +37,8 @@ GATES: dict[str, tuple[tuple[str, str], ...]] = {
     "localai_diffusers.loading.pipelines": (("prepare", "prepare"),),
     "localai_diffusers.generation.generation": (("generate", "generate"),),
 }
+# Of every class in these modules that has a method of its own by this name, the name is the phase.
+AUTOENCODERS, DECODE = "diffusers.models.autoencoders.", "decode"
 ENGINE = "localai_diffusers.work.engine"
 LONGEST_HOLD = 30.0
 
@@ -44,7 +46,7 @@ LONGEST_HOLD = 30.0
 def gated(function: Callable, phase: str, folder: Path) -> Callable:
     """``function`` behind the gate of ``phase``."""
     hold, mark, crash = folder / f"hold-{phase}", folder / f"at-{phase}", folder / f"crash-{phase}"
-    short, lost = folder / f"short-{phase}", folder / f"lost-{phase}"
+    short, lost, fail = folder / f"short-{phase}", folder / f"lost-{phase}", folder / f"fail-{phase}"
 
     @functools.wraps(function)
     def waiting(*args: Any, **kwargs: Any) -> Any:
@@ -52,6 +54,9 @@ def gated(function: Callable, phase: str, folder: Path) -> Callable:
             ctypes.string_at(0)  # native code that reads what is not there
         if lost.exists():
             raise lost_accelerator()
+        if fail.exists():
+            mark.touch()
+            raise RuntimeError(f"the {phase} fails here, because a test wants it")
         if short.exists() and len(args[1]) > int(short.read_text()):
             args[1].new_empty(2**58)
         if hold.exists():
@@ -79,6 +84,9 @@ def put_gates(module: ModuleType, folder: Path) -> None:
         *owners, name = path.split(".")
         owner = functools.reduce(getattr, owners, module)
         setattr(owner, name, gated(getattr(owner, name), phase, folder))
+    for owner in vars(module).values() if module.__name__.startswith(AUTOENCODERS) else ():
+        if isinstance(owner, type) and owner.__module__ == module.__name__ and DECODE in vars(owner):
+            setattr(owner, DECODE, gated(vars(owner)[DECODE], DECODE, folder))
     if module.__name__ == ENGINE:
         module.Engine.submit = counted(module.Engine.submit, folder / "submitted")  # type: ignore[attr-defined]
 
@@ -103,7 +111,7 @@ class GateFinder(importlib.abc.MetaPathFinder):
         self._folder = folder
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if name not in GATES and name != ENGINE:
+        if name not in GATES and name != ENGINE and not name.startswith(AUTOENCODERS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
