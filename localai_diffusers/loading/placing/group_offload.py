@@ -39,29 +39,51 @@ def checked(said: Mapping[str, Any], model_path: str) -> Mapping[str, Any]:
     return {**said, _DISK: str(folder)}
 
 
+def can_wait(cls: type | None) -> bool:
+    """Whether the layers of a component of this class can wait by themselves: of some models diffusers says no."""
+    return bool(getattr(cls, "_supports_group_offloading", True))
+
+
+def check(denoiser: type | None) -> None:
+    """Raise LoadError for a denoiser whose layers cannot wait: all else is small beside it."""
+    if denoiser is not None and not can_wait(denoiser):
+        raise LoadError(
+            f"offload:group: the layers of a {denoiser.__name__} cannot wait by themselves: use offload:model, or "
+            "quantization:qint8 for a smaller one"
+        )
+
+
 def put_on(pipeline: Any, device: str, said: Mapping[str, Any]) -> list[str]:
     """Let the layers of every component of ``pipeline`` come to ``device`` for their turn; notes on what cannot.
 
     ``said``: diffusers' own arguments, on those that serve most models. Raises LoadError for what diffusers refuses.
     """
+    import torch
+
     arguments = {"offload_type": "leaf_level", "use_stream": device.startswith("cuda"), **said}
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    whole = [name for name, part in parts.items() if not can_wait(type(part))]
+    notes = [f"offload:group: the layers of {' and '.join(whole)} cannot wait: it stays on {device}"] if whole else []
     try:
         if arguments.get(_DISK):
-            return _on_disk(pipeline, device, arguments)
-        pipeline.enable_group_offload(onload_device=device, **arguments)
-        return []
+            waiting = {name: part for name, part in parts.items() if name not in whole}
+            notes += _on_disk(pipeline, waiting, device, arguments)
+            for name in whole:
+                parts[name].to(device)
+        else:
+            pipeline.enable_group_offload(onload_device=device, exclude_modules=whole, **arguments)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{_FIELD}: diffusers refuses it: {error}") from None
+    return notes
 
 
-def _on_disk(pipeline: Any, device: str, arguments: Mapping[str, Any]) -> list[str]:
+def _on_disk(pipeline: Any, parts: Mapping[str, Any], device: str, arguments: Mapping[str, Any]) -> list[str]:
     import torch
     from diffusers.hooks import apply_group_offloading
 
     os.makedirs(arguments[_DISK], exist_ok=True)
     own = tempfile.mkdtemp(prefix="localai-diffusers-", dir=arguments[_DISK])
     weakref.finalize(pipeline, shutil.rmtree, own, ignore_errors=True)
-    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     on_host = [name for name, part in parts.items() if _shares_weights(part)]
     for name, part in parts.items():
         place = {_DISK: None if name in on_host else os.path.join(own, name)}

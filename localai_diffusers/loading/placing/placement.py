@@ -99,11 +99,12 @@ def plan(
     return DevicePlan(device, dtype, differing, mode, device_map, tuple(notes), words, tiling, group, tf32)
 
 
-def ways_of(cls: type) -> frozenset[str]:
+def ways_of(cls: type, denoiser: type | None = None) -> frozenset[str]:
     """The ways to offload that a pipeline class can take: whole components wait where it says in which order they
-    work."""
+    work, layers where its denoiser's can."""
     in_order = getattr(cls, "model_cpu_offload_seq", None)
-    return ALL_WAYS if in_order else ALL_WAYS - {"model", "text_encoders"}
+    ways = ALL_WAYS if in_order else ALL_WAYS - {"model", "text_encoders"}
+    return ways if group_offload.can_wait(denoiser) else ways - {"group"}
 
 
 @dataclass(frozen=True)

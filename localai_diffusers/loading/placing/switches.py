@@ -104,7 +104,15 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
     """diffusers joins the layers' own weights, and a LoRA beside them would be lost without a word."""
     if any(getattr(denoiser, "peft_config", None) for denoiser in denoisers(pipeline)):
         raise NotImplementedError("its attention carries a LoRA")
-    pipeline.fuse_qkv_projections()
+    models = denoisers(pipeline)
+    owners = [pipeline] if hasattr(pipeline, "fuse_qkv_projections") else models  # newer ones leave it to their models
+    for owner in owners:
+        try:
+            owner.fuse_qkv_projections()
+        except ValueError as error:
+            raise NotImplementedError(error) from None
+    if not any(getattr(layer, "fused_projections", False) for model in models for layer in model.modules()):
+        raise NotImplementedError("none of its attention layers can be fused")
 
 
 @switch

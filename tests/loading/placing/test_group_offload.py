@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Group offload to the disk, on a CPU as the device: what each component computes is what it computes without."""
+"""Group offload with a CPU as the device: which layers wait, and that from the disk each computes what it did."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
+import diffusers
 
 from localai_diffusers.errors import LoadError
-from localai_diffusers.loading.placing import group_offload
+from localai_diffusers.loading import pipelines
+from localai_diffusers.loading.placing import group_offload, placement
+from localai_diffusers.settings import Settings
+from tests.support import new_job, offloaded, spec_of
 from tests.zoo import checkpoint
 
 # The text encoders of the first have layers of the same names, and one of the second has two layers of one weight.
@@ -21,7 +24,7 @@ CLASSES = ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
 
 
 def loaded(name: str) -> Any:
-    return DiffusionPipeline.from_pretrained(str(checkpoint(name)))
+    return diffusers.DiffusionPipeline.from_pretrained(str(checkpoint(name)))
 
 
 def read(pipeline: Any) -> Any:
@@ -32,6 +35,31 @@ def read(pipeline: Any) -> Any:
 
 def _taken(pipeline: Any) -> Any:
     return pipeline.encode_prompt.__code__.co_varnames
+
+
+class LayersTest(unittest.TestCase):
+    def test_a_part_whose_layers_cannot_wait_stays_on_the_device(self) -> None:
+        pipeline = loaded("KandinskyV22Pipeline")
+        (note,) = group_offload.put_on(pipeline, "cpu", {})
+        self.assertIn("offload:group: the layers of movq cannot wait", note)
+        self.assertTrue(_waits(pipeline.unet))
+        self.assertFalse(_waits(pipeline.movq))
+
+    def test_a_denoiser_whose_layers_cannot_wait_is_refused_and_never_chosen(self) -> None:
+        cls, denoiser = diffusers.HunyuanDiTPipeline, diffusers.HunyuanDiT2DModel
+        self.assertEqual(placement.ways_of(cls), placement.ALL_WAYS)
+        self.assertEqual(placement.ways_of(cls, denoiser), placement.ALL_WAYS - {"group"})
+        with self.assertRaisesRegex(LoadError, "layers of a HunyuanDiT2DModel cannot wait .* use offload:model"):
+            group_offload.check(denoiser)
+        group_offload.check(diffusers.FluxTransformer2DModel)
+
+    def test_the_load_refuses_it_before_anything_is_built(self) -> None:
+        with offloaded("group"), self.assertRaisesRegex(LoadError, "DiTTransformer2DModel cannot wait"):
+            pipelines.prepare(spec_of(checkpoint("DiTPipeline")), Settings(), new_job())
+
+
+def _waits(model: Any) -> bool:
+    return any(hasattr(layer, "_diffusers_hook") for layer in model.modules())
 
 
 class DiskTest(unittest.TestCase):

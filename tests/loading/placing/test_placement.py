@@ -247,10 +247,11 @@ class OffloadTest(unittest.TestCase):
             with self.assertRaisesRegex(LoadError, "group_offload and offload:model exclude each other"):
                 plan(**anywhere(CUDA=True, Options=["group_offload:true", "offload:model"]))
         self.assertEqual(found.offload, "group")
-        pipeline = mock.create_autospec(DiffusionPipeline, instance=True)
+        pipeline = mock.create_autospec(DiffusionPipeline, instance=True, components={})
         placement.place(pipeline, found)
         pipeline.enable_group_offload.assert_called_once_with(
             onload_device="cuda:0",
+            exclude_modules=[],
             offload_type="block_level",
             num_blocks_per_group=2,
             use_stream=True,

@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 
 from localai_diffusers.generation.warm_up import first_call
+from tests.adapter_files import difference
 from tests.shapes_judge import judge
 from tests.support import SHAPES_MODEL, generate, load, new_job
 from tests.zoo import checkpoint
@@ -38,6 +39,26 @@ class LayerwiseCastingTest(unittest.TestCase):
         self.assertIn(torch.float8_e4m3fn, dtypes)
         picture, _ = generate(model, PROMPT, width=64, height=64, step=20, seed=1)
         self.assertEqual(judge(picture).prompt(), PROMPT)
+
+
+class FuseTest(unittest.TestCase):
+    def fused(self, model: Any) -> bool:
+        return any(getattr(layer, "fused_projections", False) for layer in model.modules())
+
+    def test_a_transformer_whose_pipeline_has_no_word_for_it_is_fused(self) -> None:
+        for name in ("FluxPipeline", "ChromaPipeline"):
+            model = load(checkpoint(name), Options=["fuse_qkv:true"])
+            self.assertTrue(self.fused(model.pipeline.transformer))
+            self.assertEqual([note for note in model.notes if "fuse_qkv" in note], [])
+            wanted, _ = generate(load(checkpoint(name)), "a cat", width=64, height=64, step=2, seed=1)
+            found, _ = generate(model, "a cat", width=64, height=64, step=2, seed=1)
+            self.assertLess(difference(found, wanted), 1.0)
+
+    def test_one_that_fuses_nothing_is_noted(self) -> None:
+        # Attention of another kind, and one that has projections more than diffusers can fuse.
+        for name in ("QwenImagePipeline", "KandinskyV22Pipeline"):
+            model = load(checkpoint(name), Options=["fuse_qkv:true"])
+            self.assertIn(f"option fuse_qkv is not supported by {name}", " ".join(model.notes))
 
 
 class CompileTest(unittest.TestCase):
