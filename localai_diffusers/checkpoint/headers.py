@@ -9,6 +9,8 @@ from the disk where its format allows it.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +116,23 @@ def check(path: Path, allow_pickle: bool) -> str:
 # --- safetensors -------------------------------------------------------------------------------------------------
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    """What a file that was written anew does not have."""
+    known: os.stat_result = path.stat()
+    return known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns
+
+
+# A load asks three times for the header of each file, and the next load of the same model asks again.
+_KEPT = 64
+
+
 def _check_safetensors(path: Path) -> None:
     """Raise LoadError where the library refuses the header: it checks offsets and shapes against the file's length."""
+    _checked_safetensors(path, _identity(path))
+
+
+@functools.lru_cache(_KEPT)
+def _checked_safetensors(path: Path, _file: tuple[int, ...]) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -126,6 +143,11 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _of_safetensors(path: Path) -> Header:
+    return _read_safetensors(path, _identity(path))
+
+
+@functools.lru_cache(_KEPT)
+def _read_safetensors(path: Path, _file: tuple[int, ...]) -> Header:
     from huggingface_hub import parse_local_safetensors_file_metadata
     from huggingface_hub.errors import SafetensorsParsingError
 
@@ -137,7 +159,8 @@ def _of_safetensors(path: Path) -> Header:
         name: TensorInfo(tuple(tensor.shape), tensor.dtype, tensor.data_offsets[1] - tensor.data_offsets[0])
         for name, tensor in found.tensors.items()
     }
-    return Header(path, SAFETENSORS, tensors, {name: str(text) for name, text in (found.metadata or {}).items()})
+    texts = {name: str(text) for name, text in (found.metadata or {}).items()}
+    return Header(path, SAFETENSORS, MappingProxyType(tensors), MappingProxyType(texts))
 
 
 # --- GGUF --------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def drives(scheduler: Any, own: Any) -> bool:
         return True
     if kind_of(own) is None or kind_of(own) != kind_of(scheduler):
         return False
-    key = tuple((type(one), repr(sorted(one.config.items(), key=str))) for one in (scheduler, own))
+    key = _configured(scheduler), _configured(own)
     if key not in _found:
         is_zero = keeps_zero_snr(scheduler)
         of_one_schedule = _are_of_one_schedule(scheduler, own, is_zero) and arrives(own, network_of(own))
@@ -56,8 +56,13 @@ def drives(scheduler: Any, own: Any) -> bool:
     return _found[key]
 
 
-# What was found of each pair of configured classes: it stays so.
-_found: dict[tuple[tuple[type, str], ...], bool] = {}
+def _configured(scheduler: Any) -> tuple[type, str]:
+    return type(scheduler), repr(sorted(scheduler.config.items(), key=str))
+
+
+# What was found of each pair of configured classes, and of each one: it stays so.
+_found: dict[tuple[tuple[type, str], tuple[type, str]], bool] = {}
+_least: dict[tuple[type, str], int] = {}
 
 
 def _are_of_one_schedule(scheduler: Any, own: Any, zero_snr: bool) -> bool:
@@ -72,7 +77,16 @@ def _are_of_one_schedule(scheduler: Any, own: Any, zero_snr: bool) -> bool:
 
 def least_steps(scheduler: Any) -> int:
     """The fewest steps that it can lay out and take (PNDM takes its first ones together); 1 where that is not told."""
-    network = network_of(scheduler) if hasattr(scheduler, "from_config") else None
+    if not hasattr(scheduler, "from_config"):
+        return 1
+    key = _configured(scheduler)
+    if key not in _least:
+        _least[key] = _fewest(scheduler)
+    return _least[key]
+
+
+def _fewest(scheduler: Any) -> int:
+    network = network_of(scheduler)
     if network is None:
         return 1
     for steps in range(1, MOST_STEPS_TRIED):
