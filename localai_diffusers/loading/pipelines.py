@@ -33,7 +33,7 @@ from localai_diffusers.loading.files.single_file import Parts
 from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.loading.loaded_model import LoadedModel, Prepared, finish, model_defaults
 from localai_diffusers.loading.modular_pipelines import modular
-from localai_diffusers.loading.placing import caches, group_offload, heap, placement, precision, prompt_cache
+from localai_diffusers.loading.placing import caches, heap, placement, precision, prompt_cache
 from localai_diffusers.patches import late_transformers, named_variants
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -184,8 +184,7 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
     denoiser = components.component_class(*facts.components[facts.denoiser]) if facts.denoiser else None
     ways = placement.ways_of(cls, denoiser)
     where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized, ways), cls, facts)
-    if where.offload == "group":
-        group_offload.check(denoiser)
+    placement.check_way(where.offload, cls, denoiser)
     quantization.check(facts, where, spec)
     _check_cache(spec, cls, facts)
     prompt_cache.check(spec.options, facts)

@@ -44,15 +44,6 @@ def can_wait(cls: type | None) -> bool:
     return bool(getattr(cls, "_supports_group_offloading", True))
 
 
-def check(denoiser: type | None) -> None:
-    """Raise LoadError for a denoiser whose layers cannot wait: all else is small beside it."""
-    if denoiser is not None and not can_wait(denoiser):
-        raise LoadError(
-            f"offload:group: the layers of a {denoiser.__name__} cannot wait by themselves: use offload:model, or "
-            "quantization:qint8 for a smaller one"
-        )
-
-
 def put_on(pipeline: Any, device: str, said: Mapping[str, Any]) -> list[str]:
     """Let the layers of every component of ``pipeline`` come to ``device`` for their turn; notes on what cannot.
 

@@ -134,4 +134,5 @@ def _why(weights: Weights, free: int, device: str, way: str, halved: bool) -> st
 
 def sparing(weights: Weights, ways: frozenset[str]) -> str:
     """The fastest way that keeps at most half of the weights on the device at once: what ``low_vram`` means."""
-    return "group" if "group" in ways and weights.largest * 2 > weights.total else "model"
+    by_layers = "group" in ways and (weights.largest * 2 > weights.total or "model" not in ways)
+    return "group" if by_layers else "model"

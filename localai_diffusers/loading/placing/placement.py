@@ -102,9 +102,26 @@ def plan(
 def ways_of(cls: type, denoiser: type | None = None) -> frozenset[str]:
     """The ways to offload that a pipeline class can take: whole components wait where it says in which order they
     work, layers where its denoiser's can."""
-    in_order = getattr(cls, "model_cpu_offload_seq", None)
-    ways = ALL_WAYS if in_order else ALL_WAYS - {"model", "text_encoders"}
+    ways = ALL_WAYS if getattr(cls, "model_cpu_offload_seq", None) else ALL_WAYS - _IN_ORDER
     return ways if group_offload.can_wait(denoiser) else ways - {"group"}
+
+
+_IN_ORDER = frozenset({"model", "text_encoders"})
+
+
+def check_way(offload: str, cls: type, denoiser: type | None) -> None:
+    """Raise LoadError for a way to offload that the pipeline class, or what denoises in it, cannot take."""
+    if offload in ways_of(cls, denoiser) | {"sequential"}:
+        return
+    if offload in _IN_ORDER:
+        raise LoadError(
+            f"offload:{offload}: {cls.__name__} does not say in which order its components work: use offload:group or "
+            "offload:sequential"
+        )
+    raise LoadError(
+        f"offload:{offload}: the layers of a {getattr(denoiser, '__name__', denoiser)} cannot wait by themselves: use "
+        "offload:model, or quantization:qint8 for a smaller one"
+    )
 
 
 @dataclass(frozen=True)

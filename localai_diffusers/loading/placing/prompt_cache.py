@@ -9,6 +9,7 @@ of a picture that it reads), the other arguments, and the scales of the LoRAs on
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,10 @@ from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing.encoder_offload import is_text_encoder, text_encoders
 from localai_diffusers.wire.options import Options
 
+log = logging.getLogger(__name__)
+
+# Hooks of these packages are the model's own, or look for a cancel: they want nothing of a call that is spared.
+_OWN_HOOKS = (__name__.partition(".")[0], "transformers", "accelerate", "peft", "torch")
 _CACHE = "past_key_values"
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -44,9 +49,9 @@ class PromptCache:
         stays there. Before each call: diffusers hangs the hooks of an offload up anew after it, and takes this off."""
         for encoder in text_encoders(pipeline):
             if not isinstance(encoder.forward, _Remembered):
-                # By identity: siblings have the encoders in another order.
-                encoder.forward = _Remembered(self, str(id(encoder)), encoder.forward)
+                encoder.forward = _Remembered(self, encoder)
             encoder.forward.lora = _lora_layers(encoder)
+            encoder.forward.hooks = _hooks(encoder)
 
     def find(self, key: str) -> Any:
         """The answer of ``key``, a copy of its own, None where it is not kept."""
@@ -75,14 +80,16 @@ class PromptCache:
 class _Remembered:
     """An encoder's forward that is run only for what is not kept."""
 
-    def __init__(self, cache: PromptCache, name: str, forward: Callable[..., Any]) -> None:
-        self.__wrapped__ = forward  # pipelines ask for its signature
-        self._cache, self._name = cache, name
+    def __init__(self, cache: PromptCache, encoder: Any) -> None:
+        self.__wrapped__: Callable[..., Any] = encoder.forward  # pipelines ask for its signature
+        self._cache, self._encoder, self._told = cache, encoder, False
+        self._name = str(id(encoder))  # by identity: siblings have the encoders in another order
         self.lora: tuple[Any, ...] = ()
+        self.hooks = 0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         scales = [(layer.active_adapters, layer.disable_adapters, layer.scaling) for layer in self.lora]
-        key = _key([self._name, arguments, sorted(named.items()), repr(scales)])
+        key = "" if self._is_watched() else _key([self._name, arguments, sorted(named.items()), repr(scales)])
         if not key:
             return self.__wrapped__(*arguments, **named)
         answer = self._cache.find(key)
@@ -90,6 +97,21 @@ class _Remembered:
             answer = self.__wrapped__(*arguments, **named)
             self._cache.keep(key, answer)
         return answer
+
+    def _is_watched(self) -> bool:
+        """Whether who calls looks into the encoder by hooks of its own, which run with it alone."""
+        watched = _hooks(self._encoder) > self.hooks
+        if watched and not self._told:
+            self._told = True
+            log.warning("option prompt_cache: this pipeline looks into its text encoder, which is run for each prompt")
+        return watched
+
+
+def _hooks(encoder: Any) -> int:
+    """How many hooks are on the encoder and its layers that are another's than its own."""
+    on_layers = ((layer._forward_hooks, layer._forward_pre_hooks) for layer in encoder.modules())
+    hooks = (hook for both in on_layers for kept in both for hook in kept.values())
+    return sum((getattr(hook, "__module__", None) or "").partition(".")[0] not in _OWN_HOOKS for hook in hooks)
 
 
 def _lora_layers(encoder: Any) -> tuple[Any, ...]:

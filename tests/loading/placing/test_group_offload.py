@@ -50,12 +50,16 @@ class LayersTest(unittest.TestCase):
         self.assertEqual(placement.ways_of(cls), placement.ALL_WAYS)
         self.assertEqual(placement.ways_of(cls, denoiser), placement.ALL_WAYS - {"group"})
         with self.assertRaisesRegex(LoadError, "layers of a HunyuanDiT2DModel cannot wait .* use offload:model"):
-            group_offload.check(denoiser)
-        group_offload.check(diffusers.FluxTransformer2DModel)
+            placement.check_way("group", cls, denoiser)
+        placement.check_way("group", diffusers.FluxPipeline, diffusers.FluxTransformer2DModel)
 
     def test_the_load_refuses_it_before_anything_is_built(self) -> None:
-        with offloaded("group"), self.assertRaisesRegex(LoadError, "DiTTransformer2DModel cannot wait"):
-            pipelines.prepare(spec_of(checkpoint("DiTPipeline")), Settings(), new_job())
+        for mode, name, told in (
+            ("group", "DiTPipeline", "DiTTransformer2DModel cannot wait"),
+            ("model", "KarrasVePipeline", "KarrasVePipeline does not say in which order"),
+        ):
+            with offloaded(mode), self.assertRaisesRegex(LoadError, told):
+                pipelines.prepare(spec_of(checkpoint(name)), Settings(), new_job())
 
 
 def _waits(model: Any) -> bool:

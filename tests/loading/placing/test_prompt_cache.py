@@ -57,6 +57,17 @@ class HitTest(unittest.TestCase):
                 self.assertEqual(pixels(kept, negative_prompt="a blue dog"), first)
                 self.assertEqual(counted.runs, runs, "zero calls at a hit")
 
+    def test_a_pipeline_that_looks_into_its_encoder_has_it_run_each_time(self) -> None:
+        plain, kept = (load(checkpoint("JoyImageEditPlusPipeline"), Options=options) for options in ([], KEPT))
+        with tempfile.TemporaryDirectory() as folder:
+            source = str(Path(folder, "source.png"))
+            Image.new("RGB", (64, 64), "red").save(source)
+            fields = {"width": 64, "height": 64, "src": source}
+            wanted = pixels(plain, **fields)
+            with self.assertLogs("localai_diffusers", "WARNING") as said:
+                self.assertEqual([pixels(kept, **fields), pixels(kept, **fields)], [wanted, wanted])
+        self.assertIn("looks into its text encoder", " ".join(said.output))
+
     def test_all_that_enters_counts(self) -> None:
         plain, kept = load(SHAPES_MODEL), load(SHAPES_MODEL, Options=KEPT)
         for prompt, fields in (
