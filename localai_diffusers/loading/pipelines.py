@@ -179,7 +179,9 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
         schedulers.check(spec.scheduler, facts.scheduler_config, cls)
     absent = {**components.left_out(spec, cls), **keywords.absent(spec, facts, cls), **dict.fromkeys(choice.absent)}
     quantized, told = quantization.chosen(spec, facts, Skeletons(cls, facts, choice.parts), absent)
-    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts, quantized))
+    model = Skeletons(cls, facts, choice.parts, quantized)
+    planned = adapters.plan(spec, cls, settings, model)
+    ip_adapter.check_base(spec, facts, model)
     ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
     denoiser = components.component_class(*facts.components[facts.denoiser]) if facts.denoiser else None
     ways = placement.ways_of(cls, denoiser)

@@ -15,6 +15,7 @@ from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import InvalidRequest, LoadError
 from localai_diffusers.loading import components
+from localai_diffusers.loading.files.skeletons import Skeletons
 from localai_diffusers.pipeline.profile import PipelineProfile
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire.load_spec import LoadSpec
@@ -134,6 +135,16 @@ _READS = (
     (".proj.0.weight", "hidden_size"),
     (".proj.weight", "projection_dim"),
 )
+
+
+def check_base(spec: LoadSpec, facts: ModelFacts, model: Skeletons) -> None:
+    """Raise LoadError for a quantized denoiser: diffusers casts it when it puts an IP-Adapter on, which such a one
+    refuses."""
+    if names_of(spec) and facts.denoiser in model and model.is_quantized(facts.denoiser):
+        raise LoadError(
+            f"{_FIELD} {', '.join(names_of(spec))}: {facts.denoiser} is quantized, and an IP-Adapter goes onto plain "
+            f"weights alone: load it unquantized (quantization: can name other components than {facts.denoiser})"
+        )
 
 
 def check_encoder(spec: LoadSpec, facts: ModelFacts, adapter: IPAdapter | None, encoder: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ PER_REQUEST = frozenset({"num_inference_steps", "is_guidance_distilled", "curren
 # Those of a state for each context (prompt, negative prompt); the others mix two calls of one step up.
 _BY_CONTEXT = frozenset({"first_block", "taylorseer", "mag"})
 _NO_TIME = 1001.0
+# How arguments of a denoiser begin that make its first step another than the later ones.
+_KEYS_AND_VALUES = "kv_cache"
 
 
 @kept(512)
@@ -126,6 +128,12 @@ class _Use:
 
     def before_step(self, denoiser: Any, _arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.notes:
+            return
+        if any(value is not None for name, value in named.items() if name.startswith(_KEYS_AND_VALUES)):
+            self.off(
+                "the model itself keeps what its first step made of the prompt, and has fewer tokens in the later ones "
+                "(use_kv_cache:false, where the pipeline takes it, leaves it to this cache)"
+            )
             return
         if not self._begun:
             self._begun = True

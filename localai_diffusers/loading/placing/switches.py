@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from localai_diffusers.discovery.words import DENOISERS
@@ -77,8 +77,23 @@ def vae_slicing(pipeline: Any, _value: bool) -> None:
     pipeline.vae.enable_slicing()
 
 
+def _check_replaceable(models: Iterable[Any], kind: str) -> None:
+    """Raise NotImplementedError for attention that is computed by another processor than diffusers would replace with
+    one of ``kind`` ("Sliced", "Fused"): an IP-Adapter's, or a model's own, is lost, or fails in every request."""
+    from diffusers.models import attention_processor
+
+    layers = [part for model in models for part in model.modules() if isinstance(part, attention_processor.Attention)]
+    for name in sorted({type(layer.processor).__name__ for layer in layers}):
+        if not any(hasattr(attention_processor, kind + twin) for twin in (name, name.removesuffix("2_0"))):
+            raise NotImplementedError(f"its attention is computed by {name}, which would be lost")
+
+
 @switch
 def attention_slicing(pipeline: Any, _value: bool) -> None:
+    models = [model for model in pipeline.components.values() if hasattr(model, "set_attention_slice")]
+    if not models:
+        raise NotImplementedError("none of its models computes attention in slices")
+    _check_replaceable(models, "Sliced")
     pipeline.enable_attention_slicing()
 
 
@@ -105,6 +120,7 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
     if any(getattr(denoiser, "peft_config", None) for denoiser in denoisers(pipeline)):
         raise NotImplementedError("its attention carries a LoRA")
     models = denoisers(pipeline)
+    _check_replaceable(models, "Fused")
     owners = [pipeline] if hasattr(pipeline, "fuse_qkv_projections") else models  # newer ones leave it to their models
     for owner in owners:
         try:
@@ -117,11 +133,15 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
 
 @switch
 def layerwise_casting(pipeline: Any, value: str) -> None:
+    """Without the projection of a picture, which brings what it reads to the dtype that its weights lie in."""
     import torch
+    from diffusers.models.embeddings import ImageProjection
 
     storage = {"fp8": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}[value]
     for denoiser in denoisers(pipeline):
-        denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=denoiser.dtype)
+        denoiser.enable_layerwise_casting(
+            storage_dtype=storage, compute_dtype=denoiser.dtype, skip_modules_classes=(ImageProjection,)
+        )
 
 
 @switch

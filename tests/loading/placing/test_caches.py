@@ -114,6 +114,15 @@ class RequestTest(unittest.TestCase):
         self.assertIn("cache:pyramid is off for this request: the model runs more than once a step", message)
         self.assertEqual(share(runs), 2)
 
+    def test_a_model_that_keeps_keys_and_values_itself_is_left_to_it(self) -> None:
+        """Its first step has the prompt's tokens, and the later ones have not."""
+        name, option = "QwenImage21Pipeline", "cache:pyramid(spatial_attention_timestep_skip_range=[0, 1001])"
+        self.assertIn("off for this request: the model itself keeps", picture(load(checkpoint(name), Options=[option])))
+        model = load(checkpoint(name), Options=[option, "use_kv_cache:false"])
+        runs = counted(model)
+        self.assertNotIn("off for this request", picture(model))
+        self.assertLess(share(runs), 1)
+
     def test_latents_of_another_form_are_left_alone(self) -> None:
         """LTX's are rows of tokens, whose frequencies faster cannot tell."""
         model = load(checkpoint("LTXPipeline"), Options=["cache:faster"])

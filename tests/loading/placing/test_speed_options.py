@@ -12,10 +12,14 @@ from unittest import mock
 
 import torch
 
+from localai_diffusers.errors import LoadError
 from localai_diffusers.generation.warm_up import first_call
+from localai_diffusers.loading import pipelines
+from localai_diffusers.settings import Settings
+from tests import adapter_files
 from tests.adapter_files import difference
 from tests.shapes_judge import judge
-from tests.support import SHAPES_MODEL, generate, load, new_job
+from tests.support import SHAPES_MODEL, FolderCase, generate, load, new_job, spec_of
 from tests.zoo import checkpoint
 
 _COUNTED: list[Any] = []
@@ -59,6 +63,67 @@ class FuseTest(unittest.TestCase):
         for name in ("QwenImagePipeline", "KandinskyV22Pipeline"):
             model = load(checkpoint(name), Options=["fuse_qkv:true"])
             self.assertIn(f"option fuse_qkv is not supported by {name}", " ".join(model.notes))
+
+
+class IPAdapterTest(FolderCase):
+    """What is switched on beside an IP-Adapter, whose layers are in the denoiser's attention and in front of it."""
+
+    NAME = "StableDiffusionPipeline"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.adapter = adapter_files.ip_adapter(self.folder / "ip" / "ip.safetensors")
+
+    def load(self, *options: str) -> Any:
+        return load(checkpoint(self.NAME), Options=[f"ip_adapter:{self.adapter}", *options])
+
+    def draw(self, model: Any) -> Any:
+        return generate(model, "a cat", width=64, height=64, step=2, seed=1, ref_images=[self.picture()])[0]
+
+    def test_what_would_take_its_attention_away_is_noted_and_left(self) -> None:
+        wanted = self.draw(self.load())
+        for option in ("attention_slicing:true", "fuse_qkv:true"):
+            with self.subTest(option):
+                model = self.load(option)
+                self.assertRegex(
+                    " ".join(model.notes), f"{option[:-5]} is not supported .*IPAdapterAttn.* would be lost"
+                )
+                self.assertLess(difference(self.draw(model), wanted), 1.0)
+
+    def test_in_8_bits_it_draws_what_weights_of_8_bits_draw(self) -> None:
+        cast, plain = self.load("layerwise_casting:fp8"), self.load()
+        in_8_bits = {
+            name for name, weight in cast.pipeline.unet.named_parameters() if weight.dtype == torch.float8_e4m3fn
+        }
+        self.assertTrue(any("processor" in name for name in in_8_bits))
+        for name, weight in plain.pipeline.unet.named_parameters():
+            if name in in_8_bits:
+                weight.data = weight.data.to(torch.float8_e4m3fn).to(weight.dtype)
+        self.assertLess(difference(self.draw(cast), self.draw(plain)), 1.0)
+
+    def test_a_quantized_denoiser_takes_none(self) -> None:
+        with self.assertRaisesRegex(LoadError, "option ip_adapter .*unet is quantized.* plain weights alone"):
+            pipelines.prepare(
+                spec_of(checkpoint(self.NAME), Options=[f"ip_adapter:{self.adapter}", "quantization:unet:qint8"]),
+                Settings(),
+                new_job(),
+            )
+
+
+class SlicingTest(unittest.TestCase):
+    def test_a_model_without_it_or_with_attention_of_its_own_is_noted(self) -> None:
+        for name, told in (
+            ("FluxPipeline", "none of its models computes attention in slices"),
+            ("DreamLitePipeline", "DreamLiteAttnProcessor2_0, which would be lost"),
+        ):
+            model = load(checkpoint(name), Options=["attention_slicing:true"])
+            self.assertIn(told, " ".join(model.notes))
+            generate(model, "a cat", width=64, height=64, step=2, seed=1)
+
+    def test_a_picture_that_conditions_is_projected_in_the_dtype_that_it_has(self) -> None:
+        """Kandinsky's projection casts what it reads to its weights' dtype, which would be fp8."""
+        model = load(checkpoint("KandinskyV22CombinedPipeline"), Options=["layerwise_casting:fp8"])
+        generate(model, "a cat", width=64, height=64, step=2, seed=1)
 
 
 class CompileTest(unittest.TestCase):
