@@ -54,7 +54,8 @@ def put_on(pipeline: Any, device: str, said: Mapping[str, Any]) -> list[str]:
     arguments = {"offload_type": "leaf_level", "use_stream": device.startswith("cuda"), **said}
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     whole = [name for name, part in parts.items() if not can_wait(type(part))]
-    notes = [f"offload:group: the layers of {' and '.join(whole)} cannot wait: it stays on {device}"] if whole else []
+    kept = " and ".join(whole)
+    notes = [f"offload:group: the layers of {kept} cannot wait, so all of {kept} stays on {device}"] if whole else []
     try:
         if arguments.get(_DISK):
             waiting = {name: part for name, part in parts.items() if name not in whole}
