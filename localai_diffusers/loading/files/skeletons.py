@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from localai_diffusers.checkpoint import headers
 from localai_diffusers.checkpoint.lora.names import Layers, layers_of
 from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.loading import components
@@ -83,7 +84,7 @@ class Skeletons(Mapping[str, Layers]):
         """Whether the component's weights are packed, as far as its files and config say."""
         part = self._replaced.get(name)
         files = part.files if part else [file for file in self._facts.files if file.component == name]
-        packed = any(file.path.suffix == ".gguf" for file in files)
+        packed = any(headers.form_of(file.path) == headers.GGUF for file in files)
         return packed or name in self._quantized or bool(self._facts.config(name).get("quantization_config"))
 
     def _folder(self, name: str) -> Path:

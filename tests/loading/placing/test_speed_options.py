@@ -102,12 +102,14 @@ class IPAdapterTest(FolderCase):
         self.assertLess(difference(self.draw(cast), self.draw(plain)), 1.0)
 
     def test_a_quantized_denoiser_takes_none(self) -> None:
-        with self.assertRaisesRegex(LoadError, "option ip_adapter .*unet is quantized.* plain weights alone"):
-            pipelines.prepare(
-                spec_of(checkpoint(self.NAME), Options=[f"ip_adapter:{self.adapter}", "quantization:unet:qint8"]),
-                Settings(),
-                new_job(),
-            )
+        """By the option, or by a GGUF, whatever that is called."""
+        blocks = adapter_files.gguf(
+            adapter_files.weights_of(checkpoint(self.NAME) / "unet"), self.folder / "net.safetensors"
+        )
+        for option in ("quantization:unet:qint8", f"unet:{blocks}"):
+            options = [f"ip_adapter:{self.adapter}", option]
+            with self.subTest(option), self.assertRaisesRegex(LoadError, "unet is quantized.* plain weights alone"):
+                pipelines.prepare(spec_of(checkpoint(self.NAME), Options=options), Settings(), new_job())
 
 
 class SlicingTest(unittest.TestCase):
