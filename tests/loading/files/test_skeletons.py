@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
 from dataclasses import replace
+from pathlib import Path
 
 import diffusers
 
@@ -45,8 +47,11 @@ class SkeletonsTest(unittest.TestCase):
         self.assertFalse(Skeletons(cls, facts).is_quantized("transformer"))
         self.assertTrue(Skeletons(cls, facts, quantized=["transformer"]).is_quantized("transformer"))
         file = next(file for file in facts.files if file.component == "transformer")
-        packed = replace(facts, files=(replace(file, path=file.path.with_suffix(".gguf")),))
-        self.assertTrue(Skeletons(cls, packed).is_quantized("transformer"))
+        with tempfile.TemporaryDirectory() as folder:
+            blocks = Path(folder, "by_another_name.safetensors")
+            blocks.write_bytes(b"GGUF" + bytes(32))
+            packed = replace(facts, files=(replace(file, path=blocks),))
+            self.assertTrue(Skeletons(cls, packed).is_quantized("transformer"))
 
     def test_parameters_that_are_no_weights_are_listed(self) -> None:
         import torch
