@@ -30,7 +30,7 @@ import backend_pb2
 import backend_pb2_grpc
 from localai_diffusers import errors, logs
 from localai_diffusers.loading import pipelines
-from localai_diffusers.loading.placing import process_state
+from localai_diffusers.loading.placing import group_offload, process_state
 from localai_diffusers.media import files
 from localai_diffusers.settings import Settings
 from localai_diffusers.wire import calls, guard, health, load_spec, pools, proto, requests
@@ -394,6 +394,7 @@ def _shut_down(server: grpc.Server, engine: Engine) -> int:
     if not stopped:
         log.warning("the running step did not end in time: exiting anyway")
         files.discard_unfinished()
+    group_offload.discard()
     logging.shutdown()
     # Not sys.exit: it would join the worker threads, and wait out a running step.
     os._exit(0)

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,12 +107,18 @@ class LoadedModel:
             self._profiles[cls] = profile_of(self._made(cls))
         return self._profiles[cls]
 
-    def cached(self, pipeline: Any) -> contextlib.AbstractContextManager[list[str]]:
+    @contextlib.contextmanager
+    def cached(self, pipeline: Any) -> Iterator[list[str]]:
         """While ``pipeline``, one of :meth:`pipeline_as`, is called: its denoiser's cache, of no request before.
 
-        Yields what is to be told about it, whole when the call is over.
+        Yields what is to be told about the caches, whole when the call is over.
         """
-        return contextlib.nullcontext([]) if self.cache is None else self.cache.during(pipeline)
+        during: contextlib.AbstractContextManager[list[str]] = contextlib.nullcontext([])
+        if self.cache is not None:
+            during = self.cache.during(pipeline)
+        with during as notes:
+            yield notes
+        notes += [] if self.prompt_cache is None else self.prompt_cache.notes()
 
     def restore(self) -> None:
         """Make every pipeline in use as it was after the load: what a request changed is the request's alone."""

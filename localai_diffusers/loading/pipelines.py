@@ -179,14 +179,9 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
         schedulers.check(spec.scheduler, facts.scheduler_config, cls)
     absent = {**components.left_out(spec, cls), **keywords.absent(spec, facts, cls), **dict.fromkeys(choice.absent)}
     quantized, told = quantization.chosen(spec, facts, Skeletons(cls, facts, choice.parts), absent)
-    model = Skeletons(cls, facts, choice.parts, quantized)
-    planned = adapters.plan(spec, cls, settings, model)
-    ip_adapter.check_base(spec, facts, model)
+    planned = adapters.plan(spec, cls, settings, Skeletons(cls, facts, choice.parts, quantized))
     ip_adapter.check_encoder(spec, facts, planned.ip_adapter, _config_of("image_encoder", choice))
-    denoiser = components.component_class(*facts.components[facts.denoiser]) if facts.denoiser else None
-    ways = placement.ways_of(cls, denoiser)
-    where = placement.as_the_code_casts(placement.plan(spec, facts, settings, quantized, ways), cls, facts)
-    placement.check_way(where.offload, cls, denoiser)
+    where = _placed(spec, cls, facts, quantized, settings)
     quantization.check(facts, where, spec)
     _check_cache(spec, cls, facts)
     prompt_cache.check(spec.options, facts)
@@ -229,6 +224,16 @@ def _checked(spec: LoadSpec, choice: _Choice, settings: Settings, job: Job[Any])
             build, shares, where, load_as_peer, spec, settings, log_format=settings.log_format, check=job.check
         )
     return Prepared(build, cls.__name__, where, size, (*notes, *said.notes))
+
+
+def _placed(
+    spec: LoadSpec, cls: type, facts: ModelFacts, quantized: Mapping[str, str], settings: Settings
+) -> placement.DevicePlan:
+    """Where and in what form it computes, of what the class and its denoiser can."""
+    denoiser = components.component_class(*facts.components[facts.denoiser]) if facts.denoiser else None
+    where = placement.plan(spec, facts, settings, quantized, placement.ways_of(cls, denoiser))
+    placement.check_way(where.offload, cls, denoiser)
+    return placement.as_the_code_casts(where, cls, facts)
 
 
 def _check_cache(spec: LoadSpec, cls: type, facts: ModelFacts) -> None:

@@ -35,7 +35,9 @@ def plan(spec: LoadSpec, cls: type, settings: Settings, model: Skeletons) -> Ada
     such an adapter.
     """
     inversions = textual_inversion.plan(spec, cls, settings)
-    return Adapters(lora.plan(spec, cls, settings, model), inversions, ip_adapter.plan(spec, cls, settings))
+    pictures = ip_adapter.plan(spec, cls, settings)
+    ip_adapter.check_base(pictures, model)
+    return Adapters(lora.plan(spec, cls, settings, model), inversions, pictures)
 
 
 def apply(pipeline: Any, adapters: Adapters) -> list[str]:

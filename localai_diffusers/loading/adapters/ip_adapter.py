@@ -13,6 +13,7 @@ from typing import Any
 from localai_diffusers.checkpoint import artifacts, headers
 from localai_diffusers.checkpoint.artifacts import Wish
 from localai_diffusers.checkpoint.model_files import ModelFacts
+from localai_diffusers.discovery.words import DENOISERS
 from localai_diffusers.errors import InvalidRequest, LoadError
 from localai_diffusers.loading import components
 from localai_diffusers.loading.files.skeletons import Skeletons
@@ -137,13 +138,14 @@ _READS = (
 )
 
 
-def check_base(spec: LoadSpec, facts: ModelFacts, model: Skeletons) -> None:
+def check_base(adapter: IPAdapter | None, model: Skeletons) -> None:
     """Raise LoadError for a quantized denoiser: diffusers casts it when it puts an IP-Adapter on, which such a one
     refuses."""
-    if names_of(spec) and facts.denoiser in model and model.is_quantized(facts.denoiser):
+    packed = [name for name in DENOISERS if name in model and model.is_quantized(name)]
+    if adapter is not None and packed:
         raise LoadError(
-            f"{_FIELD} {', '.join(names_of(spec))}: {facts.denoiser} is quantized, and an IP-Adapter goes onto plain "
-            f"weights alone: load it unquantized (quantization: can name other components than {facts.denoiser})"
+            f"{_FIELD} {', '.join(file.name for file in adapter.files)}: {packed[0]} is quantized, and an IP-Adapter "
+            f"goes onto plain weights alone: load it unquantized (quantization: can name others than {packed[0]})"
         )
 
 

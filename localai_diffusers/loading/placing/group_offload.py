@@ -8,11 +8,14 @@ which goes with the pipeline.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from localai_diffusers import paths
@@ -73,12 +76,10 @@ def _on_disk(pipeline: Any, parts: Mapping[str, Any], device: str, arguments: Ma
     import torch
     from diffusers.hooks import apply_group_offloading
 
-    os.makedirs(arguments[_DISK], exist_ok=True)
-    own = tempfile.mkdtemp(prefix="localai-diffusers-", dir=arguments[_DISK])
-    weakref.finalize(pipeline, shutil.rmtree, own, ignore_errors=True)
+    own = _own_folder(Path(arguments[_DISK]), pipeline)
     on_host = [name for name, part in parts.items() if _shares_weights(part)]
     for name, part in parts.items():
-        place = {_DISK: None if name in on_host else os.path.join(own, name)}
+        place = {_DISK: None if name in on_host else str(own / name)}
         apply_group_offloading(part, torch.device(device), **{**arguments, **place})
     if not on_host:
         return []
@@ -90,3 +91,36 @@ def _shares_weights(part: Any) -> bool:
     """Whether two layers have a weight in common: the second one is written when the first has emptied it."""
     every = [id(weight) for _name, weight in part.named_parameters(remove_duplicate=False)]
     return len(set(every)) < len(every)
+
+
+# --- folders of layers -----------------------------------------------------------------------------------------------
+
+_PREFIX, _LOCK = "localai-diffusers-", "in-use"
+_removals: set[Callable[[], Any]] = set()
+
+
+def discard() -> None:
+    """Remove the layers of models that are loaded: for the end of a process, which waits for no garbage collection."""
+    while _removals:
+        _removals.pop()()
+
+
+def _own_folder(parent: Path, pipeline: Any) -> Path:
+    """A folder that goes with ``pipeline``. Those of processes that were killed go now: nobody locks them."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError), left.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    lock = (own / "new").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (own / "new").rename(own / _LOCK)  # so that nobody meets it unlocked
+    removal = weakref.finalize(pipeline, _remove, own, lock)
+    _removals.add(removal)
+    return own
+
+
+def _remove(own: Path, lock: Any) -> None:
+    shutil.rmtree(own, ignore_errors=True)
+    lock.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -101,27 +102,34 @@ def plan(
 
 def ways_of(cls: type, denoiser: type | None = None) -> frozenset[str]:
     """The ways to offload that a pipeline class can take: whole components wait where it says in which order they
-    work, layers where its denoiser's can."""
-    ways = ALL_WAYS if getattr(cls, "model_cpu_offload_seq", None) else ALL_WAYS - _IN_ORDER
-    return ways if group_offload.can_wait(denoiser) else ways - {"group"}
+    work, or brings a method of its own for it; layers where its denoiser's can."""
+    is_told = bool(getattr(cls, "model_cpu_offload_seq", None))
+    can = {
+        "none": True,
+        "text_encoders": is_told,
+        "model": is_told or _offloads_itself(cls),
+        "group": group_offload.can_wait(denoiser),
+    }
+    return frozenset(way for way in ALL_WAYS if can[way])
 
 
-_IN_ORDER = frozenset({"model", "text_encoders"})
+def _offloads_itself(cls: type) -> bool:
+    """Whether the class has a method of its own, which takes the device (MusicLDM's takes a number of CUDA's alone)."""
+    method = getattr(cls, "enable_model_cpu_offload", None)
+    is_own = getattr(method, "__module__", "").rpartition(".")[2] not in ("", "pipeline_utils")
+    return is_own and "device" in inspect.signature(method).parameters  # type: ignore[arg-type]
 
 
 def check_way(offload: str, cls: type, denoiser: type | None) -> None:
     """Raise LoadError for a way to offload that the pipeline class, or what denoises in it, cannot take."""
-    if offload in ways_of(cls, denoiser) | {"sequential"}:
+    ways = ways_of(cls, denoiser) | {"sequential"}
+    if offload in ways:
         return
-    if offload in _IN_ORDER:
-        raise LoadError(
-            f"offload:{offload}: {cls.__name__} does not say in which order its components work: use offload:group or "
-            "offload:sequential"
-        )
-    raise LoadError(
-        f"offload:{offload}: the layers of a {getattr(denoiser, '__name__', denoiser)} cannot wait by themselves: use "
-        "offload:model, or quantization:qint8 for a smaller one"
-    )
+    others = f"use offload:{' or offload:'.join(sorted(ways - {'none'}))}"
+    if offload == "group":
+        layers = f"the layers of a {getattr(denoiser, '__name__', denoiser)}"
+        raise LoadError(f"offload:group: {layers} cannot wait by themselves: {others}")
+    raise LoadError(f"offload:{offload}: {cls.__name__} does not say in which order its components work: {others}")
 
 
 @dataclass(frozen=True)

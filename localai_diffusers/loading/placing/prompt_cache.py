@@ -9,7 +9,6 @@ of a picture that it reads), the other arguments, and the scales of the LoRAs on
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,8 +17,6 @@ from localai_diffusers.checkpoint.model_files import ModelFacts
 from localai_diffusers.errors import LoadError
 from localai_diffusers.loading.placing.encoder_offload import is_text_encoder, text_encoders
 from localai_diffusers.wire.options import Options
-
-log = logging.getLogger(__name__)
 
 # Hooks of these packages are the model's own, or look for a cancel: they want nothing of a call that is spared.
 _OWN_HOOKS = (__name__.partition(".")[0], "transformers", "accelerate", "peft", "torch")
@@ -36,11 +33,13 @@ def check(options: Options, facts: ModelFacts) -> None:
 class PromptCache:
     """At most ``most_bytes`` of encoders' answers, on the devices that they were made on; the oldest in use goes first.
 
-    ``hits`` and ``misses`` count forwards that were and were not spared.
+    ``hits`` and ``misses`` count forwards that were and were not spared. ``is_watched``: an encoder had to run, for
+    who called it looks into it.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.hits = self.misses = self.bytes = 0
+        self.is_watched = False
         self._most = most_bytes
         self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
@@ -51,7 +50,12 @@ class PromptCache:
             if not isinstance(encoder.forward, _Remembered):
                 encoder.forward = _Remembered(self, encoder)
             encoder.forward.lora = _lora_layers(encoder)
-            encoder.forward.hooks = _hooks(encoder)
+
+    def notes(self) -> list[str]:
+        """What is to be told of the calls since it was asked last."""
+        watched, self.is_watched = self.is_watched, False
+        told = "option prompt_cache is off for this request: the pipeline looks into its text encoder, which has to run"
+        return [told] if watched else []
 
     def find(self, key: str) -> Any:
         """The answer of ``key``, a copy of its own, None where it is not kept."""
@@ -82,15 +86,16 @@ class _Remembered:
 
     def __init__(self, cache: PromptCache, encoder: Any) -> None:
         self.__wrapped__: Callable[..., Any] = encoder.forward  # pipelines ask for its signature
-        self._cache, self._encoder, self._told = cache, encoder, False
+        self._cache, self._encoder = cache, encoder
         self._name = str(id(encoder))  # by identity: siblings have the encoders in another order
         self.lora: tuple[Any, ...] = ()
-        self.hooks = 0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         scales = [(layer.active_adapters, layer.disable_adapters, layer.scaling) for layer in self.lora]
-        key = "" if self._is_watched() else _key([self._name, arguments, sorted(named.items()), repr(scales)])
-        if not key:
+        key = _key([self._name, arguments, sorted(named.items()), repr(scales)])
+        watched = _is_watched(self._encoder)
+        self._cache.is_watched |= watched
+        if watched or not key:
             return self.__wrapped__(*arguments, **named)
         answer = self._cache.find(key)
         if answer is None:
@@ -98,20 +103,12 @@ class _Remembered:
             self._cache.keep(key, answer)
         return answer
 
-    def _is_watched(self) -> bool:
-        """Whether who calls looks into the encoder by hooks of its own, which run with it alone."""
-        watched = _hooks(self._encoder) > self.hooks
-        if watched and not self._told:
-            self._told = True
-            log.warning("option prompt_cache: this pipeline looks into its text encoder, which is run for each prompt")
-        return watched
 
-
-def _hooks(encoder: Any) -> int:
-    """How many hooks are on the encoder and its layers that are another's than its own."""
+def _is_watched(encoder: Any) -> bool:
+    """Whether somebody looks into the encoder by hooks on it or its layers, which run with it alone."""
     on_layers = ((layer._forward_hooks, layer._forward_pre_hooks) for layer in encoder.modules())
     hooks = (hook for both in on_layers for kept in both for hook in kept.values())
-    return sum((getattr(hook, "__module__", None) or "").partition(".")[0] not in _OWN_HOOKS for hook in hooks)
+    return any((getattr(hook, "__module__", None) or "").partition(".")[0] not in _OWN_HOOKS for hook in hooks)
 
 
 def _lora_layers(encoder: Any) -> tuple[Any, ...]:

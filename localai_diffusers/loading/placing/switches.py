@@ -121,6 +121,8 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
         raise NotImplementedError("its attention carries a LoRA")
     models = denoisers(pipeline)
     _check_replaceable(models, "Fused")
+    if any(_reads_itself(model) for model in models):
+        raise NotImplementedError("its attention to a text is given none, and reads what it asks with")
     owners = [pipeline] if hasattr(pipeline, "fuse_qkv_projections") else models  # newer ones leave it to their models
     for owner in owners:
         try:
@@ -129,6 +131,12 @@ def fuse_qkv(pipeline: Any, _value: bool) -> None:
             raise NotImplementedError(error) from None
     if not any(getattr(layer, "fused_projections", False) for model in models for layer in model.modules()):
         raise NotImplementedError("none of its attention layers can be fused")
+
+
+def _reads_itself(model: Any) -> bool:
+    """Whether the layers that attend to a text have a width of their own in each block: a text has one (AudioLDM)."""
+    widths = getattr(getattr(model, "config", None), "cross_attention_dim", None)
+    return isinstance(widths, (list, tuple)) and len(set(widths)) > 1
 
 
 @switch

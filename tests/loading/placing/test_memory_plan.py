@@ -88,6 +88,7 @@ class ChoiceTest(unittest.TestCase):
         even = Weights({"transformer": GIB, "text_encoder": GIB})
         self.assertEqual(sparing(even, WAYS), "model")
         self.assertEqual(sparing(self.flux, frozenset({"none", "model"})), "model")
+        self.assertEqual(sparing(even, frozenset({"none", "group"})), "group")
 
 
 if __name__ == "__main__":

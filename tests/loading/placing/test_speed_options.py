@@ -59,8 +59,8 @@ class FuseTest(unittest.TestCase):
             self.assertLess(difference(found, wanted), 1.0)
 
     def test_one_that_fuses_nothing_is_noted(self) -> None:
-        # Attention of another kind, and one that has projections more than diffusers can fuse.
-        for name in ("QwenImagePipeline", "KandinskyV22Pipeline"):
+        # Attention of another kind, one that has projections more than diffusers can fuse, and one to no text.
+        for name in ("QwenImagePipeline", "KandinskyV22Pipeline", "AudioLDMPipeline"):
             model = load(checkpoint(name), Options=["fuse_qkv:true"])
             self.assertIn(f"option fuse_qkv is not supported by {name}", " ".join(model.notes))
 
@@ -68,48 +68,47 @@ class FuseTest(unittest.TestCase):
 class IPAdapterTest(FolderCase):
     """What is switched on beside an IP-Adapter, whose layers are in the denoiser's attention and in front of it."""
 
-    NAME = "StableDiffusionPipeline"
+    NAMES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.adapter = adapter_files.ip_adapter(self.folder / "ip" / "ip.safetensors")
-
-    def load(self, *options: str) -> Any:
-        return load(checkpoint(self.NAME), Options=[f"ip_adapter:{self.adapter}", *options])
+    def load(self, name: str, *options: str) -> Any:
+        adapter = adapter_files.ip_adapter(self.folder / name / "ip.safetensors", name=name)
+        return load(checkpoint(name), Options=[f"ip_adapter:{adapter}", *options])
 
     def draw(self, model: Any) -> Any:
         return generate(model, "a cat", width=64, height=64, step=2, seed=1, ref_images=[self.picture()])[0]
 
     def test_what_would_take_its_attention_away_is_noted_and_left(self) -> None:
-        wanted = self.draw(self.load())
-        for option in ("attention_slicing:true", "fuse_qkv:true"):
-            with self.subTest(option):
-                model = self.load(option)
-                self.assertRegex(
-                    " ".join(model.notes), f"{option[:-5]} is not supported .*IPAdapterAttn.* would be lost"
-                )
-                self.assertLess(difference(self.draw(model), wanted), 1.0)
+        for name in self.NAMES:
+            wanted = self.draw(self.load(name))
+            for option in ("attention_slicing", "fuse_qkv"):
+                with self.subTest(name, option=option):
+                    model = self.load(name, f"{option}:true")
+                    told = f"{option} is not supported .*IPAdapterAttnProcessor.* would be lost"
+                    self.assertRegex(" ".join(model.notes), told)
+                    self.assertLess(difference(self.draw(model), wanted), 1.0)
 
     def test_in_8_bits_it_draws_what_weights_of_8_bits_draw(self) -> None:
-        cast, plain = self.load("layerwise_casting:fp8"), self.load()
-        in_8_bits = {
-            name for name, weight in cast.pipeline.unet.named_parameters() if weight.dtype == torch.float8_e4m3fn
-        }
-        self.assertTrue(any("processor" in name for name in in_8_bits))
-        for name, weight in plain.pipeline.unet.named_parameters():
-            if name in in_8_bits:
-                weight.data = weight.data.to(torch.float8_e4m3fn).to(weight.dtype)
-        self.assertLess(difference(self.draw(cast), self.draw(plain)), 1.0)
+        for name in self.NAMES:
+            cast, plain = self.load(name, "layerwise_casting:fp8"), self.load(name)
+            weights = dict(cast.pipeline.unet.named_parameters())
+            in_8_bits = {key for key, weight in weights.items() if weight.dtype == torch.float8_e4m3fn}
+            self.assertTrue(any("processor" in key for key in in_8_bits))
+            for key, weight in plain.pipeline.unet.named_parameters():
+                if key in in_8_bits:
+                    weight.data = weight.data.to(torch.float8_e4m3fn).to(weight.dtype)
+            with self.subTest(name):
+                self.assertLess(difference(self.draw(cast), self.draw(plain)), 1.0)
 
     def test_a_quantized_denoiser_takes_none(self) -> None:
         """By the option, or by a GGUF, whatever that is called."""
-        blocks = adapter_files.gguf(
-            adapter_files.weights_of(checkpoint(self.NAME) / "unet"), self.folder / "net.safetensors"
-        )
+        name = self.NAMES[0]
+        weights = adapter_files.weights_of(checkpoint(name) / "unet")
+        blocks = adapter_files.gguf(weights, self.folder / "net.safetensors")
         for option in ("quantization:unet:qint8", f"unet:{blocks}"):
-            options = [f"ip_adapter:{self.adapter}", option]
             with self.subTest(option), self.assertRaisesRegex(LoadError, "unet is quantized.* plain weights alone"):
-                pipelines.prepare(spec_of(checkpoint(self.NAME), Options=options), Settings(), new_job())
+                adapter = adapter_files.ip_adapter(self.folder / "ip" / "ip.safetensors")
+                options = [f"ip_adapter:{adapter}", option]
+                pipelines.prepare(spec_of(checkpoint(name), Options=options), Settings(), new_job())
 
 
 class SlicingTest(unittest.TestCase):
